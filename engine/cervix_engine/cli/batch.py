@@ -1,0 +1,99 @@
+"""`cervix-batch`: a folder of tiles to one table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.errors import cervix_errors
+
+if TYPE_CHECKING:
+    from cervix_engine.batch import RunReport
+    from cervix_engine.selection import RequestedPrecision
+
+SOME_FAILED = 3
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("tiles", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Where the table goes, such as preds.csv."
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto takes the fastest certified one on this machine, else fp32.",
+)
+@click.option("--fp16", "precision", flag_value="fp16", help="Short for --precision fp16.")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
+@click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace a finished table.")
+@click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4).")
+@click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's report as JSON on standard output.")
+@click.version_option(__version__)
+@cervix_errors
+def main(
+    tiles: Path,
+    out: Path,
+    model: Path | None,
+    precision: RequestedPrecision,
+    batch_size: int,
+    workers: int | None,
+    overwrite: bool,
+    require_parity: bool,
+    expect_digest: str | None,
+    as_json: bool,
+) -> int:
+    """Predict every tile below the folder TILES: one row per tile, always, in OUT.
+
+    A tile that cannot be predicted gets a row too, with its reason. Exit codes: 0 done, 3 done but some tiles
+    failed, 1 failed, 2 wrong usage, 4 no certificate under --require-parity, 130 interrupted.
+    """
+    from cervix_engine.batch import BatchConfig, predict_folder
+    from cervix_engine.bundle import default_bundle
+    from cervix_engine.cli.progress import batch_progress
+
+    config = BatchConfig(
+        tiles=tiles,
+        out=out,
+        model=model or default_bundle(),
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        overwrite=overwrite,
+        require_parity=require_parity,
+        expect_digest=expect_digest,
+    )
+    with batch_progress() as progress:
+        report = predict_folder(config, progress=progress)
+    if as_json:
+        json.dump(report.to_json(), sys.stdout, indent=2)
+    _summarise(report, out)
+    return SOME_FAILED if report.failed else 0
+
+
+def _summarise(report: RunReport, out: Path) -> None:
+    backend, bound = report.backend, report.bound_by
+    precision = f"{backend.backend} {backend.version} {backend.precision}"
+    certificate = report.provenance.certificate or "none: make one with cervix-export"
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(report.failures.items()))
+    lines = [
+        f"{report.found} tiles: {report.ok} predicted, {report.failed} failed" + (f" ({failed})" if failed else ""),
+        f"table: {out}" + (f"   ({report.ignored} other files ignored)" if report.ignored else ""),
+        f"{precision} on {backend.device_class}, certificate: {certificate}",
+        f"{report.tiles_per_sec:.1f} tiles/s after {report.provenance.start_s:.1f} s of start; bound by {bound.stage}: "
+        f"{bound.threads} thread{'s' * (bound.threads > 1)} sustain {bound.tiles_per_sec:.1f} tiles/s",
+    ]
+    for line in lines:
+        click.echo(line, err=True)

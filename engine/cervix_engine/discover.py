@@ -1,0 +1,156 @@
+"""Finds the tiles below one root and lists them in byte order of their paths, in bounded memory.
+
+The listing is a file of records `path NUL size NUL mtime_ns NUL`, sorted by the path's bytes. It is written
+once and then read, by the run and by whoever resumes it: what was found is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import IO
+
+from cervix_engine.errors import ListingError, OutputError, UsageError
+from cervix_engine.tiles import TileRef
+
+SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
+
+# 16,384 records of about 100 bytes: the sort holds a few MB however many tiles there are.
+_RUN_LENGTH = 16_384
+
+Record = tuple[bytes, int, int]  # path relative to the root, size in bytes, mtime in ns
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The tiles that were found, on disk.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        path: the file of records.
+        found: number of tiles.
+        ignored: files passed over, for their suffix or as special files.
+    """
+
+    root: Path
+    path: Path
+    found: int
+    ignored: int
+
+    def __iter__(self) -> Iterator[TileRef]:
+        root_name = self.root.resolve().name or "root"
+        with self.path.open("rb") as file:
+            for index, (name, _, _) in enumerate(_read_records(file)):
+                folder = name.rpartition(b"/")[0]
+                slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
+                yield TileRef(index, os.fsdecode(name), slide)
+
+
+def discover(root: Path, *, spool: Path) -> Listing:
+    """List every tile below `root` into `spool / "listing"`.
+
+    A tile is a regular file, or a link to one inside the root, whose suffix is an image's in any case and whose
+    path has no hidden part. Folders that are links are not entered.
+
+    Raises:
+        UsageError: `root` is no folder or holds no tile.
+        ListingError: a folder below it cannot be listed.
+        OutputError: the listing cannot be written.
+    """
+    if not root.is_dir():
+        raise UsageError(f"no such folder: {root}" if not root.exists() else f"not a folder: {root}")
+    ignored = [0]
+    try:
+        with ExitStack() as stack:
+            runs = [stack.enter_context(run) for run in _sorted_runs(_walk(os.fsencode(root), ignored), spool)]
+            found = _write_records(spool / "listing", heapq.merge(*map(_read_records, runs), key=itemgetter(0)))
+    except OSError as error:
+        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+    if not found:
+        raise UsageError(f"no tiles in {root}: {ignored[0]} other files; known suffixes are {_known()}")
+    return Listing(root, spool / "listing", found, ignored[0])
+
+
+def _known() -> str:
+    return " ".join(suffix.decode() for suffix in SUFFIXES)
+
+
+def _walk(root: bytes, ignored: list[int]) -> Iterator[Record]:
+    inside = os.path.realpath(root) + b"/"
+    folders = [b""]
+    while folders:
+        folder = folders.pop()
+        for entry in _scan(root + b"/" + folder):
+            if entry.name.startswith(b"."):
+                continue
+            name = folder + b"/" + entry.name if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+                continue
+            status = _tile_status(entry, inside)
+            if status is None:
+                ignored[0] += 1
+            else:
+                yield name, status.st_size, status.st_mtime_ns
+
+
+def _scan(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        # A folder that cannot be listed holds an unknown number of tiles, so no count could be trusted.
+        raise ListingError(f"cannot list the folder {os.fsdecode(folder)}: {error.strerror}") from error
+
+
+def _tile_status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | None:
+    if not entry.name.lower().endswith(SUFFIXES):
+        return None
+    try:
+        if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
+            return None
+        status = entry.stat()
+    except OSError:
+        return None  # a dangling link, or a file that went away meanwhile
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _sorted_runs(records: Iterable[Record], spool: Path) -> Iterator[IO[bytes]]:
+    iterator = iter(records)
+    while run := sorted(islice(iterator, _RUN_LENGTH)):
+        file = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115 - the caller's ExitStack closes it
+        file.writelines(map(_encode, run))
+        file.seek(0)
+        yield file
+
+
+def _encode(record: Record) -> bytes:
+    return b"%b\0%d\0%d\0" % record
+
+
+def _write_records(path: Path, records: Iterable[Record]) -> int:
+    count = 0
+    with path.open("wb") as file:
+        for record in records:
+            file.write(_encode(record))
+            count += 1
+    return count
+
+
+def _read_records(file: IO[bytes]) -> Iterator[Record]:
+    rest = b""
+    while block := file.read(1 << 16):
+        *fields, rest = (rest + block).split(b"\0")
+        # Records have three fields; what does not fill one waits for the next block.
+        whole = len(fields) // 3 * 3
+        for at in range(0, whole, 3):
+            yield fields[at], int(fields[at + 1]), int(fields[at + 2])
+        rest = b"\0".join([*fields[whole:], rest])

@@ -1,0 +1,48 @@
+"""One tile's outcome as one row; the columns are WSInfer's where it has them, so that its QuPath tools read them."""
+
+from __future__ import annotations
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.output.names import escape_name
+from cervix_engine.pipeline.stream import Outcome
+from cervix_engine.tiles import TileFailure, TileRef
+
+
+class RowFormat:
+    """Turns outcomes into cells.
+
+    `pred` is the argmax of the unrounded probabilities, `%.6f` is for the reader. A failed tile's prediction
+    columns are empty, never zero.
+    """
+
+    def __init__(self, contract: ModelContract) -> None:
+        self._classes = contract.classes
+        self.columns: tuple[str, ...] = (
+            *("path", "slide_id", "minx", "miny", "width", "height", "pred", "confidence"),
+            *(f"prob_{name}" for name in contract.class_names),
+            *("category", "status", "error"),
+        )
+
+    def row(self, tile: TileRef, outcome: Outcome) -> list[str]:
+        """The cells of one row, in the order of `columns`."""
+        name, slide = escape_name(tile.path), escape_name(tile.slide_id)
+        if isinstance(outcome, TileFailure):
+            empty = [""] * (len(self.columns) - 4)
+            return [name, slide, *empty, "failed", outcome.reason]
+        probabilities = outcome.probabilities
+        confidence = max(probabilities)
+        best = self._classes[probabilities.index(confidence)]
+        return [
+            name,
+            slide,
+            "",
+            "",
+            str(outcome.size.width),
+            str(outcome.size.height),
+            best.name,
+            f"{confidence:.6f}",
+            *[f"{value:.6f}" for value in probabilities],
+            best.category,
+            "ok",
+            "",
+        ]

@@ -1,0 +1,65 @@
+"""A slot: one preallocated batch that circulates from decoding to inference and back."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from cervix_engine.pipeline.channel import Stop, Stopped
+from cervix_engine.preprocess import Pixels
+from cervix_engine.tiles import TileFailure, TileRef, TileSize
+
+Decoded = TileSize | TileFailure
+
+
+@dataclass(frozen=True, slots=True)
+class TileBatch:
+    """Batch `index` of a run: always the same tiles of the listing, whatever the workers and however often resumed."""
+
+    index: int
+    tiles: tuple[TileRef, ...]
+
+
+class Slot:
+    """Pixels of one batch, `uint8 (batch, height, width, 3)`, and what became of each tile's decoding.
+
+    Decode workers fill different positions at once; `wait_filled` returns when the last one is done. No
+    batch-sized array is made after the slots.
+    """
+
+    def __init__(self, stop: Stop, *, batch_size: int, input_size: tuple[int, int]) -> None:
+        self.pixels: Pixels = np.zeros((batch_size, *input_size, 3), np.uint8)
+        self.decoded: list[Decoded | None] = []
+        self.batch = TileBatch(0, ())
+        self._stop = stop
+        self._pending = 0
+        self._lock = threading.Lock()
+        self._filled = threading.Event()
+        stop.wakes(self._filled.set)
+
+    def assign(self, batch: TileBatch) -> None:
+        """Start over with a new batch; the places behind its last tile are blanked, so padding never varies."""
+        self.batch = batch
+        self.decoded = [None] * len(batch.tiles)
+        self.pixels[len(batch.tiles) :] = 0
+        self._pending = len(batch.tiles)
+        self._filled.clear()
+
+    def done(self, count: int) -> None:
+        """Say that `count` more positions are decoded."""
+        with self._lock:
+            self._pending -= count
+            if self._pending == 0:
+                self._filled.set()
+
+    def wait_filled(self) -> None:
+        """Wait until every position is decoded.
+
+        Raises:
+            Stopped: the stream was stopped.
+        """
+        self._filled.wait()
+        if self._stop.is_set:
+            raise Stopped

@@ -1,0 +1,211 @@
+"""The stream: one feeder, N decode workers and one inference thread, from batches of tiles to predictions.
+
+    feeder ── chunks ──> decode workers ─┐ fill the slot's places, in any order
+       │                                 v
+       └──── slots, in batch order ──> inference ── results, in batch order ──> the caller, who writes
+       ^                                 │
+       └────────── free slots ───────────┘ the back-pressure
+
+Results come in batch order by construction: inference takes the slots in the order in which they were handed
+out and waits for each to be filled. Nothing is ever re-sorted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cervix_engine.backends.base import Backend
+from cervix_engine.contract import ModelContract
+from cervix_engine.errors import InferenceError, TileError, TileReadError
+from cervix_engine.pipeline.channel import Channel, Stop, Stopped
+from cervix_engine.pipeline.slot import Decoded, Slot, TileBatch
+from cervix_engine.pipeline.stats import StageClock, StreamStats
+from cervix_engine.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles import Prediction, TileFailure, TileRef
+
+# One slot is being decoded, one waits filled, one is being inferred.
+SLOTS = 3
+# Tiles a worker takes at a time: small enough to share a batch, large enough that handing over costs nothing.
+CHUNK = 8
+
+Outcome = Prediction | TileFailure
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """One outcome per tile of a batch, in the batch's order."""
+
+    batch: TileBatch
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    slot: Slot
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does."""
+
+    root: Path
+    contract: ModelContract
+    batch_size: int
+    workers: int
+
+
+def stream(
+    batches: Iterable[TileBatch], *, backend: Backend, settings: StreamSettings, stats: StreamStats
+) -> Iterator[BatchResult]:
+    """Read, decode and infer `batches`; yield their results in the same order.
+
+    A tile that cannot be read or decoded becomes a `TileFailure` in its place. Closing the iterator, or an
+    exception in its consumer, stops every thread.
+
+    Args:
+        batches: what to predict; each has at most `batch_size` tiles.
+        backend: loaded; the stream's inference thread owns it meanwhile.
+        settings: where and how.
+        stats: filled while the stream runs.
+
+    Raises:
+        CervixError: whatever stopped the stream first.
+    """
+    run = _Stream(batches, backend, settings, stats)
+    try:
+        run.start()
+        yield from run.results
+    except Stopped:
+        reason = run.stop.reason
+        assert reason is not None
+        raise reason from None
+    finally:
+        run.close()
+
+
+class _Stream:
+    def __init__(
+        self, batches: Iterable[TileBatch], backend: Backend, settings: StreamSettings, stats: StreamStats
+    ) -> None:
+        self.stop = Stop()
+        self.results: Channel[BatchResult] = Channel(self.stop, SLOTS)
+        self._batches = batches
+        self._backend = backend
+        self._settings = settings
+        self._free: Channel[Slot] = Channel(self.stop, SLOTS)
+        self._in_order: Channel[Slot] = Channel(self.stop, SLOTS)
+        self._chunks: Channel[_Chunk] = Channel(self.stop, 2 * settings.workers + settings.batch_size // CHUNK)
+        for _ in range(SLOTS):
+            self._free.put(Slot(self.stop, batch_size=settings.batch_size, input_size=settings.contract.input_size))
+        decoders = [self._thread("decode", self._decode, stats) for _ in range(settings.workers)]
+        self._threads = [
+            self._thread("list", self._feed, stats),
+            *decoders,
+            self._thread("infer", self._infer, stats),
+        ]
+
+    def start(self) -> None:
+        # OpenCV's own threads inside the workers would oversubscribe the cores.
+        cv2.setNumThreads(1)
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self.stop.set(Stopped())
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _thread(self, stage: str, work: Callable[[StageClock], None], stats: StreamStats) -> threading.Thread:
+        clock = stats.clock(stage)
+
+        def run() -> None:
+            try:
+                work(clock)
+            except Stopped:
+                pass
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+                self.stop.set(error)
+
+        return threading.Thread(target=run, name=f"cervix-{stage}", daemon=True)
+
+    def _feed(self, clock: StageClock) -> None:
+        for batch in self._batches:
+            with clock.waiting():
+                slot = self._free.get()
+            with clock.busy():
+                slot.assign(batch)
+                clock.tiles += len(batch.tiles)
+            with clock.waiting():
+                self._in_order.put(slot)
+                for start in range(0, len(batch.tiles), CHUNK):
+                    self._chunks.put(_Chunk(slot, start, min(start + CHUNK, len(batch.tiles))))
+        self._in_order.close()
+        self._chunks.close()
+
+    def _decode(self, clock: StageClock) -> None:
+        chunks = iter(self._chunks)
+        while (chunk := clock.next(chunks)) is not None:
+            with clock.busy():
+                for position in range(chunk.start, chunk.stop):
+                    chunk.slot.decoded[position] = self._decode_tile(chunk.slot, position)
+                clock.tiles += chunk.stop - chunk.start
+            chunk.slot.done(chunk.stop - chunk.start)
+
+    def _decode_tile(self, slot: Slot, position: int) -> Decoded:
+        tile, out = slot.batch.tiles[position], slot.pixels[position]
+        try:
+            data = read_tile(self._settings.root / tile.path)
+            return preprocess_into(out, data, contract=self._settings.contract)
+        except TileError as error:
+            # Blank, so that a neighbour's numbers cannot depend on what this place held before.
+            out[...] = 0
+            return TileFailure(stage="read" if isinstance(error, TileReadError) else "decode", reason=str(error))
+
+    def _infer(self, clock: StageClock) -> None:
+        slots = iter(self._in_order)
+        while (slot := clock.next(slots)) is not None:
+            with clock.waiting():
+                slot.wait_filled()
+            with clock.busy():
+                result = self._predict(slot)
+                clock.tiles += len(result.outcomes)
+            with clock.waiting():
+                self._free.put(slot)
+                self.results.put(result)
+        self.results.close()
+
+    def _predict(self, slot: Slot) -> BatchResult:
+        probabilities = self._backend.infer(slot.pixels)
+        expected = (len(slot.pixels), len(self._settings.contract.classes))
+        if probabilities.shape != expected or not np.isfinite(probabilities).all():
+            raise InferenceError(f"the model gave {probabilities.shape}, expected {expected} and only finite numbers")
+        count = len(slot.batch.tiles)
+        return BatchResult(slot.batch, tuple(map(_outcome, slot.decoded, probabilities[:count].tolist())))
+
+
+def _outcome(decoded: Decoded | None, probabilities: list[float]) -> Outcome:
+    if decoded is None:
+        raise RuntimeError("a slot was inferred before all of its tiles were decoded")
+    return decoded if isinstance(decoded, TileFailure) else Prediction(decoded, tuple(probabilities))
+
+
+def batches_of(tiles: Iterable[TileRef], batch_size: int) -> Iterator[TileBatch]:
+    """Cut a listing into fixed batches: batch k is always tiles k·B … k·B+B-1."""
+    batch: list[TileRef] = []
+    index = 0
+    for tile in tiles:
+        batch.append(tile)
+        if len(batch) == batch_size:
+            yield TileBatch(index, tuple(batch))
+            batch, index = [], index + 1
+    if batch:
+        yield TileBatch(index, tuple(batch))

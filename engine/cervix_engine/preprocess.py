@@ -1,0 +1,126 @@
+"""From encoded bytes to the pixels a model sees: the one decode and resize in the project.
+
+Training, calibration, parity and serving all call this module, so a preprocessing mismatch between them
+cannot be written.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.errors import TileDecodeError, TileReadError
+from cervix_engine.headers import TileHeader, inspect
+from cervix_engine.tiles import TileSize
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_TILE_BYTES = 256 * 2**20
+
+
+def read_tile(path: Path) -> bytes:
+    """Read one tile's bytes, once.
+
+    Raises:
+        TileReadError: the file cannot be opened or read, is no regular file, or is too large.
+    """
+    try:
+        # Non-blocking: opening a FIFO that nobody writes to would otherwise hang a worker for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise TileReadError("not_a_file", "expected a regular file")
+            if status.st_size > MAX_TILE_BYTES:
+                raise TileReadError("too_large", f"{status.st_size} bytes, limit {MAX_TILE_BYTES}")
+            return file.readall()
+    except TileReadError:
+        raise
+    except OSError as error:
+        raise TileReadError("unreadable", error.strerror or type(error).__name__) from error
+
+
+def decode(data: bytes, *, contract: ModelContract) -> Pixels:
+    """Decode one encoded tile to `uint8 (height, width, 3)` RGB, at its own size.
+
+    Grey and palette images become RGB; an alpha channel is dropped where it is opaque throughout.
+
+    Raises:
+        TileDecodeError: the bytes are not one whole image with a single meaning as RGB.
+        TileShapeError: its dimensions are outside the limits.
+    """
+    header = inspect(data)
+    encoded = np.frombuffer(data, np.uint8)
+    if header.has_alpha:
+        _refuse_transparency(encoded)
+    flags = cv2.IMREAD_COLOR_RGB
+    if contract.exif_policy == "ignore":
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = _imdecode(encoded, flags)
+    _check_decoded(pixels, header, turned=contract.exif_policy == "apply")
+    return pixels
+
+
+def preprocess_into(out: Pixels, data: bytes, *, contract: ModelContract) -> TileSize:
+    """Decode `data` and resize it straight into `out`, `uint8 (height, width, 3)` of the contract's input size.
+
+    Returns:
+        The decoded size, before the resize.
+
+    Raises:
+        TileDecodeError, TileShapeError: as `decode`; `out` is then left as it was.
+    """
+    pixels = decode(data, contract=contract)
+    resize_into(out, pixels)
+    return TileSize(*pixels.shape[:2])
+
+
+def preprocess(data: bytes, *, contract: ModelContract) -> Pixels:
+    """Decode and resize one encoded tile to a new `uint8 (height, width, 3)` RGB array of the input size."""
+    out = np.empty((*contract.input_size, 3), np.uint8)
+    preprocess_into(out, data, contract=contract)
+    return out
+
+
+def resize_into(out: Pixels, pixels: Pixels) -> None:
+    """Resize `pixels (h, w, 3)` into `out (H, W, 3)`: INTER_AREA when both axes shrink or stay, else INTER_LINEAR."""
+    height, width = out.shape[:2]
+    if pixels.shape == out.shape:
+        out[...] = pixels
+        return
+    shrinks = pixels.shape[0] >= height and pixels.shape[1] >= width
+    # cv2 takes (width, height); the contract holds (height, width).
+    cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _imdecode(encoded: Pixels, flags: int) -> npt.NDArray[np.uint8]:
+    try:
+        pixels = cv2.imdecode(encoded, flags)
+    except cv2.error as error:
+        raise TileDecodeError("corrupt", "the decoder refused the data") from error
+    if pixels is None:
+        raise TileDecodeError("corrupt", "the decoder found no image in the data")
+    return np.asarray(pixels, np.uint8) if pixels.dtype == np.uint8 else _refuse_dtype(pixels.dtype)
+
+
+def _refuse_dtype(dtype: np.dtype[np.generic]) -> Pixels:
+    raise TileDecodeError("unsupported_depth", f"decoded to {dtype}, expected 8 bits a sample")
+
+
+def _refuse_transparency(encoded: Pixels) -> None:
+    # What lies behind a transparent pixel is not in the file, so there is no one right colour for it.
+    pixels = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 3 and pixels.shape[2] == 4 and int(pixels[..., 3].min()) < 255:
+        raise TileDecodeError("transparent", "the image has transparent pixels")
+
+
+def _check_decoded(pixels: Pixels, header: TileHeader, *, turned: bool) -> None:
+    expected = (header.height, header.width)
+    allowed = {expected, expected[::-1]} if turned else {expected}
+    if pixels.shape[:2] not in allowed:
+        raise TileDecodeError("corrupt", f"decoded to {pixels.shape[:2]}, the header says {expected}")

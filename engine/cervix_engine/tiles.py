@@ -1,0 +1,52 @@
+"""The three words the engine speaks in: a tile that was found, and the two things that can become of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["read", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class TileRef:
+    """One tile of the listing.
+
+    Attributes:
+        index: its place in the listing, from 0.
+        path: relative to the root, `/`-separated, undecodable bytes as surrogate escapes. It is the
+            tile's identity: a stem alone is not unique.
+        slide_id: the manifest's value, else the parent folder, else the root's name.
+    """
+
+    index: int
+    path: str
+    slide_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileFailure:
+    """Why a tile has no prediction: `reason` is `kind: message` and names no file."""
+
+    stage: Stage
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        return self.reason.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TileSize:
+    """Decoded height and width of a tile in pixels, before any resize."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one tile: `probabilities[i]` belongs to the contract's class `i`."""
+
+    size: TileSize
+    probabilities: tuple[float, ...]
