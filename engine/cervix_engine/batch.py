@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,14 +15,14 @@ from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
-from cervix_engine.files import write_json
+from cervix_engine.files import sha256_file, write_json
 from cervix_engine.machine import usable_cpus
-from cervix_engine.output.csv_table import CsvTable
+from cervix_engine.output.journal import RunIdentity, output_errors
+from cervix_engine.output.partial import PartialRun, ShardWriter, clear_work_folder, output_lock, work_folder
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.stats import StageStats, StreamStats
-from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.pipeline.stream import StreamSettings, batches_of, stream
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
-from cervix_engine.tiles import TileFailure
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -38,9 +36,11 @@ class BatchConfig:
         out: where the table goes.
         model: the bundle's folder.
         precision: `auto`, or the one that must run.
-        batch_size: tiles a batch; fixed batches make rows independent of everything else.
+        batch_size: tiles a batch; None takes a partial run's own, else 32. Fixed batches make rows independent of
+            everything else.
         workers: decode threads; None takes one a usable core.
         overwrite: whether a finished table may be replaced.
+        resume: whether a partial run that lies there is continued; else it is discarded.
         require_parity: refuse to run without a certificate.
         expect_digest: hex SHA-256 that pins the bundle.
     """
@@ -49,11 +49,16 @@ class BatchConfig:
     out: Path
     model: Path
     precision: RequestedPrecision = "auto"
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int | None = None
     workers: int | None = None
     overwrite: bool = False
+    resume: bool = True
     require_parity: bool = False
     expect_digest: str | None = None
+
+    @property
+    def report_path(self) -> Path:
+        return self.out.with_name(self.out.name + ".run.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class RunReport:
 
     found: int
     ignored: int
+    resumed: int
     ok: int
     failures: dict[str, int]
     backend: BackendInfo
@@ -93,46 +99,46 @@ class RunReport:
 
     @property
     def tiles_per_sec(self) -> float:
-        return self.found / self.stream_s if self.stream_s else 0.0
+        """Of the tiles that this run computed itself."""
+        return (self.found - self.resumed) / self.stream_s if self.stream_s else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": self.schema,
             "cervix_version": __version__,
-            "bundle_digest": self.provenance.bundle_digest,
-            "certificate": self.provenance.certificate,
-            "replay_absdiff": self.provenance.replay_absdiff,
-            "backend": {name: getattr(self.backend, name) for name in BackendInfo.__slots__},
+            "provenance": asdict(self.provenance),
+            "backend": asdict(self.backend),
             "batch_size": self.batch_size,
             "found": self.found,
             "ignored": self.ignored,
+            "resumed": self.resumed,
             "ok": self.ok,
             "failed": self.failed,
             "failures": self.failures,
-            "start_s": round(self.provenance.start_s, 3),
-            "stream_s": round(self.stream_s, 3),
-            "tiles_per_sec": round(self.tiles_per_sec, 2),
-            "stages": [stage.to_json() for stage in self.stages],
+            "stream_s": self.stream_s,
+            "tiles_per_sec": self.tiles_per_sec,
+            "stages": [asdict(stage) for stage in self.stages],
             "bound_by": self.bound_by.stage,
         }
 
+    @classmethod
+    def load(cls, path: Path) -> RunReport:
+        """Read a finished run's `.run.json`.
 
-@dataclass(slots=True)
-class _Books:
-    """Counts every outcome as it is written."""
-
-    ok: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-
-    def count(self, result: BatchResult) -> None:
-        failed = [outcome.kind for outcome in result.outcomes if isinstance(outcome, TileFailure)]
-        self.failures.update(failed)
-        self.ok += len(result.outcomes) - len(failed)
-
-    def check(self, found: int) -> None:
-        """The conservation law; a violation is this program's defect and leaves no table."""
-        if self.ok + self.failures.total() != found:
-            raise RuntimeError(f"{found} tiles found, but {self.ok} ok and {self.failures.total()} failed")
+        Raises:
+            OutputError: it is missing or malformed.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] != cls.schema:
+                raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
+            values = {item.name: data[item.name] for item in fields(cls)}
+            values["provenance"] = Provenance(**data["provenance"])
+            values["backend"] = BackendInfo(**data["backend"])
+            values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
+            return cls(**values)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"cannot read {path}: {error}") from error
 
 
 Progress = Callable[[int, int], None]
@@ -143,90 +149,148 @@ def no_progress(_done: int, _found: int) -> None:
 
 
 def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> RunReport:
-    """Predict every tile below `config.tiles` and write the table and its `.run.json`.
+    """Predict every tile below `config.tiles` and write the table and its `.run.json`; go on with a partial run.
 
     Args:
         config: what is asked.
         progress: called with (tiles written, tiles found) after each batch.
 
     Raises:
-        CervixError: see `errors.py`; then there is no new table at `config.out`.
+        CervixError: see `errors.py`; then there is no new table at `config.out`, and what was done is kept.
     """
     started = time.perf_counter()
     _check_paths(config)
+    with output_lock(config.out):
+        if not config.resume:
+            clear_work_folder(config.out)
+        partial = PartialRun.find(config.out)
+        if partial is not None and partial.is_committed():
+            partial.clear()
+            return RunReport.load(config.report_path)
+        if config.out.exists() and not config.overwrite:
+            raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
+        return _predict(config, partial, started=started, progress=progress)
+
+
+def _predict(config: BatchConfig, partial: PartialRun | None, *, started: float, progress: Progress) -> RunReport:
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
-    selection = select(bundle, precision=config.precision, require_parity=config.require_parity)
-    with spool_beside(config.out) as spool:
-        listing = discover(config.tiles, spool=spool)
-        with open_backend(bundle, combination=selection.combination) as backend:
-            provenance = Provenance(
-                bundle_digest=bundle.digest,
-                certificate=selection.certificate.path if selection.certificate else None,
-                replay_absdiff=replay_golden(bundle, backend, batch_size=config.batch_size),
-                start_s=time.perf_counter() - started,
-            )
-            return predict_listing(
-                listing,
-                contract=bundle.contract,
-                backend=backend,
-                config=config,
-                provenance=provenance,
-                progress=progress,
-            )
+    earlier = partial.journal.identity if partial else None
+    selection = select(
+        bundle,
+        precision=earlier.precision if earlier and config.precision == "auto" else config.precision,
+        backend=earlier.backend if earlier else None,
+        require_parity=config.require_parity,
+    )
+    listing = partial.listing(config.tiles) if partial else discover_beside(config.out, config.tiles)
+    model = open_backend(bundle, combination=selection.combination)
+    batch_size = config.batch_size or (earlier.batch_size if earlier else DEFAULT_BATCH_SIZE)
+    identity = run_identity(
+        bundle.contract, model.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
+    )
+    if partial:
+        partial.journal.identity.check(identity)
+    with model as backend:
+        provenance = Provenance(
+            bundle_digest=bundle.digest,
+            certificate=selection.certificate.path if selection.certificate else None,
+            replay_absdiff=replay_golden(bundle, backend, batch_size=batch_size),
+            start_s=time.perf_counter() - started,
+        )
+        partial = partial or PartialRun.create(config.out, identity=identity, listing=listing)
+        return predict_partial(
+            partial,
+            listing,
+            contract=bundle.contract,
+            backend=backend,
+            workers=config.workers or usable_cpus(),
+            report_path=config.report_path,
+            provenance=provenance,
+            progress=progress,
+        )
 
 
-def predict_listing(
+def predict_partial(
+    partial: PartialRun,
     listing: Listing,
     *,
     contract: ModelContract,
     backend: Backend,
-    config: BatchConfig,
+    workers: int,
+    report_path: Path,
     provenance: Provenance,
     progress: Progress = no_progress,
 ) -> RunReport:
-    """Predict a listing with a loaded backend and commit the table; the part of a run that needs no bundle.
+    """Predict what a partial run still lacks, with a loaded backend, and commit the table.
 
     Raises:
         CervixError: as `predict_folder`.
     """
-    settings = StreamSettings(listing.root, contract, config.batch_size, config.workers or usable_cpus())
-    stats, books = StreamStats(), _Books()
-    started = time.perf_counter()
-    with CsvTable(config.out, RowFormat(contract)) as table:
-        batches = batches_of(listing, config.batch_size)
-        results = stream(batches, backend=backend, settings=settings, stats=stats)
+    batch_size = partial.journal.identity.batch_size
+    settings = StreamSettings(listing.root, contract, batch_size, workers)
+    stats, row_format = StreamStats(), RowFormat(contract)
+    resumed, started = partial.tiles, time.perf_counter()
+    with ShardWriter(partial, row_format) as shards:
+        missing = partial.missing(batches_of(listing, batch_size))
+        results = stream(missing, backend=backend, settings=settings, stats=stats)
         clock = stats.clock("write")
         while (result := clock.next(results)) is not None:
             with clock.busy():
-                table.write(result)
-                books.count(result)
+                shards.write(result)
             clock.tiles += len(result.outcomes)
-            progress(clock.tiles, listing.found)
-        books.check(listing.found)
-        report = RunReport(
-            found=listing.found,
-            ignored=listing.ignored,
-            ok=books.ok,
-            failures=dict(books.failures),
-            backend=backend.info,
-            provenance=provenance,
-            batch_size=config.batch_size,
-            stream_s=time.perf_counter() - started,
-            stages=stats.stages(),
-        )
-        write_json(config.out.with_name(config.out.name + ".run.json"), report.to_json())
-        table.commit()
+            progress(resumed + clock.tiles, listing.found)
+        with clock.busy():
+            shards.close_shard()
+    _balance_books(partial, found=listing.found)
+    report = RunReport(
+        found=listing.found,
+        ignored=listing.ignored,
+        resumed=resumed,
+        ok=partial.ok,
+        failures=dict(sorted(partial.failures.items())),
+        backend=backend.info,
+        provenance=provenance,
+        batch_size=batch_size,
+        stream_s=time.perf_counter() - started,
+        stages=stats.stages(),
+    )
+    partial.assemble(row_format.columns)
+    with output_errors("cannot write the run's report"):
+        write_json(report_path, report.to_json())
+    partial.commit()
     return report
 
 
-@contextmanager
-def spool_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the table's own file system, for the listing."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            yield Path(folder)
-    except PermissionError as error:
-        raise OutputError(f"cannot write in {out.parent}: {error.strerror}") from error
+def run_identity(
+    contract: ModelContract, info: BackendInfo, *, bundle_digest: str, batch_size: int, listing: Listing
+) -> RunIdentity:
+    """The identity under which a listing is predicted."""
+    return RunIdentity(
+        bundle_digest=bundle_digest,
+        artefact_sha256=info.artefact_sha256,
+        backend=info.backend,
+        backend_version=info.version,
+        device_class=info.device_class,
+        precision=info.precision,
+        threads=info.threads,
+        batch_size=batch_size,
+        columns=RowFormat(contract).columns,
+        listing_sha256=sha256_file(listing.path),
+    )
+
+
+def discover_beside(out: Path, tiles: Path) -> Listing:
+    """List the tiles below `tiles` in a new work folder beside `out`; what lay there is discarded."""
+    clear_work_folder(out)
+    folder = work_folder(out)
+    with output_errors(f"cannot write in {out.parent}"):
+        folder.mkdir()
+    return discover(tiles, spool=folder)
+
+
+def _balance_books(partial: PartialRun, *, found: int) -> None:
+    # The conservation law; a violation is this program's defect and must leave no table.
+    if partial.tiles != found:
+        raise RuntimeError(f"{found} tiles found, but {partial.ok} ok and {partial.failures.total()} failed")
 
 
 def _check_paths(config: BatchConfig) -> None:
@@ -237,7 +301,5 @@ def _check_paths(config: BatchConfig) -> None:
         raise OutputError(f"no such folder for the table: {parent}")
     if config.out.is_dir():
         raise UsageError(f"{config.out} is a folder, expected a file name for the table")
-    if config.out.exists() and not config.overwrite:
-        raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")

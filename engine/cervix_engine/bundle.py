@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ from cervix_engine.files import sha256_bytes, sha256_file, write_json
 
 SCHEMA = "cervix/bundle/1"
 MANIFEST = "bundle.json"
+CONTRACT = "contract.json"
 DEFAULT_BUNDLE = Path("models/cervix")
 
 
@@ -65,7 +67,7 @@ class Bundle:
         files = _parse_manifest(manifest_bytes)
         for name, expected in files.items():
             _check(root / name, name, expected)
-        return cls(root, digest, files, ModelContract.load(root / "contract.json"))
+        return cls(root, digest, files, ModelContract.load(root / CONTRACT))
 
     def __contains__(self, name: str) -> bool:
         return name in self.files
@@ -78,7 +80,10 @@ class Bundle:
         """
         if name not in self.files:
             raise ContractError(f"the bundle has no {name}: make it with cervix-export")
-        data = (self.root / name).read_bytes()
+        try:
+            data = (self.root / name).read_bytes()
+        except OSError as error:
+            raise ContractError(f"cannot read the bundle's {name}: {error.strerror}") from error
         if sha256_bytes(data) != self.files[name]:
             raise ContractError(f"{name} was altered while the bundle was in use")
         return data
@@ -138,13 +143,19 @@ def _parse_manifest(data: bytes) -> dict[str, str]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise ContractError(f"{MANIFEST} names a path outside the bundle: {name!r}")
+        if path.as_posix() != name or not path.parts or "\0" in name:
+            raise ContractError(f"{MANIFEST} names a path that is no file's: {name!r}")
+    if CONTRACT not in files:
+        # What it does not list is not covered by its digest, so it must not be read.
+        raise ContractError(f"{MANIFEST} does not list {CONTRACT}")
     return files
 
 
 def _check(path: Path, name: str, expected: str) -> None:
     try:
-        if path.is_symlink():
-            raise ContractError(f"{name} is a symbolic link; a bundle holds plain files")
+        # A link may lead out of the bundle; a FIFO would never end.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ContractError(f"the bundle's {name} is not a plain file")
         actual = sha256_file(path)
     except FileNotFoundError as error:
         raise ContractError(f"the bundle's {name} is missing") from error

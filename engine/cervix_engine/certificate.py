@@ -18,6 +18,9 @@ from cervix_engine.errors import ContractError
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Probabilities = npt.NDArray[np.float32]
 
+# No two probabilities are further apart, so answers that are none, such as NaN, count as this and fail every gate.
+NOT_A_PROBABILITY = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class ParityGate:
@@ -58,7 +61,8 @@ class Flip:
 class Parity:
     """How far a candidate's probabilities are from a reference's, over `tiles` tiles.
 
-    `max_absdiff` and `p99_absdiff` are over all tiles and classes.
+    `max_absdiff` and `p99_absdiff` are over all tiles and classes. A difference to or from NaN, or of more than 1,
+    counts as 1.
     """
 
     tiles: int
@@ -73,10 +77,12 @@ class Parity:
         observed = self.max_absdiff if gate.quantile == 1.0 else self.p99_absdiff
         name = "max" if gate.quantile == 1.0 else "p99"
         objections = []
+        if not self.max_absdiff < NOT_A_PROBABILITY:
+            objections.append("an answer that is not a probability, or certain of the opposite")
         if not observed <= gate.absdiff:
             objections.append(f"{name} absolute difference {observed:.3g}, limit {gate.absdiff:g}")
         widest = max((flip.margin for flip in self.flips), default=0.0)
-        if widest > gate.flip_margin:
+        if not widest <= gate.flip_margin:
             objections.append(f"a changed decision at margin {widest:.3f}, limit {gate.flip_margin:g}")
         return objections
 
@@ -89,15 +95,15 @@ def measure_parity(
     Raises:
         ValueError: the shapes differ or there is nothing to compare.
     """
-    if reference.shape != candidate.shape or len(tiles) != len(reference) or not tiles:
-        raise ValueError(f"shapes {reference.shape} and {candidate.shape} for {len(tiles)} tiles")
-    differences = np.abs(reference.astype(np.float64) - candidate)
-    # A NaN must fail every gate, and comparisons with NaN are false, so it becomes infinite here.
-    differences = np.where(np.isnan(differences), np.inf, differences)
+    expected_shape = (len(tiles), len(class_names))
+    if not tiles or reference.shape != expected_shape or candidate.shape != expected_shape:
+        raise ValueError(f"shapes {reference.shape} and {candidate.shape}, expected {expected_shape}")
+    differences = _bounded(np.abs(reference.astype(np.float64) - candidate))
     expected, actual = reference.argmax(axis=1), candidate.argmax(axis=1)
-    top_two = np.sort(reference, axis=1)[:, -2:]
+    top_two = np.sort(reference.astype(np.float64), axis=1)[:, -2:]
+    margins = _bounded(top_two[:, 1] - top_two[:, 0])
     flips = tuple(
-        Flip(tiles[i], class_names[expected[i]], class_names[actual[i]], float(top_two[i, 1] - top_two[i, 0]))
+        Flip(tiles[i], class_names[expected[i]], class_names[actual[i]], float(margins[i]))
         for i in np.flatnonzero(expected != actual)
     )
     return Parity(
@@ -107,6 +113,11 @@ def measure_parity(
         top1_agreement=float((expected == actual).mean()),
         flips=flips,
     )
+
+
+def _bounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # `values <= 1` is false for NaN.
+    return np.where(values <= NOT_A_PROBABILITY, values, NOT_A_PROBABILITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +148,12 @@ class Certificate:
 
     schema: ClassVar[str] = "cervix/certificate/1"
 
+    def __post_init__(self) -> None:
+        if self.precision not in GATES:
+            raise ContractError(f"certificate for precision {self.precision!r}: expected one of {', '.join(GATES)}")
+        if type(self.passed) is not bool:
+            raise ContractError(f"certificate with passed {self.passed!r}: expected true or false")
+
     @property
     def path(self) -> str:
         """Where it lies in the bundle."""
@@ -148,10 +165,13 @@ class Certificate:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Certificate:
         """Raises ContractError where the data are not a certificate."""
-        values = {key: value for key, value in data.items() if key != "schema"}
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != cls.schema:
+            raise ContractError(f"certificate schema {schema!r}: expected {cls.schema!r}")
+        values = {key: value for key, value in data.items() if key not in ("schema", "parity")}
         try:
-            parity = dict(values.pop("parity"))
+            parity = dict(data["parity"])
             flips = tuple(Flip(**flip) for flip in parity.pop("flips"))
             return cls(**values, parity=Parity(**parity, flips=flips))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"certificate is malformed: {error}") from error

@@ -8,15 +8,21 @@ fixed here and done by `cervix_engine.preprocess` alone.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from cervix_engine.errors import ContractError
+from cervix_engine.files import write_json
 
 Category = Literal["normal", "benign", "abnormal"]
 ExifPolicy = Literal["ignore", "apply"]
+
+# A table's `pred` column holds it: spreadsheets take a leading '-' for a formula.
+_CLASS_NAME = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,10 @@ class TileClass:
     category: Category
 
     def __post_init__(self) -> None:
-        if not self.name or not all(character.isalnum() or character in "_-" for character in self.name):
-            raise ContractError(f"class name {self.name!r}: expected letters, digits, '_' or '-' only")
+        if not isinstance(self.name, str) or not _CLASS_NAME.fullmatch(self.name):
+            raise ContractError(f"class name {self.name!r}: expected letters, digits, '_', and '-' not in front")
+        if not isinstance(self.display_name, str) or not self.display_name:
+            raise ContractError(f"class {self.name}: display name {self.display_name!r}, expected some text")
         if self.category not in get_args(Category):
             raise ContractError(f"class {self.name}: category {self.category!r}, expected one of {get_args(Category)}")
 
@@ -51,6 +59,12 @@ class TileStatistic:
     low: float
     median: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ContractError(f"tile statistic {self.name!r}: expected a name")
+        if not -math.inf < self.low <= self.median <= self.high < math.inf:
+            raise ContractError(f"tile statistic {self.name}: expected finite low <= median <= high")
 
 
 SIPAKMED_CLASSES: tuple[TileClass, ...] = (
@@ -103,9 +117,10 @@ class ModelContract:
                 raise ContractError(f"{key} {getattr(self, key)!r}: this engine implements {expected!r} only")
         if self.exif_policy not in get_args(ExifPolicy):
             raise ContractError(f"exif_policy {self.exif_policy!r}: expected one of {get_args(ExifPolicy)}")
-        if len(self.input_size) != 2 or not all(isinstance(n, int) and 1 <= n <= 4096 for n in self.input_size):
+        # `type` and not `isinstance`: JSON's true is an int to Python.
+        if len(self.input_size) != 2 or not all(type(n) is int and 1 <= n <= 4096 for n in self.input_size):
             raise ContractError(f"input_size {self.input_size}: expected (height, width) within 1..4096")
-        if not 0 < self.temperature < float("inf"):
+        if not 0 < self.temperature < math.inf:
             raise ContractError(f"temperature {self.temperature}: expected a positive number")
 
     @property
@@ -126,9 +141,10 @@ class ModelContract:
         Raises:
             ContractError: the data are not a contract of this schema.
         """
-        values = dict(data)
-        if values.pop("schema", None) != cls.schema:
-            raise ContractError(f"contract schema {data.get('schema')!r}: expected {cls.schema!r}")
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != cls.schema:
+            raise ContractError(f"contract schema {schema!r}: expected {cls.schema!r}")
+        values = {key: value for key, value in data.items() if key != "schema"}
         known = {item.name for item in fields(cls)}
         if values.keys() != known:
             raise ContractError(f"contract keys differ: {sorted(values.keys() ^ known)}")
@@ -141,7 +157,7 @@ class ModelContract:
             raise ContractError(f"contract is malformed: {error}") from error
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> ModelContract:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import ContractError
+from cervix_engine.errors import ContractError, TileError
 from cervix_engine.files import sha256_bytes, write_json
-from cervix_engine.preprocess import Pixels, preprocess
+from cervix_engine.preprocess import Pixels, preprocess, preprocess_into
 
 SCHEMA = "cervix/golden/1"
 INDEX = "golden/golden.json"
@@ -59,13 +59,16 @@ class GoldenSet:
         data = bundle.read_json(INDEX, schema=SCHEMA)
         try:
             tiles = tuple(
-                GoldenTile(item["file"], item["label"], item["pixels_sha256"], tuple(item["probabilities"]))
+                GoldenTile(item["file"], item["label"], item["pixels_sha256"], tuple(map(float, item["probabilities"])))
                 for item in data["tiles"]
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"{INDEX} is malformed: {error}") from error
         if not tiles:
             raise ContractError(f"{INDEX} lists no tiles")
+        classes = len(bundle.contract.classes)
+        if any(len(tile.probabilities) != classes for tile in tiles):
+            raise ContractError(f"{INDEX}: expected {classes} probabilities a tile, one for each class")
         return cls(bundle, tiles)
 
     def probabilities(self) -> npt.NDArray[np.float32]:
@@ -81,7 +84,10 @@ class GoldenSet:
         chosen = self.tiles[:count]
         out = np.empty((len(chosen), *self.bundle.contract.input_size, 3), np.uint8)
         for position, tile in enumerate(chosen):
-            out[position] = preprocess(self.bundle.read(tile.file), contract=self.bundle.contract)
+            try:
+                preprocess_into(out[position], self.bundle.read(tile.file), contract=self.bundle.contract)
+            except TileError as error:
+                raise ContractError(f"{tile.file} cannot be decoded on this machine: {error}") from error
             if sha256_bytes(out[position].data) != tile.pixels_sha256:
                 raise ContractError(
                     f"{tile.file} decodes to other pixels than in training: this machine's image libraries differ, "

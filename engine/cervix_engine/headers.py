@@ -5,7 +5,8 @@ colour model, and proves that the file is whole: OpenCV returns a grey-filled im
 without an error (opencv #6468), so the end of every file is looked for here.
 
 What is refused, and why: CMYK and YCCK (need a colour profile), more than 8 bits (the scale is unknown: a
-12-bit sample in a 16-bit file would be read as black), animations and multi-page files (which frame?).
+12-bit sample in a 16-bit file would be read as black), animations and multi-page files (which frame?), TIFFs
+that are not stored upright (OpenCV turns them whatever the contract's EXIF policy says).
 Formats: ITU-T T.81 (JPEG), W3C PNG, TIFF 6.0, RFC 9649 (WebP), BITMAPINFOHEADER (BMP).
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,18 +26,28 @@ MAX_SIDE_PX = 16_384
 MAX_AREA_PX = 64 * 2**20
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_PROGRESSIVE = 0xC2
+_JPEG_COEFFICIENTS = (1 << 64) - 1  # one bit for each coefficient of an 8x8 block
 # A marker that ends entropy-coded data: 0xFF, then neither a stuffed 0x00, a restart, nor a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class TileHeader:
-    """What the header of an encoded tile says; `has_alpha` marks pixels that may be transparent."""
+    """What the header of an encoded tile says.
+
+    Attributes:
+        format: by content.
+        height, width: in pixels, as stored.
+        has_alpha: whether pixels may be transparent.
+        scan_end: where a JPEG's end-of-image marker begins; 0 in other formats.
+    """
 
     format: Format
     height: int
     width: int
     has_alpha: bool = False
+    scan_end: int = 0
 
 
 def inspect(data: bytes) -> TileHeader:
@@ -64,7 +76,7 @@ def _check_size(header: TileHeader) -> None:
         raise TileShapeError("too_large", f"{width}x{height} pixels, limit {limit}")
 
 
-def _reader(data: bytes):  # type: ignore[no-untyped-def]
+def _reader(data: bytes) -> Callable[[bytes], TileHeader]:
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -88,19 +100,30 @@ def _refuse_depth(bits: int) -> None:
 
 
 def _jpeg(data: bytes) -> TileHeader:
-    header: TileHeader | None = None
+    size: tuple[int, int] | None = None
+    missing: dict[int, int] = {}  # component -> its coefficients that no scan has brought in full precision
+    progressive = False
     position = 2
     while True:
         marker, position = _next_jpeg_marker(data, position)
         if marker == 0xD9:
-            if header is None:
+            if size is None:
                 raise TileDecodeError("corrupt", "JPEG without a frame header")
-            return header
+            if any(missing.values()):
+                raise _truncated("JPEG ends before its last scan")
+            return TileHeader("jpeg", *size, scan_end=position - 2)
+        if marker == 0xD8:
+            raise TileDecodeError("corrupt", "JPEG with another start of image inside")
         (length,) = struct.unpack_from(">H", data, position)
         if length < 2:
             raise TileDecodeError("corrupt", "JPEG segment of impossible length")
         if marker in _JPEG_FRAMES:
-            header = _jpeg_frame(data, position)
+            if size is not None:
+                raise TileDecodeError("corrupt", "JPEG with more than one frame header")
+            size, missing = _jpeg_frame(data, position)
+            progressive = marker == _JPEG_PROGRESSIVE
+        if marker == 0xDA:
+            _jpeg_scan(data, position, missing, progressive=progressive)
         position += length
         if marker == 0xDA:
             found = _JPEG_MARKER.search(data, position)
@@ -119,12 +142,24 @@ def _next_jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
     return data[position], position + 1
 
 
-def _jpeg_frame(data: bytes, position: int) -> TileHeader:
+def _jpeg_frame(data: bytes, position: int) -> tuple[tuple[int, int], dict[int, int]]:
     bits, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
     _refuse_depth(bits)
     if components not in (1, 3):
-        raise TileDecodeError("unsupported_colour", f"JPEG with {components} components (CMYK), expected 1 or 3")
-    return TileHeader("jpeg", height, width)
+        raise TileDecodeError("unsupported_colour", f"JPEG with {components} components, expected 1 (grey) or 3")
+    identifiers = data[position + 8 : position + 8 + 3 * components : 3]
+    return (height, width), dict.fromkeys(identifiers, _JPEG_COEFFICIENTS)
+
+
+def _jpeg_scan(data: bytes, position: int, missing: dict[int, int], *, progressive: bool) -> None:
+    count = data[position + 2]
+    first, last, approximation = struct.unpack_from("3B", data, position + 3 + 2 * count)
+    brought = _JPEG_COEFFICIENTS
+    if progressive:
+        # The low half of `approximation` counts the bits that later scans still have to bring.
+        brought = 0 if approximation & 0x0F else (2 << last) - (1 << first)
+    for component in data[position + 3 : position + 3 + 2 * count : 2]:
+        missing[component] = missing.get(component, 0) & ~brought
 
 
 def _png(data: bytes) -> TileHeader:
@@ -147,19 +182,36 @@ def _png(data: bytes) -> TileHeader:
             return TileHeader("png", height, width, has_alpha)
 
 
+_BMP_PLAIN, _BMP_MASKS = 0, 3
+_BMP_BYTE_MASKS = frozenset({0xFF, 0xFF00, 0xFF0000, 0xFF000000})
+# Bits a pixel -> the masks of red, green and blue that OpenCV follows whatever the header's size.
+_BMP_COMMON_MASKS = {16: ((0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)), 32: ((0xFF0000, 0xFF00, 0xFF),)}
+
+
 def _bmp(data: bytes) -> TileHeader:
     pixels_at, header_size = struct.unpack_from("<II", data, 10)
     if header_size < 40:
         raise TileDecodeError("unsupported_format", f"BMP header of {header_size} bytes, expected at least 40")
     width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     height = abs(height)  # negative: rows run from the top
-    if compression == 0 and width > 0:
-        row_bytes = (width * bits + 31) // 32 * 4
-        if pixels_at + row_bytes * height > len(data):
-            raise _truncated("BMP ends before its last row")
-    elif compression not in (0, 3):
+    if compression not in (_BMP_PLAIN, _BMP_MASKS):
         raise TileDecodeError("unsupported_format", f"BMP compression {compression}, expected none")
-    return TileHeader("bmp", height, width, has_alpha=bits == 32)
+    row_bytes = (max(width, 0) * bits + 31) // 32 * 4
+    if pixels_at + row_bytes * height > len(data):
+        raise _truncated("BMP ends before its last row")
+    has_alpha = compression == _BMP_MASKS and _bmp_masks(data, header_size, bits)
+    return TileHeader("bmp", height, width, has_alpha)
+
+
+def _bmp_masks(data: bytes, header_size: int, bits: int) -> bool:
+    """Refuse colour masks that OpenCV does not follow; say whether there is one for an alpha channel."""
+    colours = struct.unpack_from("<3I", data, 54)
+    full_header = header_size >= 56
+    bytewise = full_header and bits == 32 and _BMP_BYTE_MASKS.issuperset(colours)
+    if not bytewise and colours not in _BMP_COMMON_MASKS.get(bits, ()):
+        raise TileDecodeError("unsupported_format", f"BMP with unusual colour masks in {bits} bits a pixel")
+    # Without a mask of its own, the fourth byte of a pixel means nothing.
+    return full_header and struct.unpack_from("<I", data, 66) != (0,)
 
 
 def _webp(data: bytes) -> TileHeader:
@@ -172,7 +224,8 @@ def _webp(data: bytes) -> TileHeader:
             raise TileDecodeError("animated", "an animated WebP has more than one frame")
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
-        return TileHeader("webp", height, width, has_alpha=bool(data[20] & 0x10))
+        # Its alpha flag is a hint: the bitstream inside may hold transparent pixels without it.
+        return TileHeader("webp", height, width, has_alpha=True)
     if chunk == b"VP8L":
         (packed,) = struct.unpack_from("<I", data, 21)
         return TileHeader("webp", (packed >> 14 & 0x3FFF) + 1, (packed & 0x3FFF) + 1, has_alpha=bool(packed >> 28 & 1))
@@ -183,31 +236,68 @@ def _webp(data: bytes) -> TileHeader:
 
 
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
+_TIFF_MAX_VALUES = 2**20
+_WIDTH, _HEIGHT, _BITS, _COLOUR_MODEL, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 262, 274, 277, 339
+_OFFSETS, _SIZES = (273, 324), (279, 325)  # of strips, of tiles
+_TIFF_TAGS = frozenset(
+    {_WIDTH, _HEIGHT, _BITS, _COLOUR_MODEL, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT, *_OFFSETS, *_SIZES}
+)
+# Colour model -> samples a pixel: white is zero, black is zero, RGB, palette, YCbCr.
+_TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}
 
 
 def _tiff(data: bytes) -> TileHeader:
-    order = "<" if data[:2] == b"II" else ">"
+    tags = _tiff_tags(data, "<" if data[:2] == b"II" else ">")
+    if _WIDTH not in tags or _HEIGHT not in tags:
+        raise TileDecodeError("corrupt", "TIFF without dimensions")
+    _refuse_depth(max(tags.get(_BITS, (1,))))
+    if set(tags.get(_SAMPLE_FORMAT, (1,))) != {1}:
+        raise TileDecodeError("unsupported_depth", "TIFF samples that are not unsigned integers")
+    orientation = tags.get(_ORIENTATION, (1,))[0]
+    if orientation != 1:
+        raise TileDecodeError("unsupported_orientation", f"TIFF orientation {orientation}, expected 1 (upright)")
+    has_alpha = _tiff_has_alpha(tags)
+    _check_tiff_data(tags, len(data))
+    return TileHeader("tiff", tags[_HEIGHT][0], tags[_WIDTH][0], has_alpha)
+
+
+def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     (directory,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, directory)
     tags: dict[int, tuple[int, ...]] = {}
-    for entry in range(count):
-        tag, kind, values = struct.unpack_from(order + "HHI", data, directory + 2 + 12 * entry)
-        if kind in _TIFF_TYPES and tag in (256, 257, 258, 262, 277, 338):
-            tags[tag] = _tiff_values(data, order, _TIFF_TYPES[kind], values, directory + 10 + 12 * entry)
+    for at in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind, values = struct.unpack_from(order + "HHI", data, at)
+        if tag in _TIFF_TAGS:
+            tags[tag] = _tiff_values(data, order, kind, values, at + 8)
     (following,) = struct.unpack_from(order + "I", data, directory + 2 + 12 * count)
     if following:
-        raise TileDecodeError("animated", "a TIFF with more than one page")
-    if 256 not in tags or 257 not in tags:
-        raise TileDecodeError("corrupt", "TIFF without dimensions")
-    _refuse_depth(max(tags.get(258, (1,))))
-    photometric = tags.get(262, (2,))[0]
-    if photometric not in (0, 1, 2, 3, 6):
-        raise TileDecodeError("unsupported_colour", f"TIFF colour model {photometric}, expected grey, RGB or YCbCr")
-    return TileHeader("tiff", tags[257][0], tags[256][0], has_alpha=338 in tags or tags.get(277, (1,))[0] in (2, 4))
+        raise TileDecodeError("multi_page", "a TIFF with more than one page")
+    return tags
 
 
-def _tiff_values(data: bytes, order: str, code: str, count: int, at: int) -> tuple[int, ...]:
-    layout = f"{order}{min(count, 16)}{code}"
-    if struct.calcsize(f"{order}{code}") * count > 4:
+def _tiff_values(data: bytes, order: str, kind: int, count: int, at: int) -> tuple[int, ...]:
+    if kind not in _TIFF_TYPES or not 1 <= count <= _TIFF_MAX_VALUES:
+        raise TileDecodeError("corrupt", f"TIFF tag with {count} values of type {kind}")
+    layout = f"{order}{count}{_TIFF_TYPES[kind]}"
+    if struct.calcsize(layout) > 4:
         (at,) = struct.unpack_from(order + "I", data, at)
     return struct.unpack_from(layout, data, at)
+
+
+def _tiff_has_alpha(tags: dict[int, tuple[int, ...]]) -> bool:
+    model, samples = tags.get(_COLOUR_MODEL, (2,))[0], tags.get(_SAMPLES, (1,))[0]
+    if model not in _TIFF_COLOURS:
+        raise TileDecodeError("unsupported_colour", f"TIFF colour model {model}, expected grey, RGB or YCbCr")
+    colours = _TIFF_COLOURS[model]
+    # OpenCV drops a grey image's second sample unseen, so its transparency cannot be checked.
+    if samples != colours and (colours, samples) != (3, 4):
+        raise TileDecodeError("unsupported_colour", f"TIFF colour model {model} with {samples} samples a pixel")
+    return samples > colours
+
+
+def _check_tiff_data(tags: dict[int, tuple[int, ...]], length: int) -> None:
+    offsets, sizes = (next((tags[tag] for tag in pair if tag in tags), ()) for pair in (_OFFSETS, _SIZES))
+    if not offsets or len(offsets) != len(sizes):
+        raise TileDecodeError("corrupt", f"TIFF with {len(offsets)} strips and {len(sizes)} strip sizes")
+    if any(at + size > length for at, size in zip(offsets, sizes, strict=True)):
+        raise _truncated("TIFF ends inside its pixels")

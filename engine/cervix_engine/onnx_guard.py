@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from cervix_engine.errors import ContractError
 
@@ -66,10 +65,10 @@ def refuse_external_data(data: bytes) -> None:
                 _check_tensor_field(data, number, start_of_value)
             elif number in message.parts:
                 if wire_type != _BYTES:
-                    _malformed(f"field {number} of {message.name} is no message")
+                    raise _malformed(f"field {number} of {message.name} is no message")
                 pending.append((message.parts[number], start_of_value, end_of_value))
     if _GRAPH.name not in found:
-        _malformed("it holds no graph")
+        raise _malformed("it holds no graph")
 
 
 def _check_tensor_field(data: bytes, number: int, start: int) -> None:
@@ -85,7 +84,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
         key, position = _varint(data, position, end)
         number, wire_type = key >> 3, key & 7
         if not 1 <= number < 2**29:
-            _malformed(f"field number {number}")
+            raise _malformed(f"field number {number}")
         if wire_type == _VARINT:
             start_of_value = position
             _, position = _varint(data, position, end)
@@ -96,9 +95,9 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
             start_of_value = position
             position += 4 if wire_type == _FIXED32 else 8
         else:
-            _malformed(f"wire type {wire_type}")
+            raise _malformed(f"wire type {wire_type}")
         if position > end:
-            _malformed(f"field {number} ends outside its message")
+            raise _malformed(f"field {number} ends outside its message")
         yield number, wire_type, start_of_value, position
 
 
@@ -107,14 +106,14 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):  # at most ten bytes, as every parser has it
         if position >= end:
-            _malformed("it ends inside a number")
+            raise _malformed("it ends inside a number")
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    _malformed("a number of more than ten bytes")
+    raise _malformed("a number of more than ten bytes")
 
 
-def _malformed(what: str) -> NoReturn:
-    raise ContractError(f"the model is not an ONNX protobuf: {what}")
+def _malformed(what: str) -> ContractError:
+    return ContractError(f"the model is not an ONNX protobuf: {what}")

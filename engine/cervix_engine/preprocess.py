@@ -23,6 +23,9 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_TILE_BYTES = 256 * 2**20
 
+_JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
+_JPEG_FILLER = b"\0" + b"\x5a\xa5\x33" * 64  # after a 0xFF, the zero makes it data and no marker
+
 
 def read_tile(path: Path) -> bytes:
     """Read one tile's bytes, once.
@@ -31,8 +34,8 @@ def read_tile(path: Path) -> bytes:
         TileReadError: the file cannot be opened or read, is no regular file, or is too large.
     """
     try:
-        # Non-blocking: opening a FIFO that nobody writes to would otherwise hang a worker for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        # `open` owns the descriptor that its opener returns, and closes it where it refuses a directory.
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise TileReadError("not_a_file", "expected a regular file")
@@ -41,8 +44,15 @@ def read_tile(path: Path) -> bytes:
             return file.readall()
     except TileReadError:
         raise
+    except IsADirectoryError as error:
+        raise TileReadError("not_a_file", "expected a regular file") from error
     except OSError as error:
         raise TileReadError("unreadable", error.strerror or type(error).__name__) from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Opening a FIFO that nobody writes to would otherwise hang a worker for ever.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode(data: bytes, *, contract: ModelContract) -> Pixels:
@@ -58,11 +68,12 @@ def decode(data: bytes, *, contract: ModelContract) -> Pixels:
     encoded = np.frombuffer(data, np.uint8)
     if header.has_alpha:
         _refuse_transparency(encoded)
-    flags = cv2.IMREAD_COLOR_RGB
-    if contract.exif_policy == "ignore":
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    turned = contract.exif_policy == "apply"
+    flags = cv2.IMREAD_COLOR_RGB if turned else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = _imdecode(encoded, flags)
-    _check_decoded(pixels, header, turned=contract.exif_policy == "apply")
+    _check_decoded(pixels, header, turned=turned)
+    if header.format == "jpeg" and _has_grey_corner(pixels, turned=turned):
+        _refuse_short_scan(data, header.scan_end, pixels, flags)
     return pixels
 
 
@@ -89,7 +100,10 @@ def preprocess(data: bytes, *, contract: ModelContract) -> Pixels:
 
 def resize_into(out: Pixels, pixels: Pixels) -> None:
     """Resize `pixels (h, w, 3)` into `out (H, W, 3)`: INTER_AREA when both axes shrink or stay, else INTER_LINEAR."""
-    height, width = out.shape[:2]
+    height, width, channels = out.shape
+    if out.dtype != np.uint8 or channels != 3 or not out.flags.c_contiguous:
+        # cv2 would write to an array of its own, and leave `out` as it was.
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected contiguous uint8 (height, width, 3)")
     if pixels.shape == out.shape:
         out[...] = pixels
         return
@@ -98,25 +112,41 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
     cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _imdecode(encoded: Pixels, flags: int) -> npt.NDArray[np.uint8]:
+def _imdecode(encoded: Pixels, flags: int) -> Pixels:
     try:
         pixels = cv2.imdecode(encoded, flags)
     except cv2.error as error:
         raise TileDecodeError("corrupt", "the decoder refused the data") from error
     if pixels is None:
         raise TileDecodeError("corrupt", "the decoder found no image in the data")
-    return np.asarray(pixels, np.uint8) if pixels.dtype == np.uint8 else _refuse_dtype(pixels.dtype)
-
-
-def _refuse_dtype(dtype: np.dtype[np.generic]) -> Pixels:
-    raise TileDecodeError("unsupported_depth", f"decoded to {dtype}, expected 8 bits a sample")
+    return np.asarray(pixels, np.uint8)
 
 
 def _refuse_transparency(encoded: Pixels) -> None:
     # What lies behind a transparent pixel is not in the file, so there is no one right colour for it.
     pixels = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    if pixels.ndim == 3 and pixels.shape[2] == 4 and int(pixels[..., 3].min()) < 255:
+    if pixels.ndim == 2:  # OpenCV drops the transparent colour of a grey PNG
+        raise TileDecodeError("transparent", "a grey image with transparency, which cannot be checked")
+    if pixels.shape[2] == 4 and int(pixels[..., 3].min()) < 255:
         raise TileDecodeError("transparent", "the image has transparent pixels")
+
+
+def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
+    # The last block is at the bottom right, or in any corner after an EXIF orientation. Two pixels deep, because
+    # libjpeg mixes the outermost one with its neighbour's colour where it is alone in its block.
+    ends = (slice(2), slice(-2, None)) if turned else (slice(-2, None),)
+    return any(_JPEG_FILLING in pixels[rows, columns].tobytes() for rows in ends for columns in ends)
+
+
+def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, flags: int) -> None:
+    """Refuse a JPEG whose last scan lost its end, though its end-of-image marker is there.
+
+    libjpeg fills what is missing with plain grey. Further entropy-coded bytes would be read in its place, and are
+    skipped where nothing is missing: they change the pixels of a short scan only.
+    """
+    longer = b"".join((data[:scan_end], _JPEG_FILLER, data[scan_end:]))
+    if not np.array_equal(_imdecode(np.frombuffer(longer, np.uint8), flags), pixels):
+        raise TileDecodeError("truncated", "JPEG whose last scan ends too early")
 
 
 def _check_decoded(pixels: Pixels, header: TileHeader, *, turned: bool) -> None:

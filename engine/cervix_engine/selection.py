@@ -14,7 +14,7 @@ from cervix_engine.errors import BackendUnavailableError, ContractError, Inferen
 from cervix_engine.golden import REPLAYED, GoldenSet
 from cervix_engine.machine import cpu_class
 
-RequestedPrecision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+RequestedPrecision = Literal["auto"] | Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,19 @@ def certificates(bundle: Bundle) -> list[Certificate]:
     return [item for item in found if bundle.files.get(item.file) == item.file_sha256]
 
 
-def select(bundle: Bundle, *, precision: RequestedPrecision, require_parity: bool = False) -> Selection:
+def select(
+    bundle: Bundle, *, precision: RequestedPrecision, backend: str | None = None, require_parity: bool = False
+) -> Selection:
     """Choose a combination: the fastest one of the precision asked for, certified ones first.
 
-    `auto` takes the fastest certified combination on this machine, else FP32.
+    `auto` takes the fastest certified combination on this machine, else FP32. `backend` fixes the backend too,
+    which a resumed run needs.
 
     Raises:
         BackendUnavailableError: nothing here runs what was asked for.
         ParityError: `require_parity`, and no passed certificate covers the choice.
     """
-    here = available_combinations(bundle)
+    here = [item for item in available_combinations(bundle) if backend in (None, item.backend)]
     covered = {(c.backend, c.precision): c for c in certificates(bundle) if c.passed and _covers_this_machine(c)}
     asked = [item for item in here if precision in ("auto", item.precision)]
     certified = [item for item in asked if (item.backend, item.precision) in covered]

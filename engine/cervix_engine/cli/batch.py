@@ -35,9 +35,12 @@ SOME_FAILED = 3
     help="auto takes the fastest certified one on this machine, else fp32.",
 )
 @click.option("--fp16", "precision", flag_value="fp16", help="Short for --precision fp16.")
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), help="Tiles a batch. [default: 32]")
 @click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
 @click.option("--overwrite", is_flag=True, help="Replace a finished table.")
+@click.option(
+    "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run; else discard it."
+)
 @click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4).")
 @click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's report as JSON on standard output.")
@@ -48,9 +51,10 @@ def main(
     out: Path,
     model: Path | None,
     precision: RequestedPrecision,
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
     overwrite: bool,
+    resume: bool,
     require_parity: bool,
     expect_digest: str | None,
     as_json: bool,
@@ -63,6 +67,7 @@ def main(
     from cervix_engine.batch import BatchConfig, predict_folder
     from cervix_engine.bundle import default_bundle
     from cervix_engine.cli.progress import batch_progress
+    from cervix_engine.cli.signals import prompt_interruption
 
     config = BatchConfig(
         tiles=tiles,
@@ -72,10 +77,11 @@ def main(
         batch_size=batch_size,
         workers=workers,
         overwrite=overwrite,
+        resume=resume,
         require_parity=require_parity,
         expect_digest=expect_digest,
     )
-    with batch_progress() as progress:
+    with prompt_interruption(), batch_progress() as progress:
         report = predict_folder(config, progress=progress)
     if as_json:
         json.dump(report.to_json(), sys.stdout, indent=2)
@@ -87,9 +93,11 @@ def _summarise(report: RunReport, out: Path) -> None:
     backend, bound = report.backend, report.bound_by
     precision = f"{backend.backend} {backend.version} {backend.precision}"
     certificate = report.provenance.certificate or "none: make one with cervix-export"
-    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(report.failures.items()))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures.items())
+    failed = f" ({kinds})" if kinds else ""
+    resumed = f", {report.resumed} of them before this run went on" if report.resumed else ""
     lines = [
-        f"{report.found} tiles: {report.ok} predicted, {report.failed} failed" + (f" ({failed})" if failed else ""),
+        f"{report.found} tiles: {report.ok} predicted, {report.failed} failed{failed}{resumed}",
         f"table: {out}" + (f"   ({report.ignored} other files ignored)" if report.ignored else ""),
         f"{precision} on {backend.device_class}, certificate: {certificate}",
         f"{report.tiles_per_sec:.1f} tiles/s after {report.provenance.start_s:.1f} s of start; bound by {bound.stage}: "

@@ -9,11 +9,10 @@ from typing import ParamSpec
 
 import click
 
+from cervix_engine.cli.signals import Interrupted
 from cervix_engine.errors import CervixError
 
 P = ParamSpec("P")
-
-INTERRUPTED = 130
 
 
 def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -30,9 +29,9 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
         except CervixError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            sys.exit(INTERRUPTED)
+        except Interrupted as error:
+            click.echo("interrupted: the same command goes on where this one stopped", err=True)
+            sys.exit(error.exit_code)
         sys.exit(code or 0)
 
     return run

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -59,16 +59,6 @@ class StageStats:
     @property
     def tiles_per_sec(self) -> float:
         return self.tiles * self.threads / self.busy_s if self.busy_s > 0 else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "threads": self.threads,
-            "busy_s": round(self.busy_s, 4),
-            "waiting_s": round(self.waiting_s, 4),
-            "tiles": self.tiles,
-            "tiles_per_sec": round(self.tiles_per_sec, 2),
-        }
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from cervix_engine.tiles import Prediction, TileFailure, TileRef
 SLOTS = 3
 # Tiles a worker takes at a time: small enough to share a batch, large enough that handing over costs nothing.
 CHUNK = 8
+ABANDONED_JOIN_S = 0.2
 
 Outcome = Prediction | TileFailure
 
@@ -80,15 +81,19 @@ def stream(
         CervixError: whatever stopped the stream first.
     """
     run = _Stream(batches, backend, settings, stats)
+    # Who is interrupted, or leaves early, does not wait for a batch that is being computed.
+    wait_s: float | None = ABANDONED_JOIN_S
     try:
         run.start()
         yield from run.results
+        wait_s = None
     except Stopped:
+        wait_s = None
         reason = run.stop.reason
         assert reason is not None
         raise reason from None
     finally:
-        run.close()
+        run.close(wait_s)
 
 
 class _Stream:
@@ -118,11 +123,12 @@ class _Stream:
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> None:
+    def close(self, wait_s: float | None) -> None:
+        """Stop every thread and wait for each at most `wait_s` seconds."""
         self.stop.set(Stopped())
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(wait_s)
 
     def _thread(self, stage: str, work: Callable[[StageClock], None], stats: StreamStats) -> threading.Thread:
         clock = stats.clock(stage)

@@ -1,0 +1,54 @@
+"""What every benchmark here does alike: interleaved rounds, medians with their spread, the machine's description."""
+
+from __future__ import annotations
+
+import platform
+import random
+import shutil
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cervix_engine.machine import cpu_class, usable_cpus
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Tiles per second over several rounds: the median, and the smallest and largest."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:8.1f} tiles/s  ({self.low:.1f} to {self.high:.1f})"
+
+
+def interleave(contenders: dict[str, Callable[[], float]], *, rounds: int) -> dict[str, Rate]:
+    """Run every contender once a round, in turn, so that a noisy minute hurts all of them alike.
+
+    Each contender returns the tiles per second of one pass; the first round warms up and is not counted.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            rate = run()
+            if number:
+                rates[name].append(rate)
+    return {name: Rate(statistics.median(seen), min(seen), max(seen)) for name, seen in rates.items()}
+
+
+def machine() -> str:
+    """One line that says where the figures come from."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{usable_cpus()} cores, {cpu_class()}, {system}"
+
+
+def sample_tiles(source: Path, target: Path, *, count: int, seed: int = 0) -> None:
+    """Copy `count` tiles, chosen by seed, keeping one folder a class."""
+    tiles = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".png", ".bmp"))
+    for tile in random.Random(seed).sample(tiles, min(count, len(tiles))):
+        folder = target / tile.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tile, folder / tile.name)

@@ -1,0 +1,62 @@
+"""SIGINT and SIGTERM: leave soon, whatever the process is doing, and leave something to go on from.
+
+What is on disk is safe at every instant, so a process that cannot unwind in time simply ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Loading a model or computing a batch cannot be interrupted from Python; after this the process ends anyway.
+GRACE_S = 1.5
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised in the main thread by SIGINT or SIGTERM."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+@contextmanager
+def prompt_interruption() -> Iterator[None]:
+    """Raise `Interrupted` on a signal, and end the process after `GRACE_S` if the block has not been left by then.
+
+    To be used in the main thread.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    left = threading.Event()
+    # The C-level handler writes the signal's number here even while the main thread is inside a library call.
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous = {signum: signal.signal(signum, _raise) for signum in _SIGNALS}
+    threading.Thread(target=_enforce, args=(reader, left), name="cervix-signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(previous_fd)
+        writer.close()
+
+
+def _raise(signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
+def _enforce(reader: socket.socket, left: threading.Event) -> None:
+    with reader:
+        while (number := reader.recv(1)) and number[0] not in _SIGNALS:
+            pass
+    if number and not left.wait(GRACE_S):
+        os._exit(128 + number[0])

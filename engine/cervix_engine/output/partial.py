@@ -1,0 +1,222 @@
+"""A run on its way to a table: a hidden folder beside the table that holds the listing, the journal and shards.
+
+    .preds.csv.cervix/
+        listing             what was found, decided once
+        journal.jsonl       the identity, and which batches are safe
+        shard-000000000.csv rows of whole batches, without a header
+
+Committing is: every shard and journal line fsynced -> the table assembled in the folder, fsynced -> its digest
+in the journal -> `preds.csv.run.json` -> rename to `preds.csv` -> fsync of its folder -> this folder removed.
+A kill at any point leaves either no new table and a run that can go on, or the table and a folder to clear.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cervix_engine.discover import Listing
+from cervix_engine.errors import OutputLockedError
+from cervix_engine.files import fsync_file, fsync_folder, sha256_bytes, sha256_file
+from cervix_engine.output.journal import Journal, RunIdentity, Shard, output_errors
+from cervix_engine.output.rows import RowFormat
+from cervix_engine.pipeline.slot import TileBatch
+from cervix_engine.pipeline.stream import BatchResult
+from cervix_engine.tiles import TileFailure
+
+# A kill costs at most this much work: a shard is closed at whichever comes first.
+SHARD_TILES = 4096
+SHARD_SECONDS = 30.0
+
+
+@contextmanager
+def output_lock(out: Path) -> Iterator[None]:
+    """Hold the table's place; a crash releases it, since the lock is the kernel's.
+
+    Raises:
+        OutputLockedError: another run holds it.
+    """
+    lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
+    try:
+        with output_errors(f"cannot write in {out.parent}"):
+            lock.acquire()
+    except Timeout as error:
+        raise OutputLockedError(f"another run is writing {out}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class PartialRun:
+    """The folder of a run that is not finished, and the one way in which it becomes a table."""
+
+    def __init__(self, out: Path, journal: Journal) -> None:
+        self._out = out
+        self._folder = work_folder(out)
+        self.journal = journal
+
+    @classmethod
+    def find(cls, out: Path) -> PartialRun | None:
+        """The partial run that lies beside `out`, with every shard checked; None where there is none."""
+        journal = Journal.load(work_folder(out) / "journal.jsonl")
+        if journal is None:
+            return None
+        partial = cls(out, journal)
+        for shard in list(journal.shards):
+            file = partial._folder / shard.file
+            if not file.is_file() or sha256_file(file) != shard.sha256:
+                journal.drop(shard)
+        return partial
+
+    @classmethod
+    def create(cls, out: Path, *, identity: RunIdentity, listing: Listing) -> PartialRun:
+        """Start a run whose listing already lies in `work_folder(out)`."""
+        with output_errors("cannot store the listing"):
+            fsync_file(listing.path)
+        path = work_folder(out) / "journal.jsonl"
+        return cls(out, Journal.create(path, identity=identity, found=listing.found, ignored=listing.ignored))
+
+    def store(self, shard: Shard, data: bytes) -> None:
+        """Make a shard's bytes durable, then record it: a shard in the journal is always whole on disk."""
+        file = self._folder / shard.file
+        with output_errors("cannot write a shard"):
+            file.write_bytes(data)
+            fsync_file(file)
+            fsync_folder(self._folder)
+        self.journal.append(shard)
+
+    def listing(self, root: Path) -> Listing:
+        """The listing as it was stored when the run began."""
+        return Listing(root, self._folder / "listing", self.journal.found, self.journal.ignored)
+
+    def missing(self, batches: Iterable[TileBatch]) -> Iterator[TileBatch]:
+        """Those of all batches of the listing that no shard holds."""
+        shards = self.journal.shards
+        done = {index for shard in shards for index in range(shard.first_batch, shard.first_batch + shard.batches)}
+        return (batch for batch in batches if batch.index not in done)
+
+    @property
+    def ok(self) -> int:
+        return sum(shard.ok for shard in self.journal.shards)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed tiles by kind."""
+        total: Counter[str] = Counter()
+        for shard in self.journal.shards:
+            total.update(shard.failures)
+        return total
+
+    @property
+    def tiles(self) -> int:
+        return self.ok + self.failures.total()
+
+    def is_committed(self) -> bool:
+        """Whether the table was already renamed into place and only this folder is left to clear."""
+        digest = self.journal.assembled
+        return digest is not None and self._out.is_file() and sha256_file(self._out) == digest
+
+    def assemble(self, columns: Iterable[str]) -> None:
+        """Put header and shards together in a durable file, and note its digest; `commit` publishes it."""
+        table = self._folder / "table"
+        with output_errors("cannot assemble the table"):
+            with table.open("wb") as file:
+                file.write(_csv_bytes([list(columns)]))
+                for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
+                    with (self._folder / shard.file).open("rb") as rows:
+                        shutil.copyfileobj(rows, file)
+            fsync_file(table)
+            digest = sha256_file(table)
+        self.journal.mark_assembled(digest)
+
+    def commit(self) -> None:
+        """Rename the assembled table into place, durably, then clear the folder."""
+        with output_errors("cannot put the table in its place"):
+            (self._folder / "table").replace(self._out)
+            fsync_folder(self._out.parent)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the folder. The journal goes last, so that a kill meanwhile leaves nothing that looks new."""
+        clear_work_folder(self._out)
+
+
+def work_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.cervix")
+
+
+def clear_work_folder(out: Path) -> None:
+    """Discard whatever partial run lies beside `out`, the journal last."""
+    folder = work_folder(out)
+    with output_errors(f"cannot clear {folder.name}"):
+        if folder.is_dir():
+            for file in folder.iterdir():
+                if file.name != "journal.jsonl":
+                    file.unlink()
+            (folder / "journal.jsonl").unlink(missing_ok=True)
+            folder.rmdir()
+            fsync_folder(out.parent)
+
+
+class ShardWriter:
+    """Gathers rows into shards; leaving the `with` block keeps what is complete, whatever the reason."""
+
+    def __init__(self, partial: PartialRun, row_format: RowFormat) -> None:
+        self._partial = partial
+        self._format = row_format
+        self._results: list[BatchResult] = []
+        self._tiles = 0
+        self._since = time.monotonic()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def write(self, result: BatchResult) -> None:
+        """Take the next batch. A gap, which a resumed run has, ends a shard."""
+        if self._results and result.batch.index != self._results[-1].batch.index + 1:
+            self.close_shard()
+        self._results.append(result)
+        self._tiles += len(result.outcomes)
+        if self._tiles >= SHARD_TILES or time.monotonic() - self._since >= SHARD_SECONDS:
+            self.close_shard()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close_shard()
+
+    def close_shard(self) -> None:
+        """Store what was gathered; does nothing when there is nothing."""
+        results, self._results, self._tiles, self._since = self._results, [], 0, time.monotonic()
+        if not results:
+            return
+        rows = [
+            self._format.row(tile, outcome)
+            for result in results
+            for tile, outcome in zip(result.batch.tiles, result.outcomes, strict=True)
+        ]
+        failures = Counter(
+            outcome.kind for result in results for outcome in result.outcomes if isinstance(outcome, TileFailure)
+        )
+        data = _csv_bytes(rows)
+        shard = Shard(
+            first_batch=results[0].batch.index,
+            batches=len(results),
+            ok=len(rows) - failures.total(),
+            failures=dict(failures),
+            sha256=sha256_bytes(data),
+        )
+        self._partial.store(shard, data)
+
+
+def _csv_bytes(rows: Iterable[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8")
