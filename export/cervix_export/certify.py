@@ -1,0 +1,146 @@
+"""Measures how far a deployable combination answers from Keras, and how fast it is, on the golden tiles."""
+
+from __future__ import annotations
+
+import logging
+import time
+from statistics import median
+
+import numpy as np
+
+from cervix_engine.backends import Backend, Combination, available_combinations, open_backend
+from cervix_engine.bundle import Bundle
+from cervix_engine.certificate import Certificate, Probabilities, measure_parity
+from cervix_engine.errors import InferenceError, ParityError
+from cervix_engine.golden import GoldenSet
+from cervix_engine.preprocess import Pixels
+
+logger = logging.getLogger(__name__)
+
+# The first batch pays for allocation and is not timed; the rate is the median of at least this many others.
+TIMED_BATCHES = 3
+
+
+def certify_all(
+    bundle: Bundle, golden: GoldenSet, *, reference: str, batch_size: int, tiles: int | None = None
+) -> list[Certificate]:
+    """Certify every combination of the bundle's files that this machine can run.
+
+    Args:
+        bundle: holds the files to certify.
+        golden: the tiles and Keras's answers.
+        reference: what gave those answers, such as `keras 3.15.1`.
+        batch_size: tiles a batch, as deployed.
+        tiles: use only the first so many golden tiles, default all.
+
+    Returns:
+        One certificate a combination, also where its gate failed.
+
+    Raises:
+        ContractError: this machine decodes the golden tiles to other pixels.
+        InferenceError: no runtime could compute a file of the bundle.
+    """
+    pixels = golden.pixels(tiles)
+    certificates = []
+    for combination in available_combinations(bundle):
+        logger.info(
+            "measuring %s on %s in %s, %d tiles",
+            combination.artefact,
+            combination.backend,
+            combination.precision,
+            len(pixels),
+        )
+        try:
+            certificate = certify(
+                bundle, golden, pixels=pixels, combination=combination, reference=reference, batch_size=batch_size
+            )
+        except InferenceError as error:
+            logger.warning("not certified: %s in %s: %s", combination.backend, combination.precision, error)
+            continue
+        logger.info("%s", describe(certificate))
+        certificates.append(certificate)
+    _check_covered(bundle, certificates)
+    return certificates
+
+
+def certify(
+    bundle: Bundle,
+    golden: GoldenSet,
+    *,
+    pixels: Pixels,
+    combination: Combination,
+    reference: str,
+    batch_size: int,
+) -> Certificate:
+    """Certify one combination on the first golden tiles, `pixels`, `uint8 (N, height, width, 3)`."""
+    with open_backend(bundle, combination=combination) as backend:
+        candidate, tiles_per_sec = _answers(backend, pixels, batch_size)
+        info = backend.info
+    parity = measure_parity(
+        golden.probabilities()[: len(pixels)],
+        candidate,
+        tiles=[tile.file for tile in golden.tiles[: len(pixels)]],
+        class_names=bundle.contract.class_names,
+    )
+    return Certificate(
+        file=info.artefact,
+        file_sha256=info.artefact_sha256,
+        backend=info.backend,
+        backend_version=info.version,
+        precision=info.precision,
+        arithmetic=info.arithmetic,
+        device_class=info.device_class,
+        reference=reference,
+        parity=parity,
+        tiles_per_sec=round(tiles_per_sec, 2),
+        passed=not parity.failures(info.precision),
+    )
+
+
+def describe(certificate: Certificate) -> str:
+    """One line for people."""
+    parity = certificate.parity
+    return (
+        f"{certificate.file} on {certificate.backend} in {certificate.precision}: max difference "
+        f"{parity.max_absdiff:.2g}, top-1 {parity.top1_agreement:.2%} on {parity.tiles} tiles, "
+        f"{certificate.tiles_per_sec:.1f} tiles/s"
+    )
+
+
+def require_passed(certificates: list[Certificate]) -> None:
+    """Raise ParityError, naming every number, where a certificate's gate failed."""
+    failed = [item for item in certificates if not item.passed]
+    if not failed:
+        return
+    objections = [
+        f"{item.file} on {item.backend} in {item.precision}: {'; '.join(item.parity.failures(item.precision))}"
+        for item in failed
+    ]
+    message = f"not certified, {' | '.join(objections)}"
+    raise ParityError(message, report={"certificates": [item.to_json() for item in failed]})
+
+
+def _answers(backend: Backend, pixels: Pixels, batch_size: int) -> tuple[Probabilities, float]:
+    """The backend's probabilities, `float32 (N, classes)`, and its rate in tiles a second."""
+    batches = _batches(pixels, batch_size)
+    answers, seconds = [], []
+    # With few tiles the first batches are computed again, for their time alone.
+    for index in range(max(len(batches), TIMED_BATCHES + 1)):
+        started = time.perf_counter()
+        answer = backend.infer(batches[index % len(batches)])
+        seconds.append(time.perf_counter() - started)
+        answers.append(answer)
+    return np.concatenate(answers)[: len(pixels)], batch_size / median(seconds[1:])
+
+
+def _batches(pixels: Pixels, batch_size: int) -> list[Pixels]:
+    """Cut tiles into full batches: the last is padded with zeros, since every batch has the deployed shape."""
+    missing = -len(pixels) % batch_size
+    padded = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
+    return [padded[start : start + batch_size] for start in range(0, len(padded), batch_size)]
+
+
+def _check_covered(bundle: Bundle, certificates: list[Certificate]) -> None:
+    missing = {name for name in bundle.files if name.endswith(".onnx")} - {item.file for item in certificates}
+    if missing:
+        raise InferenceError(f"no runtime on this machine could compute {', '.join(sorted(missing))}")

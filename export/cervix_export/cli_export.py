@@ -1,0 +1,134 @@
+"""`cervix-export`: a Keras model's bundle becomes a deployable one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine.bundle import default_bundle
+from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.errors import UsageError
+from cervix_export.engines import EngineChoice, decide_engine
+from cervix_export.export import H5_REFUSED, ExportPlan, ExportReport, export_bundle
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
+@click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "none", "tensorrt", "tensorrt-rtx"]),
+    default="auto",
+    show_default=True,
+    help="TensorRT engine to make; auto: one where TensorRT and a GPU are here.",
+)
+@click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
+@click.option(
+    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch to certify."
+)
+@click.option("--tiles", type=click.IntRange(1), help="Certify on the first so many golden tiles.  [default: all]")
+@click.version_option(package_name="cervix")
+@cervix_errors
+def main(
+    model: Path | None,
+    model_option: Path | None,
+    fp16: bool,
+    engine: EngineChoice,
+    expect_digest: str | None,
+    batch_size: int,
+    tiles: int | None,
+) -> None:
+    """Make the bundle MODEL deployable: convert its Keras model to ONNX and certify the result on real tiles.
+
+    MODEL is the folder that cervix-train wrote, by default $CERVIX_MODEL, else models/cervix. Everything that an
+    earlier export put there is replaced.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
+    """
+    root = _bundle_folder(model, model_option)
+    plan = ExportPlan(fp16=fp16, batch_size=batch_size, tiles=tiles)
+    with _progress():
+        no_engine = decide_engine(engine)
+        report = export_bundle(root, plan, expect_digest=expect_digest)
+    _show(report)
+    if no_engine:
+        click.echo(no_engine, err=True)
+
+    from cervix_export.certify import require_passed
+
+    require_passed(list(report.certificates))
+
+
+def _bundle_folder(argument: Path | None, option: Path | None) -> Path:
+    """The bundle's folder from the two ways to name it; what is no folder is refused by its name alone."""
+    if argument and option and argument != option:
+        raise UsageError(f"two models were named, {argument} and {option}: name one")
+    model = argument or option or default_bundle()
+    if model.suffix.lower() in (".h5", ".hdf5"):
+        raise UsageError(f"{model}: {H5_REFUSED}")
+    if model.is_file():
+        raise UsageError(
+            f"{model} is a file, expected a bundle: the folder with model.keras, contract.json and golden tiles that "
+            "cervix-train writes"
+        )
+    return model
+
+
+class _EchoHandler(logging.Handler):
+    """Shows log records as lines on standard error, as click finds it now: tests replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(prefix + self.format(record), err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """Show the progress that the package logs, for as long as the command runs."""
+    package = logging.getLogger("cervix_export")
+    handler, level = _EchoHandler(), package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+def _show(report: ExportReport) -> None:
+    from rich.console import Console
+
+    # Without a terminal rich assumes 80 columns and would cut the names of backends.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    for name in sorted(name for name in report.bundle.files if name.startswith("model.")):
+        console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
+    console.print(_certificate_table(report))
+    console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
+
+
+def _certificate_table(report: ExportReport) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE)
+    for item in report.certificates:
+        parity = item.parity
+        differences = (f"{parity.max_absdiff:.1e}", f"{parity.p99_absdiff:.1e}", f"{parity.top1_agreement:.2%}")
+        rate, verdict = f"{item.tiles_per_sec:.1f}", "yes" if item.passed else "NO"
+        table.add_row(item.backend, item.precision, str(parity.tiles), *differences, rate, verdict)
+    return table
+
+
+if __name__ == "__main__":
+    main()
