@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from common import interleave, machine, sample_tiles
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.bundle import Bundle
 from cervix_engine.machine import usable_cpus

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +20,14 @@ from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file, write_json
 from cervix_engine.machine import usable_cpus
 from cervix_engine.output.journal import RunIdentity, output_errors
-from cervix_engine.output.partial import PartialRun, ShardWriter, clear_work_folder, output_lock, work_folder
+from cervix_engine.output.partial import (
+    PartialRun,
+    ShardWriter,
+    clear_unless_begun,
+    clear_work_folder,
+    output_lock,
+    work_folder,
+)
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.stats import StageStats, StreamStats
 from cervix_engine.pipeline.stream import StreamSettings, batches_of, stream
@@ -160,20 +169,29 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
     """
     started = time.perf_counter()
     _check_paths(config)
-    with output_lock(config.out):
-        if not config.resume:
-            clear_work_folder(config.out)
-        partial = PartialRun.find(config.out)
-        if partial is not None and partial.is_committed():
-            partial.clear()
-            return RunReport.load(config.report_path)
-        if config.out.exists() and not config.overwrite:
-            raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
-        return _predict(config, partial, started=started, progress=progress)
-
-
-def _predict(config: BatchConfig, partial: PartialRun | None, *, started: float, progress: Progress) -> RunReport:
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
+    with output_lock(config.out):
+        try:
+            partial = PartialRun.find(config.out) if config.resume else None
+            if partial is not None and partial.is_committed():
+                partial.clear()
+                if not config.overwrite and _asks_the_same(config, bundle, partial.journal.identity):
+                    return RunReport.load(config.report_path)
+                partial = None
+            if config.out.exists() and not config.overwrite:
+                raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
+            return _predict(config, bundle, partial, started=started, progress=progress)
+        finally:
+            clear_unless_begun(config.out)
+
+
+def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
+    return (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
+
+
+def _predict(
+    config: BatchConfig, bundle: Bundle, partial: PartialRun | None, *, started: float, progress: Progress
+) -> RunReport:
     earlier = partial.journal.identity if partial else None
     selection = select(
         bundle,
@@ -229,9 +247,10 @@ def predict_partial(
     settings = StreamSettings(listing.root, contract, batch_size, workers)
     stats, row_format = StreamStats(), RowFormat(contract)
     resumed, started = partial.tiles, time.perf_counter()
-    with ShardWriter(partial, row_format) as shards:
-        missing = partial.missing(batches_of(listing, batch_size))
-        results = stream(missing, backend=backend, settings=settings, stats=stats)
+    missing = partial.missing(batches_of(listing, batch_size))
+    predicted = stream(missing, backend=backend, settings=settings, stats=stats)
+    # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
+    with ShardWriter(partial, row_format) as shards, closing(predicted) as results:
         clock = stats.clock("write")
         while (result := clock.next(results)) is not None:
             with clock.busy():
@@ -264,7 +283,10 @@ def run_identity(
     contract: ModelContract, info: BackendInfo, *, bundle_digest: str, batch_size: int, listing: Listing
 ) -> RunIdentity:
     """The identity under which a listing is predicted."""
+    with output_errors("cannot read the listing"):
+        listing_sha256 = sha256_file(listing.path)
     return RunIdentity(
+        root=os.fspath(listing.root.resolve()),
         bundle_digest=bundle_digest,
         artefact_sha256=info.artefact_sha256,
         backend=info.backend,
@@ -274,7 +296,7 @@ def run_identity(
         threads=info.threads,
         batch_size=batch_size,
         columns=RowFormat(contract).columns,
-        listing_sha256=sha256_file(listing.path),
+        listing_sha256=listing_sha256,
     )
 
 
@@ -295,11 +317,15 @@ def _balance_books(partial: PartialRun, *, found: int) -> None:
 
 def _check_paths(config: BatchConfig) -> None:
     parent = config.out.parent
-    if not config.tiles.is_dir():
-        raise UsageError(f"{'not a folder' if config.tiles.exists() else 'no such folder'}: {config.tiles}")
-    if not parent.is_dir():
+    if not _is_folder(config.tiles):
+        raise UsageError(f"{'not a folder' if os.path.lexists(config.tiles) else 'no such folder'}: {config.tiles}")
+    if not _is_folder(parent):
         raise OutputError(f"no such folder for the table: {parent}")
-    if config.out.is_dir():
+    if _is_folder(config.out):
         raise UsageError(f"{config.out} is a folder, expected a file name for the table")
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a name is too long or may not be looked at

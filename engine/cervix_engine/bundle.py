@@ -107,20 +107,23 @@ def seal(root: Path) -> Bundle:
     """Write `bundle.json` over all other files of `root`, atomically, and open the result.
 
     Until this is called after a change, opening the bundle fails: a half-written bundle is never used.
+
+    Raises:
+        ContractError: something in `root` is neither a plain file nor a folder, or there is no contract.
     """
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if _belongs(path, root))
-    files = {name: sha256_file(root / name) for name in names}
+    files = {name: _digest(root / name, name) for name in names}
     write_json(root / MANIFEST, {"schema": SCHEMA, "cervix_version": __version__, "files": files})
     return Bundle.open(root)
 
 
 def _belongs(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.is_file() and not hidden and path != root / MANIFEST
+    return not path.is_dir() and not hidden and path != root / MANIFEST
 
 
 def _read_manifest(root: Path) -> bytes:
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise UsageError(f"no bundle at {root}: train one with cervix-train, or name one with --model or $CERVIX_MODEL")
     try:
         return (root / MANIFEST).read_bytes()
@@ -143,7 +146,7 @@ def _parse_manifest(data: bytes) -> dict[str, str]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise ContractError(f"{MANIFEST} names a path outside the bundle: {name!r}")
-        if path.as_posix() != name or not path.parts or "\0" in name:
+        if path.as_posix() != name or not path.parts or not name.isprintable():
             raise ContractError(f"{MANIFEST} names a path that is no file's: {name!r}")
     if CONTRACT not in files:
         # What it does not list is not covered by its digest, so it must not be read.
@@ -152,14 +155,18 @@ def _parse_manifest(data: bytes) -> dict[str, str]:
 
 
 def _check(path: Path, name: str, expected: str) -> None:
+    actual = _digest(path, name)
+    if actual != expected:
+        raise ContractError(f"the bundle's {name} was altered: its digest is {actual[:12]}…, expected {expected[:12]}…")
+
+
+def _digest(path: Path, name: str) -> str:
     try:
         # A link may lead out of the bundle; a FIFO would never end.
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ContractError(f"the bundle's {name} is not a plain file")
-        actual = sha256_file(path)
+        return sha256_file(path)
     except FileNotFoundError as error:
         raise ContractError(f"the bundle's {name} is missing") from error
     except OSError as error:
         raise ContractError(f"cannot read the bundle's {name}: {error.strerror}") from error
-    if actual != expected:
-        raise ContractError(f"the bundle's {name} was altered: its digest is {actual[:12]}…, expected {expected[:12]}…")

@@ -127,7 +127,8 @@ class Certificate:
     Attributes:
         file, file_sha256: the artefact in the bundle.
         backend, backend_version: such as `onnxruntime-cpu`, `1.32.0`.
-        precision: the effective one, read back from the runtime.
+        precision: that of the graph, or of the mode it is computed in.
+        arithmetic: what the kernels really multiply in.
         device_class: such as `cpu-avx2` or `cuda-sm90`.
         reference: what it was compared with, such as `keras 3.15.1`.
         parity: the measured numbers.
@@ -140,6 +141,7 @@ class Certificate:
     backend: str
     backend_version: str
     precision: Precision
+    arithmetic: Precision
     device_class: str
     reference: str
     parity: Parity

@@ -47,11 +47,17 @@ class Listing:
 
     def __iter__(self) -> Iterator[TileRef]:
         root_name = self.root.resolve().name or "root"
-        with self.path.open("rb") as file:
-            for index, (name, _, _) in enumerate(_read_records(file)):
-                folder = name.rpartition(b"/")[0]
-                slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
-                yield TileRef(index, os.fsdecode(name), slide)
+        for index, (name, _, _) in enumerate(self._records()):
+            folder = name.rpartition(b"/")[0]
+            slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
+            yield TileRef(index, os.fsdecode(name), slide)
+
+    def _records(self) -> Iterator[Record]:
+        try:
+            with self.path.open("rb") as file:
+                yield from _read_records(file)
+        except OSError as error:
+            raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
 
 
 def discover(root: Path, *, spool: Path) -> Listing:

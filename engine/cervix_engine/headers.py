@@ -126,10 +126,14 @@ def _jpeg(data: bytes) -> TileHeader:
             _jpeg_scan(data, position, missing, progressive=progressive)
         position += length
         if marker == 0xDA:
-            found = _JPEG_MARKER.search(data, position)
-            if found is None:
-                raise _truncated("JPEG ends before its end-of-image marker")
-            position = found.start()
+            position = _end_of_scan(data, position)
+
+
+def _end_of_scan(data: bytes, position: int) -> int:
+    found = _JPEG_MARKER.search(data, position)
+    if found is None:
+        raise _truncated("JPEG ends before its end-of-image marker")
+    return found.start()
 
 
 def _next_jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
@@ -224,8 +228,7 @@ def _webp(data: bytes) -> TileHeader:
             raise TileDecodeError("animated", "an animated WebP has more than one frame")
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
-        # Its alpha flag is a hint: the bitstream inside may hold transparent pixels without it.
-        return TileHeader("webp", height, width, has_alpha=True)
+        return TileHeader("webp", height, width, has_alpha=bool(data[20] & 0x10))
     if chunk == b"VP8L":
         (packed,) = struct.unpack_from("<I", data, 21)
         return TileHeader("webp", (packed >> 14 & 0x3FFF) + 1, (packed & 0x3FFF) + 1, has_alpha=bool(packed >> 28 & 1))

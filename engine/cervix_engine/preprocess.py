@@ -24,7 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 MAX_TILE_BYTES = 256 * 2**20
 
 _JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
-_JPEG_FILLER = b"\0" + b"\x5a\xa5\x33" * 64  # after a 0xFF, the zero makes it data and no marker
+# Entropy-coded bytes and all eight restart markers. Behind a 0xFF, the zero makes it data and not a marker.
+_JPEG_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
 
 
 def read_tile(path: Path) -> bytes:
@@ -48,6 +49,8 @@ def read_tile(path: Path) -> bytes:
         raise TileReadError("not_a_file", "expected a regular file") from error
     except OSError as error:
         raise TileReadError("unreadable", error.strerror or type(error).__name__) from error
+    except ValueError as error:  # a NUL or a letter that file names do not have
+        raise TileReadError("unreadable", "no file can have this name") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

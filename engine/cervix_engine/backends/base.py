@@ -19,7 +19,9 @@ class BackendInfo:
         version: the runtime's version.
         device: such as `cpu`.
         device_class: the instruction set or compute capability that results may depend on.
-        precision: the effective one.
+        precision: that of the graph, or of the mode it is computed in.
+        arithmetic: what the kernels really multiply in. ONNX Runtime's CPU provider has no half-precision kernels
+            on x86: it computes an FP16 graph in FP32, with weights and tensors rounded to half.
         artefact, artefact_sha256: the file of the bundle that was loaded.
         threads: inference threads; they never depend on the decode workers.
     """
@@ -29,6 +31,7 @@ class BackendInfo:
     device: str
     device_class: str
     precision: Precision
+    arithmetic: Precision
     artefact: str
     artefact_sha256: str
     threads: int

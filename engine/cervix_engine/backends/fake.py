@@ -29,6 +29,7 @@ class FakeBackend:
             device="cpu",
             device_class="fake",
             precision="fp32",
+            arithmetic="fp32",
             artefact="none",
             artefact_sha256="0" * 64,
             threads=1,

@@ -88,6 +88,7 @@ class OnnxRuntimeBackend:
             device="cpu",
             device_class=cpu_class(),
             precision=precision,
+            arithmetic="fp32" if (backend, precision) == (CPU, "fp16") else precision,
             artefact=artefact,
             artefact_sha256=artefact_sha256,
             threads=threads or usable_cpus(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,14 +83,15 @@ def main(
     with prompt_interruption(), batch_progress() as progress:
         report = predict_folder(config, progress=progress)
     if as_json:
-        json.dump(report.to_json(), sys.stdout, indent=2)
+        click.echo(json.dumps(report.to_json(), indent=2))
     _summarise(report, out)
     return SOME_FAILED if report.failed else 0
 
 
 def _summarise(report: RunReport, out: Path) -> None:
     backend, bound = report.backend, report.bound_by
-    precision = f"{backend.backend} {backend.version} {backend.precision}"
+    computed = "" if backend.arithmetic == backend.precision else f" computed in {backend.arithmetic}"
+    precision = f"{backend.backend} {backend.version} {backend.precision}{computed}"
     certificate = report.provenance.certificate or "none: make one with cervix-export"
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures.items())
     failed = f" ({kinds})" if kinds else ""

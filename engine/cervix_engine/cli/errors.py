@@ -14,6 +14,8 @@ from cervix_engine.errors import CervixError
 
 P = ParamSpec("P")
 
+INTERRUPTED = 130
+
 
 def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
     """Decorate a command's function; place it right under `@click.command()` and its options.
@@ -27,11 +29,16 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs)
         except CervixError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {_one_line(str(error))}", err=True)
             sys.exit(error.exit_code)
-        except Interrupted as error:
+        except KeyboardInterrupt as error:  # a plain one came before the command was ready for signals
             click.echo("interrupted: the same command goes on where this one stopped", err=True)
-            sys.exit(error.exit_code)
+            sys.exit(error.exit_code if isinstance(error, Interrupted) else INTERRUPTED)
         sys.exit(code or 0)
 
     return run
+
+
+def _one_line(text: str) -> str:
+    # Names of files hold line ends, and terminal codes too.
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,8 +1,8 @@
 """The journal of a run that is not finished: which batches are safely on disk, and under which identity.
 
-One JSON object a line, each appended and fsynced. The first line is the identity, then one line a shard, last
-the digest of the assembled table. A line torn by a crash is the end of the journal: what it would have said is
-simply done again.
+One JSON object a line, each appended and fsynced: `{"check": …, "entry": …}`. The first entry is the identity,
+then one a shard, last the digest of the assembled table. A line torn by a crash is the end of the journal, and one
+that fails its check says nothing: what it would have said is simply done again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from cervix_engine.certificate import Precision
 from cervix_engine.errors import OutputError, ResumeMismatchError
-from cervix_engine.files import atomic_path
+from cervix_engine.files import atomic_path, sha256_bytes
 
 SCHEMA = "cervix/journal/1"
 
@@ -33,8 +33,9 @@ def output_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Everything that a row's digits can depend on. Equal identities give byte-identical tables."""
+    """Everything that a row can depend on. Equal identities give byte-identical tables."""
 
+    root: str
     bundle_digest: str
     artefact_sha256: str
     backend: str
@@ -95,7 +96,7 @@ class Journal:
         """Start a journal; when this returns its first line survives a power cut."""
         header = {"schema": SCHEMA, "found": found, "ignored": ignored, "identity": asdict(identity)}
         with output_errors("cannot start the journal"), atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            temporary.write_bytes(_line(header))
         return cls(path, identity, found, ignored, [])
 
     @classmethod
@@ -105,20 +106,15 @@ class Journal:
         Raises:
             OutputError: it cannot be read, or its first line is not this program's.
         """
-        if not path.exists():
-            return None
         with output_errors("cannot read the journal of the partial run"):
+            if not path.exists():
+                return None
             *lines, torn = path.read_bytes().split(b"\n")
-        try:
-            header = json.loads(lines[0])
-            if header["schema"] != SCHEMA:
-                raise ValueError(f"schema {header['schema']!r}")
-            identity = {**header["identity"], "columns": tuple(header["identity"]["columns"])}
-            journal = cls(path, RunIdentity(**identity), header["found"], header["ignored"], [])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise OutputError(
-                f"the partial run's journal is broken ({error}): pass --no-resume to discard it"
-            ) from error
+        header = _entry(lines[0]) if lines else None
+        if header is None or header.get("schema") != SCHEMA:
+            raise OutputError("the partial run's journal is broken or another version's: discard it with --no-resume")
+        identity = {**header["identity"], "columns": tuple(header["identity"]["columns"])}
+        journal = cls(path, RunIdentity(**identity), header["found"], header["ignored"], [])
         journal._replay(lines[1:])
         if torn:
             journal._cut_torn_line(len(torn))
@@ -140,9 +136,8 @@ class Journal:
 
     def _replay(self, lines: list[bytes]) -> None:
         for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
+            entry = _entry(line)
+            if entry is None:
                 continue  # a damaged line: what it said is done again
             if "assembled" in entry:
                 self.assembled = entry["assembled"]
@@ -154,7 +149,7 @@ class Journal:
 
     def _append_line(self, entry: dict[str, Any]) -> None:
         with output_errors("cannot write the journal"), self.path.open("ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
+            file.write(_line(entry))
             file.flush()
             os.fsync(file.fileno())
 
@@ -162,3 +157,21 @@ class Journal:
         with output_errors("cannot mend the journal"), self.path.open("rb+") as file:
             file.truncate(self.path.stat().st_size - length)
             os.fsync(file.fileno())
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps({"check": _check(entry), "entry": entry}).encode() + b"\n"
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line says, or None where it is not as it was written."""
+    try:
+        held = json.loads(line)
+        entry: dict[str, Any] = held["entry"]
+        return entry if held["check"] == _check(entry) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _check(entry: dict[str, Any]) -> str:
+    return sha256_bytes(json.dumps(entry).encode())[:16]

@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cervix_engine.discover import Listing
-from cervix_engine.errors import OutputLockedError
+from cervix_engine.errors import OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, sha256_bytes, sha256_file
 from cervix_engine.output.journal import Journal, RunIdentity, Shard, output_errors
 from cervix_engine.output.rows import RowFormat
@@ -36,6 +36,8 @@ from cervix_engine.tiles import TileFailure
 SHARD_TILES = 4096
 SHARD_SECONDS = 30.0
 
+JOURNAL = "journal.jsonl"
+
 
 @contextmanager
 def output_lock(out: Path) -> Iterator[None]:
@@ -46,10 +48,11 @@ def output_lock(out: Path) -> Iterator[None]:
     """
     lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
     try:
-        with output_errors(f"cannot write in {out.parent}"):
-            lock.acquire()
-    except Timeout as error:
+        lock.acquire()
+    except Timeout as error:  # before OSError, which it is
         raise OutputLockedError(f"another run is writing {out}") from error
+    except OSError as error:
+        raise OutputError(f"cannot write in {out.parent}: {error.strerror}") from error
     try:
         yield
     finally:
@@ -67,14 +70,15 @@ class PartialRun:
     @classmethod
     def find(cls, out: Path) -> PartialRun | None:
         """The partial run that lies beside `out`, with every shard checked; None where there is none."""
-        journal = Journal.load(work_folder(out) / "journal.jsonl")
+        journal = Journal.load(work_folder(out) / JOURNAL)
         if journal is None:
             return None
         partial = cls(out, journal)
-        for shard in list(journal.shards):
-            file = partial._folder / shard.file
-            if not file.is_file() or sha256_file(file) != shard.sha256:
-                journal.drop(shard)
+        with output_errors("cannot check the partial run's shards"):
+            for shard in list(journal.shards):
+                file = partial._folder / shard.file
+                if not file.is_file() or sha256_file(file) != shard.sha256:
+                    journal.drop(shard)
         return partial
 
     @classmethod
@@ -82,7 +86,7 @@ class PartialRun:
         """Start a run whose listing already lies in `work_folder(out)`."""
         with output_errors("cannot store the listing"):
             fsync_file(listing.path)
-        path = work_folder(out) / "journal.jsonl"
+        path = work_folder(out) / JOURNAL
         return cls(out, Journal.create(path, identity=identity, found=listing.found, ignored=listing.ignored))
 
     def store(self, shard: Shard, data: bytes) -> None:
@@ -123,7 +127,8 @@ class PartialRun:
     def is_committed(self) -> bool:
         """Whether the table was already renamed into place and only this folder is left to clear."""
         digest = self.journal.assembled
-        return digest is not None and self._out.is_file() and sha256_file(self._out) == digest
+        with output_errors(f"cannot read {self._out}"):
+            return digest is not None and self._out.is_file() and sha256_file(self._out) == digest
 
     def assemble(self, columns: Iterable[str]) -> None:
         """Put header and shards together in a durable file, and note its digest; `commit` publishes it."""
@@ -146,8 +151,8 @@ class PartialRun:
         self.clear()
 
     def clear(self) -> None:
-        """Remove the folder. The journal goes last, so that a kill meanwhile leaves nothing that looks new."""
-        clear_work_folder(self._out)
+        """Remove a committed run's folder, the journal last: after a kill meanwhile this is done again."""
+        _remove(self._folder, journal_first=False)
 
 
 def work_folder(out: Path) -> Path:
@@ -155,16 +160,28 @@ def work_folder(out: Path) -> Path:
 
 
 def clear_work_folder(out: Path) -> None:
-    """Discard whatever partial run lies beside `out`, the journal last."""
-    folder = work_folder(out)
+    """Discard whatever partial run lies beside `out`, the journal first: a kill meanwhile leaves no run at all."""
+    _remove(work_folder(out), journal_first=True)
+
+
+def clear_unless_begun(out: Path) -> None:
+    """Remove the work folder of a run that ended before its journal, and so has nothing to go on with."""
+    with output_errors(f"cannot clear {work_folder(out).name}"):
+        begun = (work_folder(out) / JOURNAL).exists()
+    if not begun:
+        clear_work_folder(out)
+
+
+def _remove(folder: Path, *, journal_first: bool) -> None:
     with output_errors(f"cannot clear {folder.name}"):
-        if folder.is_dir():
-            for file in folder.iterdir():
-                if file.name != "journal.jsonl":
-                    file.unlink()
-            (folder / "journal.jsonl").unlink(missing_ok=True)
-            folder.rmdir()
-            fsync_folder(out.parent)
+        if not folder.is_dir():
+            return
+        for file in sorted(folder.iterdir(), key=lambda file: (file.name == JOURNAL) != journal_first):
+            file.unlink()
+            if file.name == JOURNAL:
+                fsync_folder(folder)
+        folder.rmdir()
+        fsync_folder(folder.parent)
 
 
 class ShardWriter:

@@ -13,7 +13,7 @@ out and waits for each to be filled. Nothing is ever re-sorted.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class StreamSettings:
 
 def stream(
     batches: Iterable[TileBatch], *, backend: Backend, settings: StreamSettings, stats: StreamStats
-) -> Iterator[BatchResult]:
+) -> Generator[BatchResult, None, None]:
     """Read, decode and infer `batches`; yield their results in the same order.
 
     A tile that cannot be read or decoded becomes a `TileFailure` in its place. Closing the iterator, or an
