@@ -1,0 +1,71 @@
+"""Drawn tiles and one tiny training, made once: TensorFlow takes seconds to start and every fit costs more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_train.drawn import write_drawn
+from cervix_train.training import TrainConfig, TrainReport, train
+
+INPUT_SIZE = (32, 32)
+TILES = 60
+
+
+@pytest.fixture(scope="session")
+def contract() -> ModelContract:
+    return ModelContract(classes=SIPAKMED_CLASSES, input_size=INPUT_SIZE)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 drawn tiles, one folder per class. Read only."""
+    folder = tmp_path_factory.mktemp("drawn") / "cells"
+    write_drawn(folder, tiles=TILES, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_config(drawn: Path) -> Callable[..., TrainConfig]:
+    """A small, fast training of the drawn tiles; keywords replace what a test is about."""
+
+    def make(folder: Path, **changes: object) -> TrainConfig:
+        values: dict[str, object] = {
+            "data": drawn,
+            "out": folder / "bundle",
+            "classes": SIPAKMED_CLASSES,
+            "backbone": "cnn",
+            "weights": "none",
+            "input_size": INPUT_SIZE,
+            "epochs": 3,
+            "learning_rate": 0.002,
+            "batch_size": 16,
+            "seed": 0,
+            "cache": folder / "cache",
+            "overwrite": False,
+        }
+        return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def config(make_config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """What the finished training of `report` was asked. Its folders are read only."""
+    return make_config(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def report(config: TrainConfig) -> TrainReport:
+    """A finished training: its bundle lies at `config.out`, its features in `config.cache`."""
+    return train(config)
+
+
+@pytest.fixture(scope="session")
+def bundle(config: TrainConfig, report: TrainReport) -> Path:
+    """The finished training's bundle. Read only."""
+    assert report.left_out == 0
+    return config.out

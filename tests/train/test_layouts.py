@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
+from cervix_engine.errors import DatasetError, UsageError
+from cervix_train.dataset import Dataset, check_trainable, read_classes
+from cervix_train.layouts import read_dataset
+
+# Layouts are read from names alone, so these tiles need no pixels.
+SIPAKMED_FOLDERS = {
+    "im_Dyskeratotic": "cervix_dyk",
+    "im_Koilocytotic": "cervix_koc",
+    "im_Metaplastic": "cervix_mep",
+    "im_Parabasal": "cervix_pab",
+    "im_Superficial-Intermediate": "cervix_sfi",
+}
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def listing(dataset: Dataset) -> list[tuple[str, str, str | None]]:
+    return [(tile.path.as_posix(), tile.label, tile.split) for tile in dataset.tiles]
+
+
+def test_kaggle_class_folders_in_byte_order_of_their_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "cervix_koc/b.jpg", "cervix_dyk/z.PNG", "cervix_dyk/a.tiff", "notes.txt", "cervix_dyk/read.me")
+    dataset = read_dataset(tmp_path)
+    assert listing(dataset) == [
+        ("cervix_dyk/a.tiff", "cervix_dyk", None),
+        ("cervix_dyk/z.PNG", "cervix_dyk", None),
+        ("cervix_koc/b.jpg", "cervix_koc", None),
+    ]
+    assert [item.name for item in dataset.classes] == ["cervix_dyk", "cervix_koc"]
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["published", "nested-as-on-kaggle"])
+def test_sipakmed_takes_cropped_cells_and_not_whole_fields(tmp_path: Path, nested: bool) -> None:
+    for folder in SIPAKMED_FOLDERS:
+        inner = f"{folder}/{folder}" if nested else folder
+        touch(tmp_path, f"{inner}/001.bmp", f"{inner}/CROPPED/001_01.bmp", f"{inner}/CROPPED/001_01_nuc.dat")
+    dataset = read_dataset(tmp_path)
+    assert {tile.path.parts[0]: tile.label for tile in dataset.tiles} == SIPAKMED_FOLDERS
+    assert {tile.path.name for tile in dataset.tiles} == {"001_01.bmp"}
+    assert dataset.classes == SIPAKMED_CLASSES
+
+
+def test_split_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cervix_dyk/1.png", "Validation/cervix_dyk/2.png", "test/cervix_koc/3.png")
+    assert listing(read_dataset(tmp_path)) == [
+        ("Validation/cervix_dyk/2.png", "cervix_dyk", "val"),
+        ("test/cervix_koc/3.png", "cervix_koc", "test"),
+        ("train/cervix_dyk/1.png", "cervix_dyk", "train"),
+    ]
+
+
+def test_a_manifest_is_found_in_its_folder_or_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "cervix_koc/b.png")
+    (tmp_path / "manifest.csv").write_text("path,label\na.png,cervix_dyk\n")
+    assert listing(read_dataset(tmp_path)) == [("a.png", "cervix_dyk", None)]
+    assert read_dataset(tmp_path / "manifest.csv") == read_dataset(tmp_path)
+
+
+def test_hidden_names_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "cervix_dyk/._a.png", "cervix_dyk/.thumbs/b.png", ".cache/c.png", "cervix_dyk/d.png")
+    assert [name for name, _, _ in listing(read_dataset(tmp_path))] == ["cervix_dyk/d.png"]
+
+
+def test_classes_of_ones_own(tmp_path: Path) -> None:
+    touch(tmp_path, "nilm/a.png", "High grade/b.png")
+    classes = (TileClass("hsil", "High grade", "abnormal"), TileClass("nilm", "Negative", "normal"))
+    dataset = read_dataset(tmp_path, classes=classes)
+    assert [tile.label for tile in dataset.tiles] == ["hsil", "nilm"]
+    assert dataset.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "no tiles"),
+        (["cervix_dyk/readme.txt"], "no tiles"),
+        (["a.png", "b.png"], "no folder per class"),
+        (["cervix_dyk/a.png", "other/b.png"], "unknown class 'other'"),
+        (["train/cervix_dyk/a.png", "test/other/b.png"], "unknown class 'other'"),
+    ],
+)
+def test_folders_that_are_no_dataset(tmp_path: Path, names: list[str], words: str) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(DatasetError, match=words) as caught:
+        read_dataset(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such folder or manifest"):
+        read_dataset(tmp_path / "nowhere")
+
+
+def test_an_unknown_class_folder_without_tiles_does_not_matter(tmp_path: Path) -> None:
+    touch(tmp_path, "docs/readme.txt", "cervix_dyk/a.png")
+    assert len(read_dataset(tmp_path).tiles) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["cervix_dyk/a.png", "cervix_dyk/b.png"], "one class only"),
+        (["cervix_dyk/a.png", "cervix_dyk/b.png", "cervix_koc/c.png"], "class cervix_koc has one tile only"),
+    ],
+)
+def test_what_nothing_can_be_learnt_from(tmp_path: Path, names: list[str], words: str) -> None:
+    dataset = read_dataset(touch(tmp_path, *names))
+    with pytest.raises(DatasetError, match=words):
+        check_trainable(dataset)
+
+
+def test_read_classes_keeps_order_and_reads_a_contracts_form(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    items = [
+        {"name": "hsil", "display_name": "High grade", "category": "abnormal"},
+        {"name": "nilm", "display_name": "Negative", "category": "normal"},
+    ]
+    path.write_text(json.dumps({"classes": items, "input_size": [1, 1]}))
+    assert [item.name for item in read_classes(path)] == ["hsil", "nilm"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"classes": ["a"]}', '{"classes": [{"name": "a b", "display_name": "x", "category": "normal"}]}'],
+)
+def test_read_classes_refuses_other_files(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="is not a list of classes"):
+        read_classes(path)
+
+
+@pytest.mark.data
+def test_the_real_folders(data_root: Path) -> None:
+    dataset = read_dataset(data_root / "tiles")
+    assert dataset.classes == SIPAKMED_CLASSES
+    assert len(dataset.tiles) == len(read_dataset(data_root).tiles)

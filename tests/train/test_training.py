@@ -1,0 +1,223 @@
+"""One whole training, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from cervix_engine.bundle import Bundle
+from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
+from cervix_engine.errors import DatasetError, OutputExistsError
+from cervix_engine.files import sha256_file
+from cervix_engine.golden import GoldenSet
+from cervix_engine.preprocess import decode, preprocess
+from cervix_engine.tiles import TileFailure
+from cervix_train.dataset import Dataset, LabelledTile
+from cervix_train.keras_runtime import load_keras
+from cervix_train.layouts import read_dataset
+from cervix_train.reference import choose_golden
+from cervix_train.splits import assign_splits
+from cervix_train.training import TrainConfig, TrainReport, train
+
+TILES = 60  # in the fixture `drawn`
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def opened(bundle: Path) -> Bundle:
+    return Bundle.open(bundle)
+
+
+@pytest.fixture(scope="module")
+def model(opened: Bundle) -> Any:
+    return load_keras().saving.load_model(opened.root / "model.keras", safe_mode=True)
+
+
+def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bundle) -> None:
+    expected = {"contract.json", "model.keras", "golden/golden.json"}
+    expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
+    expected |= {f"training/{name}.png" for name in ("confusion_matrix", "history")}
+    assert {name for name in opened.files if not name.endswith(".tile")} == expected
+    assert {path.name for path in opened.root.parent.iterdir()} == {"bundle", "cache"}
+
+
+def test_the_model_takes_raw_pixels_and_gives_probabilities(model: Any, opened: Bundle) -> None:
+    assert model.inputs[0].dtype == "uint8"
+    assert model.input_shape == (None, *opened.contract.input_size, 3)
+    assert model.output_shape == (None, 5)
+    assert not any(type(layer).__name__ == "Lambda" for layer in model.layers)
+    answers = model.predict_on_batch(np.zeros((2, *opened.contract.input_size, 3), np.uint8))
+    assert np.allclose(answers.sum(axis=1), 1, atol=1e-6)
+
+
+def test_golden_tiles_are_the_models_answers_on_the_original_files(model: Any, opened: Bundle, drawn: Path) -> None:
+    golden = GoldenSet.load(opened)
+    assert len(golden.tiles) == TILES
+    pixels = golden.pixels()
+    assert np.allclose(model.predict_on_batch(pixels), golden.probabilities(), atol=1e-5)
+    originals = {sha256_file(path): path.parent.name for path in drawn.rglob("*.png")}
+    assert {opened.files[tile.file]: tile.label for tile in golden.tiles} == originals
+    # What is replayed at every start should be of several classes.
+    assert len({tile.label for tile in golden.tiles[:8]}) >= 3
+
+
+def test_tile_statistics_are_the_training_tiles(opened: Bundle, drawn: Path) -> None:
+    rows = [row for row in read_csv(opened.root / "training/split.csv") if row["split"] == "train"]
+    data = [(drawn / row["path"]).read_bytes() for row in rows]
+    means = np.array([preprocess(item, contract=opened.contract).mean(axis=(0, 1)) for item in data])
+    heights = [decode(item, contract=opened.contract).shape[0] for item in data]
+    statistics = {item.name: item for item in opened.contract.tile_statistics}
+    assert list(statistics) == ["mean_red", "mean_green", "mean_blue", "height_px", "width_px"]
+    green = statistics["mean_green"]
+    assert (green.low, green.median, green.high) == pytest.approx(tuple(np.percentile(means[:, 1], [0.5, 50, 99.5])))
+    assert statistics["height_px"].median == np.median(heights)
+
+
+def test_the_split_file_lists_every_tile_once(opened: Bundle, drawn: Path) -> None:
+    rows = read_csv(opened.root / "training/split.csv")
+    on_disk = sorted(path.relative_to(drawn).as_posix() for path in drawn.rglob("*.png"))
+    assert [row["path"] for row in rows] == on_disk
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert {row["error"] for row in rows} == {""}
+    assert rows[0]["group"] == "cervix_dyk/001"
+
+
+def test_the_split_file_is_a_manifest_of_the_same_split(opened: Bundle, drawn: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(drawn, data)
+    (data / "manifest.csv").write_bytes(opened.read("training/split.csv"))
+    dataset = read_dataset(data)
+    assert assign_splits(dataset, seed=9) == dataset
+    assert len(dataset.tiles) == TILES
+
+
+def test_the_metrics_are_the_test_splits(opened: Bundle, model: Any, drawn: Path, report: TrainReport) -> None:
+    metrics = json.loads((opened.root / "training/metrics.json").read_text())
+    schema = json.loads(files("cervix_train").joinpath("schemas/metrics.schema.json").read_text())
+    jsonschema.validate(metrics, schema)
+    assert metrics == report.metrics
+    rows = [row for row in read_csv(opened.root / "training/split.csv") if row["split"] == "test"]
+    data = [(drawn / row["path"]).read_bytes() for row in rows]
+    answers = model.predict_on_batch(np.stack([preprocess(item, contract=opened.contract) for item in data]))
+    true = [opened.contract.class_names.index(row["label"]) for row in rows]
+    assert metrics["tiles"] == len(rows)
+    assert metrics["accuracy"] == pytest.approx((answers.argmax(axis=1) == true).mean())
+
+
+def test_the_history_has_a_row_per_epoch(opened: Bundle) -> None:
+    rows = read_csv(opened.root / "training/history.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert set(rows[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
+
+
+def test_plots_are_pictures(opened: Bundle) -> None:
+    for name in ("confusion_matrix", "history"):
+        picture = decode(opened.read(f"training/{name}.png"), contract=opened.contract)
+        assert min(picture.shape[:2]) > 200
+        assert picture.std() > 5
+
+
+def test_the_same_seed_learns_the_same_and_computes_no_feature_again(
+    config: TrainConfig, report: TrainReport, tmp_path: Path
+) -> None:
+    again = train(replace(config, out=tmp_path / "again"))
+    assert (report.computed, again.computed) == (TILES, 0)
+    assert again.history == report.history
+    assert again.metrics == report.metrics
+
+
+def test_corrupt_tiles_of_classes_of_ones_own_are_left_out_aloud(
+    make_config: MakeConfig, drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(drawn / "cervix_dyk", data / "hsil")
+    shutil.copytree(drawn / "cervix_sfi", data / "nilm")
+    broken = data / "nilm/001_01.png"
+    broken.write_bytes(broken.read_bytes()[:99])
+    classes = (TileClass("nilm", "Negative", "normal"), TileClass("hsil", "High grade", "abnormal"))
+    with caplog.at_level(logging.WARNING, "cervix_train"):
+        report = train(make_config(tmp_path, data=data, classes=classes, epochs=1))
+    assert report.left_out == 1
+    assert "left out nilm/001_01.png: truncated: " in caplog.text
+    assert "1 of 24 tiles were left out" in caplog.text
+    errors = {row["path"]: row["error"] for row in read_csv(tmp_path / "bundle/training/split.csv") if row["error"]}
+    assert list(errors) == ["nilm/001_01.png"]
+    opened = Bundle.open(tmp_path / "bundle")
+    assert opened.contract.classes == classes
+    assert len(GoldenSet.load(opened).tiles) == 23
+
+
+def test_a_class_without_a_readable_tile_stops_it(make_config: MakeConfig, drawn: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(drawn, data)
+    for path in (data / "cervix_pab").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(DatasetError, match="no readable tile of class cervix_pab is left in the training split"):
+        train(make_config(tmp_path, data=data))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_existing_bundle_is_refused_before_any_work(make_config: MakeConfig, bundle: Path) -> None:
+    config = make_config(bundle.parent, data=Path("/nowhere"))
+    with pytest.raises(OutputExistsError):
+        train(config)
+
+
+def test_an_interrupted_training_leaves_the_old_bundle(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/bundle.json").write_text("old")
+
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cervix_train.training.fit_head", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(tmp_path, epochs=1, overwrite=True))
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["bundle.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "cache"}
+
+
+def dataset(**counts: int) -> Dataset:
+    tiles = tuple(
+        LabelledTile(Path(f"{split}/{number}.png"), "cervix_dyk", split=split)  # type: ignore[arg-type]
+        for split, count in counts.items()
+        for number in range(count)
+    )
+    return Dataset(Path("root"), tiles, SIPAKMED_CLASSES)
+
+
+def test_golden_tiles_were_not_learnt_from_where_there_are_enough() -> None:
+    given = dataset(train=900, val=300, test=300)
+    chosen = choose_golden(given, {}, seed=0)
+    assert len(chosen) == len(set(chosen)) == 512
+    assert {given.tiles[index].split for index in chosen} == {"val", "test"}
+    assert choose_golden(given, {}, seed=0) == chosen
+    assert choose_golden(given, {}, seed=1) != chosen
+
+
+def test_golden_tiles_are_filled_up_from_training_where_there_are_not() -> None:
+    given = dataset(train=900, val=100, test=100)
+    chosen = choose_golden(given, {1000: TileFailure("decode", "corrupt: x")}, seed=0)
+    splits = [given.tiles[index].split for index in chosen]
+    assert len(chosen) == 512
+    assert "train" not in splits[:199]
+    assert set(splits[199:]) == {"train"}
+    assert 1000 not in chosen

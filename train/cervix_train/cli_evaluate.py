@@ -1,0 +1,93 @@
+"""`cervix-evaluate`: how well a Keras model does on labelled tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.bundle import default_bundle
+from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.errors import OutputError
+from cervix_engine.files import write_json
+
+if TYPE_CHECKING:
+    from cervix_train.dataset import Split
+
+SOME_FAILED = 3
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("paths", metavar="[MODEL] DATA", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The same as MODEL.  [default: $CERVIX_MODEL or models/cervix]"
+)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only these tiles.  [default: all]")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the metrics to this file.")
+@click.version_option(__version__)
+@cervix_errors
+def main(
+    paths: tuple[Path, ...], model: Path | None, split: Split | None, batch_size: int, json_file: Path | None
+) -> int:
+    """Measure the Keras model MODEL on the labelled tiles in DATA.
+
+    MODEL is a bundle folder, or a .keras file beside its contract.json. --split takes the split that DATA gives,
+    else the one that the bundle remembers from its training. Exit code 3: some tiles could not be decoded.
+    """
+    from cervix_train.console import log_lines
+    from cervix_train.evaluate import evaluate
+
+    model_path, data = _arguments(paths, model)
+    with log_lines():
+        metrics = evaluate(model_path, data, split=split, batch_size=batch_size)
+    if json_file:
+        _write(json_file, metrics)
+    _print(metrics)
+    return SOME_FAILED if metrics["failed"] else 0
+
+
+def _arguments(paths: tuple[Path, ...], model: Path | None) -> tuple[Path, Path]:
+    if len(paths) > 2 or (len(paths) == 2 and model):
+        raise click.UsageError("expected [MODEL] DATA, with MODEL at most once")
+    if len(paths) == 2:
+        return paths[0], paths[1]
+    return model or default_bundle(), paths[0]
+
+
+def _write(path: Path, metrics: dict[str, Any]) -> None:
+    try:
+        write_json(path, metrics)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "tiles", "precision", "recall", "F1", title=f"{metrics['tiles']} tiles ({metrics['split']})")
+    for item in metrics["per_class"]:
+        table.add_row(item["name"], str(item["tiles"]), *_numbers(item))
+    table.add_section()
+    table.add_row("macro", "", *_numbers(metrics["macro"]))
+    table.add_row("weighted", "", *_numbers(metrics["weighted"]))
+    console = Console()
+    console.print(table)
+    console.print(f"accuracy {metrics['accuracy']:.4f}")
+    abnormal = metrics["abnormal_vs_rest"]
+    if abnormal:
+        console.print("abnormal vs rest: " + ", ".join(f"{name} {abnormal[name]:.4f}" for name in _ABNORMAL))
+
+
+_ABNORMAL = ("sensitivity", "specificity", "auroc")
+
+
+def _numbers(scores: dict[str, float]) -> list[str]:
+    return [f"{scores[name]:.4f}" for name in ("precision", "recall", "f1")]
+
+
+if __name__ == "__main__":
+    main()

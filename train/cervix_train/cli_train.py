@@ -1,0 +1,96 @@
+"""`cervix-train`: labelled tiles in, a bundle with the Keras reference model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.bundle import DEFAULT_BUNDLE
+from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.contract import SIPAKMED_CLASSES
+from cervix_train.network import BACKBONES, parse_weights
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, show_default=True, help="Bundle to write."
+)
+@click.option(
+    "--weights",
+    metavar="imagenet|none|FILE",
+    help="The backbone's weights; FILE is a *.weights.h5 or Keras's *_notop.h5.  "
+    "[default: imagenet; none for the cnn backbone]",
+)
+@click.option(
+    "--backbone", type=click.Choice(BACKBONES), default="resnet101", show_default=True, help="cnn is for trials."
+)
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=0.002, show_default=True, help="Adamax's."
+)
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option(
+    "--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Height and width in pixels."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: ~/.cache/cervix/features]")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.version_option(__version__)
+@cervix_errors
+def main(**options: Any) -> None:
+    """Train a classifier on the labelled tiles in DATA and write a bundle.
+
+    DATA is a folder with one folder of tiles per class (SIPaKMeD's and Kaggle's layouts are known), optionally
+    below train/, val/ and test/; or a manifest CSV with the columns path,label[,group][,split].
+    """
+    from cervix_train.console import log_lines
+
+    with log_lines():
+        _train(**options)
+
+
+def _train(
+    *,
+    data: Path,
+    out: Path,
+    weights: str | None,
+    backbone: Any,
+    input_size: int,
+    classes: Path | None,
+    cache: Path | None,
+    **rest: Any,
+) -> None:
+    from cervix_train.dataset import read_classes
+    from cervix_train.features import default_cache
+    from cervix_train.training import TrainConfig, train
+
+    config = TrainConfig(
+        data=data,
+        out=out,
+        classes=read_classes(classes) if classes else SIPAKMED_CLASSES,
+        backbone=backbone,
+        weights=parse_weights(weights, backbone=backbone),
+        input_size=(input_size, input_size),
+        cache=cache or default_cache(),
+        **rest,
+    )
+    report = train(config)
+    metrics = report.metrics
+    click.echo(
+        f"test accuracy {metrics['accuracy']:.3f}, macro F1 {metrics['macro']['f1']:.3f} on {metrics['tiles']} tiles; "
+        f"bundle written to {out}",
+        err=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Computes each tile's features once, with the frozen extractor, and keeps them on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.files import sha256_bytes
+from cervix_engine.tiles import TileFailure, TileSize
+from cervix_train.feature_store import FeatureStore, TileRecord
+from cervix_train.keras_runtime import KerasModel, load_keras
+from cervix_train.network import extractor_digest
+from cervix_train.tiles import TileBatch, tile_batches
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """Features of the usable tiles of a list, in its order.
+
+    Attributes:
+        indices: where each usable tile stands in the list.
+        vectors: `float32 (N, features)`.
+        sizes: decoded sizes.
+        mean_rgb: `float64 (N, 3)`, means of the preprocessed pixels, 0-255.
+        failures: why a tile has no features, by its place in the list.
+        computed: how many tiles the extractor was run on; the others were on disk.
+    """
+
+    indices: npt.NDArray[np.intp]
+    vectors: npt.NDArray[np.float32]
+    sizes: tuple[TileSize, ...]
+    mean_rgb: npt.NDArray[np.float64]
+    failures: dict[int, TileFailure]
+    computed: int
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/cervix/features`, else `~/.cache/cervix/features`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cervix" / "features"
+
+
+def cache_key(extractor: KerasModel, contract: ModelContract) -> str:
+    """Hex SHA-256 of all that decides a tile's features, but for the tile itself.
+
+    Keras's version is part of it: another version may compute the same layers a little differently.
+    """
+    parts = {
+        "extractor": extractor_digest(extractor),
+        "keras": load_keras().__version__,
+        "input_size": list(contract.input_size),
+        "channel_order": contract.channel_order,
+        "interpolation": contract.interpolation,
+        "exif_policy": contract.exif_policy,
+    }
+    return sha256_bytes(json.dumps(parts, sort_keys=True).encode())
+
+
+def compute_features(
+    paths: Sequence[Path],
+    *,
+    extractor: KerasModel,
+    contract: ModelContract,
+    cache: Path,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> FeatureSet:
+    """Features of all tiles: from the cache where they are, else computed and put there batch by batch.
+
+    Args:
+        paths: the tiles' files.
+        extractor: frozen; `uint8 (N, H, W, 3)` → `float32 (N, features)`.
+        contract: how tiles are decoded and resized.
+        cache: folder of the feature stores.
+        batch_size: tiles per call of the extractor.
+        advance: told how many more tiles are done.
+
+    Raises:
+        OutputError: the cache cannot be read or written.
+    """
+    width = int(extractor.output.shape[-1])
+    found: dict[int, TileRecord] = {}
+    failures: dict[int, TileFailure] = {}
+    with FeatureStore(cache, key=cache_key(extractor, contract), width=width) as store:
+
+        def known(index: int, digest: str) -> bool:
+            record = store.get(digest)
+            if record is None:
+                return False
+            found[index] = record
+            advance(1)
+            return True
+
+        computed = 0
+        batches = tile_batches(paths, contract=contract, batch_size=batch_size, failures=failures, skip=known)
+        for batch in batches:
+            records = _records(batch, extractor.predict_on_batch(batch.pixels)[: len(batch)])
+            store.put(dict(zip(batch.digests, records, strict=True)))
+            found.update(zip(batch.indices, records, strict=True))
+            computed += len(batch)
+            advance(len(batch))
+    advance(len(failures))
+    return _assemble(found, failures, computed=computed, width=width)
+
+
+def _records(batch: TileBatch, vectors: npt.NDArray[np.float32]) -> list[TileRecord]:
+    means = batch.pixels[: len(batch)].mean(axis=(1, 2), dtype=np.float64)
+    return [
+        TileRecord(np.asarray(vector, np.float32), size, (float(mean[0]), float(mean[1]), float(mean[2])))
+        for vector, size, mean in zip(vectors, batch.sizes, means, strict=True)
+    ]
+
+
+def _assemble(
+    found: dict[int, TileRecord], failures: dict[int, TileFailure], *, computed: int, width: int
+) -> FeatureSet:
+    indices = sorted(found)
+    records = [found[index] for index in indices]
+    return FeatureSet(
+        indices=np.array(indices, np.intp),
+        vectors=np.array([record.features for record in records], np.float32).reshape(-1, width),
+        sizes=tuple(record.size for record in records),
+        mean_rgb=np.array([record.mean_rgb for record in records], np.float64).reshape(-1, 3),
+        failures=failures,
+        computed=computed,
+    )

@@ -1,0 +1,83 @@
+"""Loads Keras on TensorFlow, quietly and reproducibly.
+
+TensorFlow writes a dozen lines to the process's standard error while it is imported and when it first computes,
+some of them from C++ before any of its own settings apply. They would bury the one line that a user needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cervix_engine.errors import BackendUnavailableError
+
+KerasModel = Any  # keras.Model: Keras has no complete types
+
+
+def load_keras(*, seed: int | None = None) -> Any:
+    """Import Keras with the TensorFlow backend; with `seed`, make what follows reproducible.
+
+    Returns:
+        The `keras` module.
+
+    Raises:
+        BackendUnavailableError: TensorFlow or Keras is not installed.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules:
+        with _native_stderr_held():
+            _import_tensorflow()
+    keras = _import_keras()
+    keras.config.disable_interactive_logging()
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+        _make_deterministic()
+    return keras
+
+
+def _import_tensorflow() -> None:
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise BackendUnavailableError("TensorFlow is not installed: pip install 'cervix[train]'") from error
+    # Python-side warnings, such as those of retracing for a shorter last batch.
+    tf.get_logger().setLevel("ERROR")
+    # The first computation starts TensorFlow's devices, which logs once more.
+    tf.constant(0.0).numpy()
+
+
+def _import_keras() -> Any:
+    try:
+        import keras
+    except ImportError as error:
+        raise BackendUnavailableError("Keras is not installed: pip install 'cervix[train]'") from error
+    return keras
+
+
+def _make_deterministic() -> None:
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
+@contextmanager
+def _native_stderr_held() -> Iterator[None]:
+    """Hold back what C++ code writes to descriptor 2; pass it on if the block fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

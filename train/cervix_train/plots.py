@@ -1,0 +1,51 @@
+"""Draws the confusion matrix and the learning curves as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cervix_train.fit import History
+
+
+def plot_confusion(path: Path, metrics: dict[str, Any]) -> None:
+    """Counts of true against predicted class; the shade is the share of the true class."""
+    counts = np.array(metrics["confusion_matrix"])
+    names = [item["name"] for item in metrics["per_class"]]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = _figure(width=1.6 + 0.9 * len(names), height=1.4 + 0.8 * len(names))
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{metrics['split']}: accuracy {metrics['accuracy']:.3f}")
+    figure.savefig(path)
+
+
+def plot_history(path: Path, history: History) -> None:
+    """Loss and accuracy per epoch, for training and validation; a line marks the epoch that was kept."""
+    figure = _figure(width=9, height=3.6)
+    epochs = range(1, history.epochs + 1)
+    for position, measure in enumerate(("loss", "accuracy"), 1):
+        axes = figure.add_subplot(1, 2, position)
+        axes.plot(epochs, history.values[measure], marker=".", label="training")
+        axes.plot(epochs, history.values[f"val_{measure}"], marker=".", label="validation")
+        axes.axvline(history.best_epoch, color="grey", linestyle=":", label="kept")
+        axes.set(xlabel="epoch", ylabel=measure)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    figure.savefig(path)
+
+
+def _figure(*, width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    # A Figure of its own, not pyplot's: no global state, and no display is ever looked for.
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
