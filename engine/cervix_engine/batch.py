@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -316,16 +317,21 @@ def _balance_books(partial: PartialRun, *, found: int) -> None:
 
 
 def _check_paths(config: BatchConfig) -> None:
-    parent = config.out.parent
-    if not _is_folder(config.tiles):
-        raise UsageError(f"{'not a folder' if os.path.lexists(config.tiles) else 'no such folder'}: {config.tiles}")
-    if not _is_folder(parent):
+    parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
+    if not stat.S_ISDIR(tiles):
+        raise UsageError(f"{'not a folder' if tiles else 'no such folder'}: {config.tiles}")
+    if not stat.S_ISDIR(_mode(parent)):
         raise OutputError(f"no such folder for the table: {parent}")
-    if _is_folder(config.out):
-        raise UsageError(f"{config.out} is a folder, expected a file name for the table")
+    if out and not stat.S_ISREG(out):
+        # With --overwrite, the rename at the end would replace even a device.
+        raise UsageError(f"{config.out} is a folder or special file, expected a file name for the table")
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
 
 
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a name is too long or may not be looked at
+def _mode(path: Path) -> int:
+    """What lies at `path`, as `stat` says it; 0 where there is nothing or cannot be, as for a name that is too long."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

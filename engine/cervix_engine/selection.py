@@ -45,12 +45,12 @@ def select(
         ParityError: `require_parity`, and no passed certificate covers the choice.
     """
     here = [item for item in available_combinations(bundle) if backend in (None, item.backend)]
-    covered = {(c.backend, c.precision): c for c in certificates(bundle) if c.passed and _covers_this_machine(c)}
+    covered = {_combination(c): c for c in certificates(bundle) if c.passed and _covers_this_machine(c)}
     asked = [item for item in here if precision in ("auto", item.precision)]
-    certified = [item for item in asked if (item.backend, item.precision) in covered]
+    certified = [item for item in asked if item in covered]
     if certified:
-        best = max(certified, key=lambda item: covered[item.backend, item.precision].tiles_per_sec)
-        return Selection(best, covered[best.backend, best.precision])
+        best = max(certified, key=lambda item: covered[item].tiles_per_sec)
+        return Selection(best, covered[best])
     wanted: Precision = "fp32" if precision == "auto" else precision
     fallback = [item for item in here if item.precision == wanted]
     if not fallback:
@@ -71,11 +71,13 @@ def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float
         InferenceError: the answers differ by more than the precision allows.
     """
     golden = GoldenSet.load(bundle)
-    count = min(REPLAYED, batch_size, len(golden.tiles))
-    batch = np.zeros((batch_size, *bundle.contract.input_size, 3), np.uint8)
-    batch[:count] = golden.pixels(count)
-    answers = backend.infer(batch)[:count]
-    expected = golden.probabilities()[:count]
+    pixels = golden.pixels(REPLAYED)
+    # In batches of the run's size, padded as its last one: the shape that will run is the one that is tried.
+    padded = np.zeros((-(-len(pixels) // batch_size) * batch_size, *pixels.shape[1:]), np.uint8)
+    padded[: len(pixels)] = pixels
+    batches = [padded[start : start + batch_size] for start in range(0, len(padded), batch_size)]
+    answers = np.concatenate([backend.infer(batch) for batch in batches])[: len(pixels)]
+    expected = golden.probabilities()[: len(pixels)]
     if answers.shape != expected.shape:
         raise ContractError(f"the model gives {answers.shape[1:]} probabilities a tile, expected {expected.shape[1:]}")
     difference = float(np.abs(answers - expected).max())
@@ -86,6 +88,12 @@ def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float
             f"{difference:.3g}, limit {limit:g}: the model or the runtime is not the certified one"
         )
     return difference
+
+
+def _combination(certificate: Certificate) -> Combination | None:
+    """What it certifies, or None where its file is not the one that this precision runs."""
+    combination = Combination(certificate.backend, certificate.precision)
+    return combination if combination.artefact == certificate.file else None
 
 
 def _covers_this_machine(certificate: Certificate) -> bool:

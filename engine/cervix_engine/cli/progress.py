@@ -24,25 +24,37 @@ def batch_progress() -> Iterator[Callable[[int, int], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("tiles", total=None, rate="")
-        started = time.monotonic()
+        rate_at = _rate_meter()
 
         def update(done: int, found: int) -> None:
-            rate = done / max(1e-9, time.monotonic() - started)
-            bar.update(task, completed=done, total=found, rate=f"{rate:.0f} tiles/s")
+            bar.update(task, completed=done, total=found, rate=f"{rate_at(done):.0f} tiles/s")
 
         yield update
 
 
 def _plain_lines() -> Callable[[int, int], None]:
-    started = last = time.monotonic()
+    rate_at, last = _rate_meter(), time.monotonic()
 
     def update(done: int, found: int) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last < PLAIN_EVERY_S:
+        rate, now = rate_at(done), time.monotonic()
+        if not rate or now - last < PLAIN_EVERY_S:
             return
         last = now
-        rate = done / (now - started)
         click.echo(f"{done}/{found} tiles, {rate:.1f} tiles/s, {(found - done) / rate:.0f} s left", err=True)
 
     return update
+
+
+def _rate_meter() -> Callable[[int], float]:
+    """Tiles a second since the first call; what was done by then may be an earlier run's."""
+    first: tuple[int, float] | None = None
+
+    def rate_at(done: int) -> float:
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = (done, now)
+        return (done - first[0]) / max(1e-9, now - first[1])
+
+    return rate_at

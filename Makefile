@@ -1,0 +1,47 @@
+# Everything runs in .venv, whatever environment is active. Choose another interpreter with `make PYTHON=python3.12 demo`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo
+
+# Of whoever calls make: these would make the environment's Python see modules from outside of it.
+unexport PYTHONHOME
+unexport PYTHONPATH
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint setup image clean
+
+# Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/.
+demo: setup
+	rm -rf $(DEMO)
+	$(BIN)/python -m cervix_train.drawn $(DEMO)/labelled --tiles 600 --seed 1
+	$(BIN)/python -m cervix_train.drawn $(DEMO)/unseen --tiles 200 --seed 2 --flat
+	$(BIN)/cervix-train $(DEMO)/labelled --weights none --input-size 96 --cache $(DEMO)/features --out $(DEMO)/bundle
+	$(BIN)/cervix-export --model $(DEMO)/bundle --fp16
+	$(BIN)/cervix-batch $(DEMO)/unseen --model $(DEMO)/bundle --out $(DEMO)/preds.csv
+	$(BIN)/python scripts/demo_summary.py $(DEMO)/preds.csv $(DEMO)/unseen/manifest.csv
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "cervix needs Python 3.11 or newer, %s is %s: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check -c constraints.txt -e '.[cpu,train,export,dev]'
+	touch $@
+
+# Build the container image without a container engine's daemon and run one tile in it.
+image: setup
+	bash scripts/build_image.sh
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find engine export train tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,114 @@
+"""The house rules that no single module can keep: which room may know which, and what a command may cost to ask."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import tomllib
+
+import cervix_engine
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+COMMANDS = sorted(PROJECT["scripts"])
+
+# What each room must not import, at its top or inside a function.
+CLOSED_DOORS = {
+    "engine": {"tensorflow", "keras", "cervix_train", "cervix_export"},
+    "export": {"cervix_train"},
+    "train": {"cervix_export"},
+}
+ROOM_FILES = [path for room in CLOSED_DOORS for path in sorted((ROOT / room).rglob("*.py"))]
+
+# `--help` must answer at once: these take from a tenth of a second to several seconds each.
+HEAVY = {"numpy", "cv2", "onnxruntime", "onnx", "tensorflow", "keras", "sklearn", "matplotlib", "tensorrt"}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _imports(source: str) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import statement, and of every `import_module` or `__import__` of a plain string."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.lineno, node.module
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = ast.unparse(node.func)
+            if function in ("__import__", "import_module", "importlib.import_module"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def _heavy_among(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules} & HEAVY
+
+
+def test_the_import_scan_sees_every_form() -> None:
+    source = "def f():\n import keras.layers as k\n from tensorflow.io import x\n import_module('cervix_train.a')\n"
+    assert list(_imports(source)) == [(2, "keras.layers"), (3, "tensorflow.io"), (4, "cervix_train.a")]
+
+
+@pytest.mark.parametrize("path", ROOM_FILES, ids=_name)
+def test_arrows_run_only_towards_the_engine(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    crossed = [
+        f"line {line}: {module}"
+        for line, module in _imports(path.read_text(encoding="utf-8"))
+        if module.partition(".")[0] in CLOSED_DOORS[room]
+    ]
+    assert crossed == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "engine").rglob("*.py")), ids=_name)
+def test_the_engine_keeps_to_python_3_10_syntax(path: Path) -> None:
+    ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize("package", ["cervix_engine", "cervix_export", "cervix_train"])
+def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
+    code = f"import sys, {package}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert package in done.stdout.split()
+    assert _heavy_among(set(done.stdout.split())) == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command: str) -> None:
+    script = Path(sys.executable).with_name(command)
+    assert script.is_file(), f"{command} is not installed: make setup"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(script), "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(f"Usage: {command} ")
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert "click" in imported, "the list of imports was not understood"
+    assert _heavy_among(imported) == set()
+
+
+def test_one_version() -> None:
+    assert cervix_engine.__version__ == PROJECT["version"]
+
+
+def test_the_changelog_knows_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(PROJECT['version'])}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+
+
+SCHEMAS = [path for room in CLOSED_DOORS for path in sorted((ROOT / room).rglob("*.schema.json"))]
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=_name)
+def test_schemas_are_schemas(path: Path) -> None:
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validators.validator_for(schema).check_schema(schema)
