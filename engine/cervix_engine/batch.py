@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
-from cervix_engine import __version__
 from cervix_engine.backends import Backend, BackendInfo, open_backend
+from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.discover import Listing, discover
@@ -30,9 +28,11 @@ from cervix_engine.output.partial import (
     work_folder,
 )
 from cervix_engine.output.rows import RowFormat
-from cervix_engine.pipeline.stats import StageStats, StreamStats
+from cervix_engine.pipeline.stats import StreamStats
 from cervix_engine.pipeline.stream import StreamSettings, batches_of, stream
+from cervix_engine.run_report import Provenance, RunReport
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.tiles import TileFailure
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -53,6 +53,7 @@ class BatchConfig:
         resume: whether a partial run that lies there is continued; else it is discarded.
         require_parity: refuse to run without a certificate.
         expect_digest: hex SHA-256 that pins the bundle.
+        budget: how many tiles may fail before the run stops.
     """
 
     tiles: Path
@@ -65,90 +66,11 @@ class BatchConfig:
     resume: bool = True
     require_parity: bool = False
     expect_digest: str | None = None
+    budget: FailureBudget = DEFAULT_BUDGET
 
     @property
     def report_path(self) -> Path:
         return self.out.with_name(self.out.name + ".run.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where a run's answers come from: the bundle, the certificate that covers them, and the proof at the start."""
-
-    bundle_digest: str
-    certificate: str | None
-    replay_absdiff: float
-    start_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """What happened: the books (`ok + failed == found`), what ran, and where the time went."""
-
-    found: int
-    ignored: int
-    resumed: int
-    ok: int
-    failures: dict[str, int]
-    backend: BackendInfo
-    provenance: Provenance
-    batch_size: int
-    stream_s: float
-    stages: tuple[StageStats, ...]
-
-    schema: ClassVar[str] = "cervix/run/1"
-
-    @property
-    def failed(self) -> int:
-        return sum(self.failures.values())
-
-    @property
-    def bound_by(self) -> StageStats:
-        """The stage whose threads had the largest share of their time busy."""
-        return max(self.stages, key=lambda stage: stage.busy_s / stage.threads)
-
-    @property
-    def tiles_per_sec(self) -> float:
-        """Of the tiles that this run computed itself."""
-        return (self.found - self.resumed) / self.stream_s if self.stream_s else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": self.schema,
-            "cervix_version": __version__,
-            "provenance": asdict(self.provenance),
-            "backend": asdict(self.backend),
-            "batch_size": self.batch_size,
-            "found": self.found,
-            "ignored": self.ignored,
-            "resumed": self.resumed,
-            "ok": self.ok,
-            "failed": self.failed,
-            "failures": self.failures,
-            "stream_s": self.stream_s,
-            "tiles_per_sec": self.tiles_per_sec,
-            "stages": [asdict(stage) for stage in self.stages],
-            "bound_by": self.bound_by.stage,
-        }
-
-    @classmethod
-    def load(cls, path: Path) -> RunReport:
-        """Read a finished run's `.run.json`.
-
-        Raises:
-            OutputError: it is missing or malformed.
-        """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema"] != cls.schema:
-                raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
-            values = {item.name: data[item.name] for item in fields(cls)}
-            values["provenance"] = Provenance(**data["provenance"])
-            values["backend"] = BackendInfo(**data["backend"])
-            values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
-            return cls(**values)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"cannot read {path}: {error}") from error
 
 
 Progress = Callable[[int, int], None]
@@ -224,6 +146,7 @@ def _predict(
             workers=config.workers or usable_cpus(),
             report_path=config.report_path,
             provenance=provenance,
+            budget=config.budget,
             progress=progress,
         )
 
@@ -237,6 +160,7 @@ def predict_partial(
     workers: int,
     report_path: Path,
     provenance: Provenance,
+    budget: FailureBudget = DEFAULT_BUDGET,
     progress: Progress = no_progress,
 ) -> RunReport:
     """Predict what a partial run still lacks, with a loaded backend, and commit the table.
@@ -247,7 +171,7 @@ def predict_partial(
     batch_size = partial.journal.identity.batch_size
     settings = StreamSettings(listing.root, contract, batch_size, workers)
     stats, row_format = StreamStats(), RowFormat(contract)
-    resumed, started = partial.tiles, time.perf_counter()
+    resumed, failed, started = partial.tiles, partial.failures.total(), time.perf_counter()
     missing = partial.missing(batches_of(listing, batch_size))
     predicted = stream(missing, backend=backend, settings=settings, stats=stats)
     # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
@@ -257,6 +181,8 @@ def predict_partial(
             with clock.busy():
                 shards.write(result)
             clock.tiles += len(result.outcomes)
+            failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
+            budget.check(failed=failed, seen=resumed + clock.tiles)
             progress(resumed + clock.tiles, listing.found)
         with clock.busy():
             shards.close_shard()
@@ -272,8 +198,8 @@ def predict_partial(
         batch_size=batch_size,
         stream_s=time.perf_counter() - started,
         stages=stats.stages(),
+        table=partial.assemble(row_format.columns),
     )
-    partial.assemble(row_format.columns)
     with output_errors("cannot write the run's report"):
         write_json(report_path, report.to_json())
     partial.commit()

@@ -7,6 +7,7 @@ once and then read, by the run and by whoever resumes it: what was found is deci
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import stat
 import tempfile
@@ -20,6 +21,8 @@ from typing import IO
 
 from cervix_engine.errors import ListingError, OutputError, UsageError
 from cervix_engine.tiles import TileRef
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
 
@@ -58,6 +61,26 @@ class Listing:
                 yield from _read_records(file)
         except OSError as error:
             raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
+
+
+class SameRoot:
+    """Tells a tile that cannot be read from an input share that has gone: then no tile can, and the run must stop."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._device = self._now()
+
+    def require(self) -> None:
+        """Raises ListingError where the root is not the folder, on the device, that it was at the start."""
+        if self._now() != self._device:
+            raise ListingError(f"the folder of tiles is gone or was replaced: {self._root}")
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            status = self._root.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
 
 def discover(root: Path, *, spool: Path) -> Listing:
@@ -114,7 +137,9 @@ def _scan(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
             yield from entries
     except OSError as error:
         # A folder that cannot be listed holds an unknown number of tiles, so no count could be trusted.
-        raise ListingError(f"cannot list the folder {os.fsdecode(folder)}: {error.strerror}") from error
+        # Its name stays in the debug log: names can identify patients.
+        log.debug("cannot list the folder %r", os.fsdecode(folder))
+        raise ListingError(f"a folder below the root cannot be listed: {error.strerror}") from error
 
 
 def _tile_status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | None:

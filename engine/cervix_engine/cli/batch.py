@@ -12,7 +12,7 @@ from cervix_engine import __version__
 from cervix_engine.cli.errors import cervix_errors
 
 if TYPE_CHECKING:
-    from cervix_engine.batch import RunReport
+    from cervix_engine.run_report import RunReport
     from cervix_engine.selection import RequestedPrecision
 
 SOME_FAILED = 3
@@ -40,6 +40,14 @@ SOME_FAILED = 3
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run; else discard it."
 )
+@click.option(
+    "--max-failures",
+    default="10%",
+    show_default=True,
+    metavar="COUNT|SHARE%",
+    help="Stop, resumable, when more tiles fail; a share counts from the 1,000th tile on.",
+)
+@click.option("--log-file", type=click.Path(path_type=Path), help="Write details there, names of tiles included.")
 @click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4).")
 @click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's report as JSON on standard output.")
@@ -54,6 +62,8 @@ def main(
     workers: int | None,
     overwrite: bool,
     resume: bool,
+    max_failures: str,
+    log_file: Path | None,
     require_parity: bool,
     expect_digest: str | None,
     as_json: bool,
@@ -64,7 +74,9 @@ def main(
     failed, 1 failed, 2 wrong usage, 4 no certificate under --require-parity, 130 interrupted.
     """
     from cervix_engine.batch import BatchConfig, predict_folder
+    from cervix_engine.budget import FailureBudget
     from cervix_engine.bundle import default_bundle
+    from cervix_engine.cli.logs import debug_log
     from cervix_engine.cli.progress import batch_progress
     from cervix_engine.cli.signals import prompt_interruption
 
@@ -79,8 +91,9 @@ def main(
         resume=resume,
         require_parity=require_parity,
         expect_digest=expect_digest,
+        budget=FailureBudget.parse(max_failures),
     )
-    with prompt_interruption(), batch_progress() as progress:
+    with prompt_interruption(), debug_log(log_file), batch_progress() as progress:
         report = predict_folder(config, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))

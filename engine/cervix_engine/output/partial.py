@@ -6,19 +6,21 @@
         shard-000000000.csv rows of whole batches, without a header
 
 Committing is: every shard and journal line fsynced -> the table assembled in the folder, fsynced -> its digest
-in the journal -> `preds.csv.run.json` -> rename to `preds.csv` -> fsync of its folder -> this folder removed.
+in the journal -> `preds.csv.run.json` -> `preds.csv.rows` (a check of each row) -> rename to `preds.csv` -> fsync of
+its folder -> this folder removed.
 A kill at any point leaves either no new table and a run that can go on, or the table and a folder to clear.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,7 +38,34 @@ from cervix_engine.tiles import TileFailure
 SHARD_TILES = 4096
 SHARD_SECONDS = 30.0
 
+ROW_CHECK_BYTES = 8
+
 JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class TableDigests:
+    """What a finished table can be checked against.
+
+    Attributes:
+        table_sha256: of the whole file.
+        header_check: of its first line, see `row_check`.
+        rows_sha256: of the file of row checks.
+    """
+
+    table_sha256: str
+    header_check: str
+    rows_sha256: str
+
+
+def row_check(line: bytes) -> bytes:
+    """The check of one row: the first 8 bytes of the SHA-256 of its line, without the line's end."""
+    return hashlib.sha256(line.rstrip(b"\r\n")).digest()[:ROW_CHECK_BYTES]
+
+
+def checks_path(out: Path) -> Path:
+    """Where a table's row checks lie: 8 bytes a row, in row order."""
+    return out.with_name(out.name + ".rows")
 
 
 @contextmanager
@@ -130,22 +159,27 @@ class PartialRun:
         with output_errors(f"cannot read {self._out}"):
             return digest is not None and self._out.is_file() and sha256_file(self._out) == digest
 
-    def assemble(self, columns: Iterable[str]) -> None:
+    def assemble(self, columns: Iterable[str]) -> TableDigests:
         """Put header and shards together in a durable file, and note its digest; `commit` publishes it."""
-        table = self._folder / "table"
+        table, checks = self._folder / "table", self._folder / "rows"
+        header = _csv_bytes([list(columns)])
         with output_errors("cannot assemble the table"):
-            with table.open("wb") as file:
-                file.write(_csv_bytes([list(columns)]))
+            with table.open("wb") as file, checks.open("wb") as check_file:
+                file.write(header)
                 for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
-                    with (self._folder / shard.file).open("rb") as rows:
-                        shutil.copyfileobj(rows, file)
+                    rows = (self._folder / shard.file).read_bytes()
+                    file.write(rows)
+                    check_file.write(b"".join(map(row_check, rows.splitlines())))
             fsync_file(table)
-            digest = sha256_file(table)
-        self.journal.mark_assembled(digest)
+            fsync_file(checks)
+            digests = TableDigests(sha256_file(table), row_check(header).hex(), sha256_file(checks))
+        self.journal.mark_assembled(digests.table_sha256)
+        return digests
 
     def commit(self) -> None:
-        """Rename the assembled table into place, durably, then clear the folder."""
+        """Rename the assembled table and its row checks into place, durably, then clear the folder."""
         with output_errors("cannot put the table in its place"):
+            (self._folder / "rows").replace(checks_path(self._out))
             (self._folder / "table").replace(self._out)
             fsync_folder(self._out.parent)
         self.clear()

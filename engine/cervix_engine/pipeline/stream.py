@@ -12,6 +12,7 @@ out and waits for each to be filled. Nothing is ever re-sorted.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,12 +23,15 @@ import numpy as np
 
 from cervix_engine.backends.base import Backend
 from cervix_engine.contract import ModelContract
+from cervix_engine.discover import SameRoot
 from cervix_engine.errors import InferenceError, TileError, TileReadError
 from cervix_engine.pipeline.channel import Channel, Stop, Stopped
 from cervix_engine.pipeline.slot import Decoded, Slot, TileBatch
 from cervix_engine.pipeline.stats import StageClock, StreamStats
 from cervix_engine.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles import Prediction, TileFailure, TileRef
+
+log = logging.getLogger(__name__)
 
 # One slot is being decoded, one waits filled, one is being inferred.
 SLOTS = 3
@@ -105,6 +109,7 @@ class _Stream:
         self._batches = batches
         self._backend = backend
         self._settings = settings
+        self._root = SameRoot(settings.root)
         self._free: Channel[Slot] = Channel(self.stop, SLOTS)
         self._in_order: Channel[Slot] = Channel(self.stop, SLOTS)
         self._chunks: Channel[_Chunk] = Channel(self.stop, 2 * settings.workers + settings.batch_size // CHUNK)
@@ -172,6 +177,9 @@ class _Stream:
             data = read_tile(self._settings.root / tile.path)
             return preprocess_into(out, data, contract=self._settings.contract)
         except TileError as error:
+            if isinstance(error, TileReadError):
+                self._root.require()
+            log.debug("tile %d, %r: %s", tile.index, tile.path, error)
             # Blank, so that a neighbour's numbers cannot depend on what this place held before.
             out[...] = 0
             return TileFailure(stage="read" if isinstance(error, TileReadError) else "decode", reason=str(error))

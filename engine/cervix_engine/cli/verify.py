@@ -1,0 +1,41 @@
+"""`cervix-verify`: is this table as its run wrote it?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.errors import cervix_errors
+
+ALTERED = 1
+SHOWN = 20
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")
+@click.version_option(__version__)
+@cervix_errors
+def main(table: Path, as_json: bool) -> int:
+    """Find every edited, missing, doubled or moved row of a finished TABLE.
+
+    Compares with what the run left beside it, TABLE.run.json and TABLE.rows. Exit codes: 0 as it was written, 1
+    altered, 2 nothing to compare with.
+    """
+    from cervix_engine.verify import verify_table
+
+    findings = verify_table(table)
+    if as_json:
+        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
+    for finding in findings[:SHOWN]:
+        where = f"line {finding.line}: " if finding.line else ""
+        click.echo(f"{where}{finding.kind}: {finding.message}", err=True)
+    if len(findings) > SHOWN:
+        click.echo(f"… and {len(findings) - SHOWN} more: --json lists all", err=True)
+    click.echo(f"{table}: {f'{len(findings)} findings' if findings else 'as the run wrote it'}", err=True)
+    return ALTERED if findings else 0

@@ -1,0 +1,110 @@
+"""Checks a finished table against what its run wrote down: every edited, missing, doubled or moved row is found.
+
+A run leaves 8 bytes of each row's SHA-256 beside its table, in row order (`preds.csv.rows`), and the digest of the
+whole table and of those bytes in `preds.csv.run.json`. With the tiles and the bundle at hand the rows can also be
+computed again.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.output.partial import checks_path, row_check
+from cervix_engine.run_report import RunReport
+
+RowChecks = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a table. `line` is a line of the file, from 1, or None for the table as a whole."""
+
+    kind: str
+    line: int | None
+    message: str
+
+
+def verify_table(table: Path) -> list[Finding]:
+    """Compare a table with the checks that its run left beside it.
+
+    Args:
+        table: the finished CSV; its `.run.json` and `.rows` lie beside it.
+
+    Returns:
+        What is wrong, in the order of the table; empty when it is as the run wrote it.
+
+    Raises:
+        UsageError: the table or what lies beside it is missing or unreadable.
+    """
+    report = _read_report(table)
+    recorded = _read_checks(table, report)
+    if sha256_file(table) == report.table.table_sha256:
+        return _check_books(table, report)
+    with table.open("rb") as file:
+        header, *lines = file.read().splitlines() or [b""]
+    findings = _differences(recorded, np.frombuffer(b"".join(map(row_check, lines)), np.uint64))
+    if row_check(header).hex() != report.table.header_check:
+        findings.insert(0, Finding("header", 1, "the header is not the one that was written"))
+    return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not (line ends?)")]
+
+
+def _differences(recorded: RowChecks, found: RowChecks) -> list[Finding]:
+    order = {int(check): index for index, check in enumerate(recorded)}
+    seen: set[int] = set()
+    findings, expected = [], 0
+    for line, check in enumerate(map(int, found), start=2):
+        index = order.get(check)
+        if index is None:
+            findings.append(Finding("edited", line, "this row was not written by the run"))
+        elif index in seen:
+            findings.append(Finding("doubled", line, f"the same row as row {index + 1} of the run"))
+        else:
+            if index < expected:
+                findings.append(Finding("moved", line, f"row {index + 1} of the run, out of its order"))
+            seen.add(index)
+            expected = max(expected, index + 1)
+    missing = (index for index in range(len(recorded)) if index not in seen)
+    findings += [Finding("missing", None, f"row {index + 1} of the run is not there as written") for index in missing]
+    return findings
+
+
+def _check_books(table: Path, report: RunReport) -> list[Finding]:
+    """The conservation law once more, on the rows themselves."""
+    counts = Counter(row["status"] for row in _rows(table))
+    if counts == Counter(ok=report.ok, failed=report.failed) and counts.total() == report.found:
+        return []
+    return [Finding("books", None, f"the rows say {dict(counts)}, the run {report.ok} ok and {report.failed} failed")]
+
+
+def _rows(table: Path) -> Iterator[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _read_report(table: Path) -> RunReport:
+    if not table.is_file():
+        raise UsageError(f"no such table: {table}")
+    try:
+        return RunReport.load(table.with_name(table.name + ".run.json"))
+    except OutputError as error:
+        raise UsageError(f"without its run.json there is nothing to check {table} against: {error}") from error
+
+
+def _read_checks(table: Path, report: RunReport) -> RowChecks:
+    path = checks_path(table)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if sha256_bytes(data) != report.table.rows_sha256:
+        raise UsageError(f"{path} is not the one that the run wrote")
+    return np.frombuffer(data, np.uint64)
