@@ -78,6 +78,26 @@ def test_every_batch_has_the_deployed_shape(golden_pixels: Pixels, tiles: int, b
     assert rate > 0
 
 
+def test_rates_are_taken_in_turn(exported: Exported, golden_pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Named(FakeBackend):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def infer(self, pixels: Pixels) -> np.ndarray:
+            order.append(self.name)
+            return super().infer(pixels)
+
+    monkeypatch.setattr(certify_module, "open_backend", lambda _, combination: Named(combination.precision))
+    before = [certificate_of(exported, Combination("onnxruntime-cpu", precision)) for precision in ("fp32", "fp16")]
+    after = certify_module._with_compared_rates(exported[0], before, batch=golden_pixels[:4])
+    assert order == ["fp32", "fp16"] * certify_module.COMPARED_ROUNDS
+    assert [replace(item, tiles_per_sec=0) for item in after] == [replace(item, tiles_per_sec=0) for item in before]
+    assert all(item.tiles_per_sec > 0 for item in after)
+
+
 def test_a_subset_of_the_golden_tiles_can_be_asked_for(exported: Exported) -> None:
     golden = GoldenSet.load(exported[0])
     certificates = certify_all(exported[0], golden, reference="keras", batch_size=4, tiles=6)

@@ -59,4 +59,5 @@ def _enforce(reader: socket.socket, left: threading.Event) -> None:
         while (number := reader.recv(1)) and number[0] not in _SIGNALS:
             pass
     if number and not left.wait(GRACE_S):
+        os.write(2, b"interrupted: the same command goes on where this one stopped\n")
         os._exit(128 + number[0])

@@ -1,0 +1,38 @@
+"""The tiny bundle and folders of drawn tiles, made once; tests that change them make their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cervix_engine.backends import Backend, Combination, open_backend
+from cervix_engine.bundle import Bundle
+from engine.run.support import draw_folder, make_bundle, threads_end
+
+CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 good tiles in nested folders."""
+    return draw_folder(tmp_path_factory.mktemp("tiles") / "study", 50)
+
+
+@pytest.fixture(scope="session")
+def tiny_backend(bundle: Bundle) -> Iterator[Backend]:
+    """The tiny bundle's model, loaded."""
+    with open_backend(bundle, combination=CPU_FP32, threads=1) as backend:
+        yield backend
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test() -> Iterator[None]:
+    yield
+    assert threads_end()

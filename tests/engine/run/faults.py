@@ -1,0 +1,278 @@
+"""Runs `cervix-batch` again and again in children of its own, each with one fault, and says what each one left.
+
+A program and no test: forking is only safe in a process that has no threads, which a test session is not, and a
+loaded ONNX Runtime neither. So the model is the fake backend; everything else is the real command.
+
+`python -m engine.run.faults MODE TILES BUNDLE SCRATCH` prints one JSON object a fault:
+
+    at, step        where the fault was, such as 17, "fsync shard-000000002.csv"
+    code, table     exit code (-9: killed) and table ("none", "old", "new" or "broken") behind the fault
+    again           exit code and table of the next, undisturbed start, and what then lies in the folder
+    stderr          of the first run
+
+Modes: `error` fails one step with EIO, `full` fails one and all later ones with ENOSPC, `kill` is SIGKILL at a
+step, `kill-old` the same with an old table to overwrite, `limit` caps the size of every file, so that real writes
+end in their middle, and `random` kills at random times. `trace` only prints the steps of an undisturbed run.
+
+Steps are the calls that change or open something in the table's folder, by Python's own audit events and `fsync`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from cervix_engine import batch
+from cervix_engine.backends import Combination
+from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.cli.batch import main as cervix_batch
+from cervix_engine.output import partial
+from cervix_engine.selection import Selection
+from engine.run.support import beside
+
+BATCH, SHARD_TILES = 2, 4
+OLD = b"an old table"
+DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
+STANDARD_ERROR = 2
+EVENTS = {
+    "open": "open",
+    "os.rename": "rename",
+    "os.remove": "remove",
+    "os.mkdir": "mkdir",
+    "os.rmdir": "rmdir",
+    "os.listdir": "list",
+    "os.scandir": "list",
+}
+
+
+@dataclass
+class Injector:
+    """Counts steps in `folder` and does `fault` at step `at`; with `lasting`, at all later ones too.
+
+    The step is named on standard error; if `at` is 0, all are named and nothing is done.
+    """
+
+    folder: str
+    at: int = 0
+    fault: Callable[[], None] = lambda: None
+    lasting: bool = False
+    steps: int = 0
+
+    def install(self) -> None:
+        fsync = os.fsync
+
+        def counted(descriptor: int) -> None:
+            self.step("fsync", os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            fsync(descriptor)
+
+        os.fsync = counted  # type: ignore[assignment]
+        sys.addaudithook(self.audit)
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in EVENTS and isinstance(arguments[0], str | bytes | os.PathLike):
+            self.step(EVENTS[event], os.fsdecode(arguments[0]))
+
+    def step(self, what: str, path: str) -> None:
+        if not path.startswith(self.folder):
+            return
+        self.steps += 1
+        if self.at in (0, self.steps):
+            os.write(STANDARD_ERROR, f"step: {what} {Path(path).name}\n".encode())
+        if self.steps == self.at or (self.lasting and self.steps > self.at > 0):
+            self.fault()
+
+
+def error(number: int) -> Callable[[], None]:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Child:
+    """A forked run; its pipe carries standard output and error."""
+
+    pid: int
+    pipe: int
+
+    def wait(self) -> tuple[int, str]:
+        with os.fdopen(self.pipe, "rb") as file:
+            text = file.read().decode()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), text
+
+
+class Campaign:
+    """Everything that the modes share: the command line, the folder and what the table must be."""
+
+    def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
+        self._arguments = [tiles, "--model", bundle, "-b", str(BATCH), "-j", "2"]
+        self.scratch = Path(scratch)
+        self.out = self.scratch / "out" / "preds.csv"
+        self.fresh()
+        started = time.monotonic()
+        code, text = self.start().wait()
+        self.duration = time.monotonic() - started
+        assert code in DONE, text
+        self.expected = self.out.read_bytes()
+
+    def fresh(self, *, old: bool = False) -> None:
+        shutil.rmtree(self.out.parent, ignore_errors=True)
+        self.out.parent.mkdir()
+        if old:
+            self.out.write_bytes(OLD)
+
+    def start(self, *options: str, injector: Injector | None = None, limit: int | None = None) -> Child:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            self._run(writing, options, injector, limit)
+        os.close(writing)
+        return Child(pid, reading)
+
+    def _run(self, pipe: int, options: tuple[str, ...], injector: Injector | None, limit: int | None) -> NoReturn:
+        code = DEFECT
+        try:
+            os.dup2(pipe, 1)
+            os.dup2(pipe, STANDARD_ERROR)
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            if injector is not None:
+                injector.install()
+            cervix_batch([*self._arguments, "--out", str(self.out), *options])
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else DEFECT
+        except BaseException:  # noqa: BLE001 - a defect: its traceback is the finding
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def table(self) -> str:
+        if not self.out.exists():
+            return "none"
+        return {self.expected: "new", OLD: "old"}.get(self.out.read_bytes(), "broken")
+
+    def again(self, *options: str) -> dict[str, Any]:
+        code, text = self.start(*options).wait()
+        return {"code": code, "table": self.table(), "left": sorted(beside(self.out)), "stderr": text}
+
+
+def at_every_step(
+    campaign: Campaign, fault: Callable[[], None], *, lasting: bool = False, old: bool = False, stride: int = 1
+) -> Iterator[dict[str, Any]]:
+    options = ("--overwrite",) if old else ()
+    for at in count(1, stride):
+        campaign.fresh(old=old)
+        injector = Injector(str(campaign.out.parent), at, fault, lasting)
+        code, text = campaign.start(*options, injector=injector).wait()
+        marked, _, stderr = text.partition("\n")
+        if not marked.startswith("step: "):
+            assert code in DONE, text
+            return  # there are no more steps
+        step, table = marked.removeprefix("step: "), campaign.table()
+        yield {
+            "at": at,
+            "step": step,
+            "code": code,
+            "table": table,
+            "stderr": stderr,
+            "again": campaign.again(*options),
+        }
+
+
+def at_every_size(campaign: Campaign) -> Iterator[dict[str, Any]]:
+    for limit in range(0, 6000, 61):
+        campaign.fresh()
+        code, text = campaign.start(limit=limit).wait()
+        table = campaign.table()
+        if code in DONE:
+            assert table == "new", text
+            return  # no file is larger
+        yield {"at": limit, "step": "", "code": code, "table": table, "stderr": text, "again": campaign.again()}
+
+
+def at_random_times(campaign: Campaign, *, kills: int, seed: int) -> Iterator[dict[str, Any]]:
+    chance = random.Random(seed)
+    campaign.fresh()
+    done = 0
+    while done < kills:
+        child = campaign.start()
+        time.sleep(chance.uniform(0, 0.8 * campaign.duration))
+        os.kill(child.pid, signal.SIGKILL)
+        code, text = child.wait()
+        table = campaign.table()
+        last = done == kills - 1 or table != "none"
+        done += code == -signal.SIGKILL
+        shards = len(list(partial.work_folder(campaign.out).glob("shard-*")))
+        yield {
+            "at": done,
+            "step": f"{shards} shards",
+            "code": code,
+            "table": table,
+            "stderr": text,
+            "again": campaign.again() if last else None,
+        }
+        if last:
+            campaign.fresh()
+
+
+def steps(campaign: Campaign) -> dict[str, Any]:
+    campaign.fresh()
+    code, text = campaign.start(injector=Injector(str(campaign.out.parent))).wait()
+    named = [line.removeprefix("step: ") for line in text.splitlines() if line.startswith("step: ")]
+    return {"code": code, "steps": named}
+
+
+def not_synced(_: object) -> None:
+    """In place of `os.fsync`: kills and errors are tested, not power cuts; that it is called is seen by `trace`."""
+
+
+def use_the_fake_backend() -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(batch, "select", lambda *_, **__: Selection(Combination("fake", "fp32"), certificate=None))
+    patch.setattr(batch, "open_backend", lambda *_, **__: FakeBackend())
+    patch.setattr(batch, "replay_golden", lambda *_, **__: 0.0)
+
+
+def main() -> None:
+    mode, tiles, bundle, scratch = sys.argv[1:]
+    partial.SHARD_TILES = SHARD_TILES
+    use_the_fake_backend()
+    os.fsync = not_synced  # type: ignore[assignment]
+    campaign = Campaign(tiles, bundle, scratch)
+    assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
+    modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
+        "error": lambda: at_every_step(campaign, error(errno.EIO)),
+        "full": lambda: at_every_step(campaign, error(errno.ENOSPC), lasting=True, stride=3),
+        "kill": lambda: at_every_step(campaign, kill),
+        "kill-old": lambda: at_every_step(campaign, kill, old=True, stride=2),
+        "limit": lambda: at_every_size(campaign),
+        "random": lambda: at_random_times(campaign, kills=15, seed=4),
+        "trace": lambda: [steps(campaign)],
+    }
+    for finding in modes[mode]():
+        print(json.dumps(finding))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Fault after fault at every step of a run: no table or a complete one, never a success that is none.
+
+And the next start always completes the table, byte for byte. `faults.py` is what runs and breaks the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cervix_engine.bundle import Bundle
+from cervix_engine.output.partial import work_folder
+from engine.run.support import FINISHED, PATIENCE_S, beside, draw_folder, environment
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """11 tiles, one of them bad: six batches in three shards."""
+    root = draw_folder(tmp_path_factory.mktemp("few") / "study", 11)
+    (root / "tile_00008.JPG").write_bytes(b"no tile")
+    return root
+
+
+def campaign(mode: str, tiles: Path, bundle: Bundle, scratch: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "engine.run.faults", mode, str(tiles), str(bundle.root), str(scratch)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_completed(finding: dict[str, Any], *, old: bool = False) -> None:
+    """The start after the fault ends with the undisturbed run's table, and with nothing left over."""
+    again = finding["again"]
+    assert again["table"] == "new", finding
+    assert set(again["left"]) == FINISHED, finding
+    # 3: one tile is bad. 2: the first start had finished but for its farewell, so its table is an existing one.
+    finished_before = finding["table"] == "new" and not old
+    assert again["code"] == 3 or (again["code"] == 2 and finished_before), finding
+
+
+def assert_one_line_of_error(text: str) -> None:
+    assert re.fullmatch(r"error: [^\n]+\n", text), text
+
+
+@pytest.mark.parametrize("mode", ["error", "full"])
+def test_an_error_of_the_file_system_at_every_step(mode: str, few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign(mode, few, bundle, tmp_path)
+    assert len(findings) > {"error": 50, "full": 15}[mode]
+    refused = 0
+    for finding in findings:
+        assert finding["table"] in ("none", "new"), finding
+        if finding["code"] == 1:
+            assert_one_line_of_error(finding["stderr"])
+            refused += 1
+        else:  # the step was not needed: a folder that is there, a temporary file that is made in another way
+            assert finding["code"] == 3, finding
+            assert finding["table"] == "new", finding
+        assert_completed(finding)
+    assert refused >= len(findings) - 3
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("kill-old" if old else "kill", few, bundle, tmp_path)
+    assert len(findings) > 25
+    tables = [finding["table"] for finding in findings]
+    before = "old" if old else "none"
+    assert set(tables) == {before, "new"}
+    assert tables == sorted(tables, key="new".__eq__)  # from the rename on, and not before
+    for finding in findings:
+        assert finding["code"] == -signal.SIGKILL, finding
+        assert_completed(finding, old=old)
+
+
+def test_a_full_disk_in_the_middle_of_any_file(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("limit", few, bundle, tmp_path)
+    assert len(findings) > 15
+    for finding in findings:
+        assert (finding["code"], finding["table"]) == (1, "none"), finding
+        assert "File too large" in finding["stderr"]
+        assert_one_line_of_error(finding["stderr"])
+        assert_completed(finding)
+
+
+def test_everything_is_synced_before_something_relies_on_it(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (trace,) = campaign("trace", few, bundle, tmp_path)
+    steps = trace["steps"]
+    folder, out = "fsync .preds.csv.cervix", "fsync out"
+
+    def in_this_order(*wanted: str) -> None:
+        at = -1
+        for step in wanted:
+            assert step in steps[at + 1 :], (step, wanted, steps)
+            at = steps.index(step, at + 1)
+
+    in_this_order(
+        "fsync listing", "fsync .journal.jsonl.tmp", "rename .journal.jsonl.tmp", folder, "open shard-000000000.csv"
+    )
+    for first in (0, 2, 4):
+        name = f"shard-{first:09d}.csv"
+        in_this_order(f"open {name}", f"fsync {name}", folder, "open journal.jsonl", "fsync journal.jsonl")
+    in_this_order("open table", "fsync table", "fsync journal.jsonl", "fsync .preds.csv.run.json.tmp", "rename table")
+    in_this_order("rename .preds.csv.run.json.tmp", out, "rename table", out, "remove listing", "remove journal.jsonl")
+
+
+def test_kills_at_random_times(bundle: Bundle, tiles: Path, tmp_path: Path) -> None:
+    findings = campaign("random", tiles, bundle, tmp_path)
+    kills = [finding for finding in findings if finding["code"] == -signal.SIGKILL]
+    assert len(kills) == 15
+    for finding in findings:
+        assert finding["table"] in ("none", "new"), finding
+        if finding["again"]:
+            assert finding["again"]["table"] == "new", finding
+            assert set(finding["again"]["left"]) == FINISHED, finding
+    assert findings[-1]["again"]
+
+
+def test_kills_of_the_installed_program(bundle: Bundle, tmp_path: Path) -> None:
+    """With ONNX Runtime's own threads, at progress that is seen from outside."""
+    many = draw_folder(tmp_path / "many", 240)
+    expected, out = tmp_path / "expected.csv", tmp_path / "out" / "preds.csv"
+    out.parent.mkdir()
+
+    def command(table: Path) -> list[str]:
+        # Shards of 8 tiles, so that there are places to go on from.
+        code = (
+            "from cervix_engine.output import partial; partial.SHARD_TILES = 8\n"
+            "from cervix_engine.cli.batch import main; main()"
+        )
+        options = ["--model", str(bundle.root), "-b", "4", "--out", str(table)]
+        return [sys.executable, "-c", code, str(many), *options]
+
+    subprocess.run(command(expected), check=True, capture_output=True, timeout=PATIENCE_S)
+    kept = 0
+    for shards in (0, 2, 9, 16, 22):
+        process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None and len(list(work_folder(out).glob("shard-*"))) < shards:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+        assert not out.exists()
+        kept = len(list(work_folder(out).glob("shard-*")))
+        assert kept >= shards
+    done = subprocess.run([*command(out), "--json"], check=True, capture_output=True, timeout=PATIENCE_S)
+    assert out.read_bytes() == expected.read_bytes()
+    assert beside(out) == FINISHED
+    assert json.loads(done.stdout)["resumed"] >= 8 * (kept - 1)

@@ -1,0 +1,84 @@
+"""One row says what the model said: the columns WSInfer's tools read, rounding last, failures without numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cervix_engine.output.rows import RowFormat
+from cervix_engine.tiles import Prediction, TileFailure, TileRef, TileSize
+from engine.run.support import CLASS_NAMES, CONTRACT
+
+FORMAT = RowFormat(CONTRACT)
+TILE = TileRef(3, "s1/a.png", "s1")
+CATEGORIES = {item.name: item.category for item in CONTRACT.classes}
+
+
+def cells(*probabilities: float, tile: TileRef = TILE) -> dict[str, str]:
+    row = FORMAT.row(tile, Prediction(TileSize(height=40, width=30), probabilities))
+    return dict(zip(FORMAT.columns, row, strict=True))
+
+
+def test_columns() -> None:
+    assert FORMAT.columns == (
+        *("path", "slide_id", "minx", "miny", "width", "height", "pred", "confidence"),
+        *("prob_cervix_dyk", "prob_cervix_koc", "prob_cervix_mep", "prob_cervix_pab", "prob_cervix_sfi"),
+        *("category", "status", "error"),
+    )
+
+
+def test_a_predicted_tile() -> None:
+    assert cells(0.1, 0.05, 0.7, 0.1, 0.05) == {
+        "path": "s1/a.png",
+        "slide_id": "s1",
+        "minx": "",
+        "miny": "",
+        "width": "30",
+        "height": "40",
+        "pred": "cervix_mep",
+        "confidence": "0.700000",
+        "prob_cervix_dyk": "0.100000",
+        "prob_cervix_koc": "0.050000",
+        "prob_cervix_mep": "0.700000",
+        "prob_cervix_pab": "0.100000",
+        "prob_cervix_sfi": "0.050000",
+        "category": "benign",
+        "status": "ok",
+        "error": "",
+    }
+
+
+def test_a_failed_tile_has_no_numbers() -> None:
+    row = dict(zip(FORMAT.columns, FORMAT.row(TILE, TileFailure("decode", "truncated: it ends")), strict=True))
+    filled = {name: cell for name, cell in row.items() if cell}
+    assert filled == {"path": "s1/a.png", "slide_id": "s1", "status": "failed", "error": "truncated: it ends"}
+
+
+def test_names_are_escaped_in_both_columns() -> None:
+    row = cells(0.2, 0.2, 0.2, 0.2, 0.2, tile=TileRef(0, "=s\n/a,b.png", "=s\n"))
+    assert (row["path"], row["slide_id"]) == ("%3Ds%0A/a,b.png", "%3Ds%0A")
+
+
+@pytest.mark.parametrize("best", range(5))
+def test_the_argmax_is_taken_before_rounding(best: int) -> None:
+    values = [0.2] * 5
+    values[best] = math.nextafter(0.2, 1)
+    row = cells(*values)
+    assert row["pred"] == CLASS_NAMES[best]
+    assert {row[f"prob_{name}"] for name in CLASS_NAMES} == {"0.200000"}
+
+
+@settings(deadline=None)
+@given(values=st.lists(st.floats(0, 1, width=32), min_size=5, max_size=5))
+def test_cells_follow_the_probabilities(values: list[float]) -> None:
+    row = cells(*values)
+    best = max(range(5), key=lambda index: (values[index], -index))  # the first of equals, as argmax has it
+    assert row["pred"] == CLASS_NAMES[best]
+    assert row["category"] == CATEGORIES[row["pred"]]
+    assert row["confidence"] == row[f"prob_{row['pred']}"]
+    for name, value in zip(CLASS_NAMES, values, strict=True):
+        assert abs(float(row[f"prob_{name}"]) - value) <= 5.0001e-7
+        assert len(row[f"prob_{name}"].partition(".")[2]) == 6

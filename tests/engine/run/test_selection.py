@@ -1,0 +1,264 @@
+"""What runs is certified where it can be, and what does not answer as training did does not run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
+from cervix_engine.backends import onnxruntime as runtime
+from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.bundle import Bundle, seal
+from cervix_engine.certificate import Certificate, Parity
+from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError
+from cervix_engine.files import write_json
+from cervix_engine.golden import REPLAYED, GoldenSet
+from cervix_engine.machine import cpu_class
+from cervix_engine.selection import certificates, replay_golden, select
+from engine.run.support import GOLDEN_TILES, SpyBackend, make_bundle, tiny_onnx
+
+CPU, OPENVINO = "onnxruntime-cpu", "onnxruntime-openvino"
+PARITY = Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=())
+
+
+@pytest.fixture(autouse=True)
+def three_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose CPU has BF16, and the OpenVINO plug-in: selection only asks, it opens nothing."""
+    monkeypatch.setattr(runtime, "openvino_device", object)
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A bundle with a file in every precision."""
+    root = make_bundle(tmp_path / "full").root
+    (root / "model.fp16.onnx").write_bytes(tiny_onnx(half=True))
+    (root / "model.int8.onnx").write_bytes(b"stands for the INT8 model")
+    return root
+
+
+def certificate(root: Path, backend: str = CPU, precision: Any = "fp32", **changes: Any) -> Certificate:
+    file = Combination(backend, precision).artefact
+    made = Certificate(
+        file=file,
+        file_sha256=hashlib.sha256((root / file).read_bytes()).hexdigest(),
+        backend=backend,
+        backend_version=runtime_version(backend) or "",
+        precision=precision,
+        arithmetic=precision,
+        device_class=cpu_class(),
+        reference="numpy",
+        parity=PARITY,
+        tiles_per_sec=10.0,
+        passed=True,
+    )
+    return replace(made, **changes)
+
+
+def sealed(root: Path, *made: Certificate) -> Bundle:
+    (root / "certificates").mkdir(exist_ok=True)
+    for item in made:
+        write_json(root / item.path, item.to_json())
+    return seal(root)
+
+
+def chosen(bundle: Bundle, precision: Any = "auto", **options: Any) -> tuple[str, str, bool]:
+    selection = select(bundle, precision=precision, **options)
+    covered = selection.certificate is not None
+    if selection.certificate:
+        assert selection.certificate.backend == selection.combination.backend
+        assert selection.certificate.precision == selection.combination.precision
+    return selection.combination.backend, selection.combination.precision, covered
+
+
+# ---- the choice
+
+
+def test_without_certificates_auto_is_fp32_on_the_plain_runtime(root: Path) -> None:
+    assert chosen(sealed(root)) == (CPU, "fp32", False)
+
+
+def test_auto_takes_the_fastest_certified(root: Path) -> None:
+    bundle = sealed(
+        root,
+        certificate(root, CPU, "fp32", tiles_per_sec=20.0),
+        certificate(root, OPENVINO, "fp32", tiles_per_sec=25.0),
+        certificate(root, OPENVINO, "bf16", tiles_per_sec=150.0),
+        certificate(root, CPU, "fp16", tiles_per_sec=5.0),
+    )
+    assert chosen(bundle) == (OPENVINO, "bf16", True)
+    assert chosen(bundle, "fp32") == (OPENVINO, "fp32", True)
+    assert chosen(bundle, "fp16") == (CPU, "fp16", True)
+    assert chosen(bundle, backend=CPU) == (CPU, "fp32", True)
+
+
+def test_a_certified_choice_goes_before_an_uncertified_one(root: Path) -> None:
+    bundle = sealed(root, certificate(root, OPENVINO, "fp32", tiles_per_sec=0.1))
+    assert chosen(bundle) == (OPENVINO, "fp32", True)
+    assert chosen(bundle, "int8") == (CPU, "int8", False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device_class": "cpu-elsewhere"},
+        {"backend_version": "0.0.1"},
+        {"passed": False},
+        {"file_sha256": "0" * 64},
+        {"backend": "tensorrt"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_a_certificate_does_not_cover(root: Path, changes: dict[str, Any]) -> None:
+    fast = replace(certificate(root, OPENVINO, "bf16", tiles_per_sec=1e6), **changes)
+    slow = certificate(root, CPU, "fp16", tiles_per_sec=1.0)
+    assert chosen(sealed(root, fast, slow)) == (CPU, "fp16", True)
+    (root / slow.path).unlink()
+    bundle = sealed(root)
+    assert chosen(bundle) == (CPU, "fp32", False)
+    with pytest.raises(ParityError, match="no certificate covers fp32"):
+        select(bundle, precision="auto", require_parity=True)
+
+
+def test_a_certificate_covers_its_own_file_only(root: Path) -> None:
+    # The FP32 graph is not what was measured, whatever the precision's name says.
+    of_other_file = replace(
+        certificate(root, CPU, "fp16", tiles_per_sec=100.0), precision="fp32"
+    )  # its file stays model.fp16.onnx
+    bundle = sealed(root, of_other_file)
+    assert len(certificates(bundle)) == 1
+    assert chosen(bundle) == (CPU, "fp32", False)
+
+
+def test_a_file_that_was_altered_and_sealed_again_loses_its_certificate(root: Path) -> None:
+    bundle = sealed(root, certificate(root))
+    assert chosen(bundle) == (CPU, "fp32", True)
+    (root / "model.onnx").write_bytes(tiny_onnx(swapped=True))
+    bundle = sealed(root)
+    assert certificates(bundle) == []
+    assert chosen(bundle) == (CPU, "fp32", False)
+
+
+def test_a_precision_that_the_bundle_has_no_file_for(root: Path) -> None:
+    (root / "model.fp16.onnx").unlink()
+    with pytest.raises(BackendUnavailableError, match=r"no model\.fp16\.onnx"):
+        select(sealed(root), precision="fp16")
+
+
+def test_a_precision_that_the_machine_has_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = sealed(root, certificate(root, OPENVINO, "bf16", tiles_per_sec=100.0))
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: False)
+    assert chosen(bundle) == (CPU, "fp32", False)
+    with pytest.raises(BackendUnavailableError, match="no backend on this machine runs bf16"):
+        select(bundle, precision="bf16")
+
+
+def test_a_malformed_certificate_is_refused(root: Path) -> None:
+    (root / "certificates").mkdir()
+    document = certificate(root).to_json()
+    write_json(root / "certificates" / "x.json", {**document, "precision": "fp8"})
+    with pytest.raises(ContractError, match="fp8"):
+        select(seal(root), precision="auto")
+
+
+def test_combinations_follow_the_bundle_s_files(root: Path) -> None:
+    combinations = {(item.backend, item.precision) for item in available_combinations(sealed(root))}
+    assert combinations == {
+        (CPU, "fp32"), (OPENVINO, "fp32"), (OPENVINO, "bf16"), (CPU, "fp16"), (CPU, "int8"), (OPENVINO, "int8"),
+    }  # fmt: skip
+
+
+# ---- the proof at the start
+
+
+def replayed(bundle: Bundle, *, batch_size: int = 32) -> float:
+    with open_backend(bundle, combination=Combination(CPU, "fp32"), threads=1) as backend:
+        return replay_golden(bundle, backend, batch_size=batch_size)
+
+
+def test_the_faultless_model_passes(bundle: Bundle) -> None:
+    assert 0 < replayed(bundle) < 1e-4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 9, 64])
+def test_eight_tiles_are_replayed_whatever_the_batch_size(bundle: Bundle, batch_size: int) -> None:
+    seen: list[np.ndarray[Any, Any]] = []
+
+    class Watched(SpyBackend):
+        def infer(self, pixels: Any) -> Any:
+            assert pixels.shape == (batch_size, 32, 32, 3)
+            seen.extend(pixels[:])
+            return super().infer(pixels.copy())
+
+    with open_backend(bundle, combination=Combination(CPU, "fp32"), threads=1) as backend:
+        assert replay_golden(bundle, Watched(backend), batch_size=batch_size) < 1e-4
+    golden = GoldenSet.load(bundle).pixels(REPLAYED)
+    assert all(any(np.array_equal(tile, other) for other in seen) for tile in golden)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+@pytest.mark.parametrize(
+    "fault", [{"swapped": True}, {"bgr": True}, {"scaled": False}], ids=lambda fault: next(iter(fault))
+)
+def test_a_faulty_model_is_caught(tmp_path: Path, fault: dict[str, bool], batch_size: int) -> None:
+    bundle = make_bundle(tmp_path / "faulty", model=tiny_onnx(**fault))
+    with pytest.raises(InferenceError, match="answers differ from Keras's on golden tiles"):
+        replayed(bundle, batch_size=batch_size)
+
+
+def test_a_model_with_other_classes_is_caught(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "other", model=tiny_onnx(classes=4))
+    with pytest.raises(ContractError, match=r"gives \(4,\) probabilities a tile, expected \(5,\)"):
+        replayed(bundle)
+
+
+def test_a_fault_in_the_last_replayed_tile_alone_is_caught(bundle: Bundle) -> None:
+    golden = GoldenSet.load(bundle)
+
+    class AlmostRight(FakeBackend):
+        def infer(self, pixels: Any) -> Any:
+            answers = golden.probabilities()[: len(pixels)].copy()
+            answers[REPLAYED - 1, 0] += 0.01
+            return answers
+
+    with pytest.raises(InferenceError, match=r"by 0\.01, limit 0\.0001"):
+        replay_golden(bundle, AlmostRight(), batch_size=GOLDEN_TILES)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_are_caught(bundle: Bundle, wrong: float) -> None:
+    class Broken(FakeBackend):
+        def infer(self, pixels: Any) -> Any:
+            return np.full((len(pixels), 5), wrong, np.float32)
+
+    with pytest.raises(InferenceError):
+        replay_golden(bundle, Broken(), batch_size=32)
+
+
+@pytest.fixture
+def altered(bundle: Bundle, tmp_path: Path) -> Callable[[str, bytes], Bundle]:
+    def make(name: str, data: bytes) -> Bundle:
+        root = tmp_path / "altered"
+        shutil.copytree(bundle.root, root)
+        (root / name).write_bytes(data)
+        return seal(root)
+
+    return make
+
+
+def test_other_pixels_than_in_training_are_caught(bundle: Bundle, altered: Callable[[str, bytes], Bundle]) -> None:
+    other = altered("golden/00001.tile", bundle.read("golden/00003.tile"))
+    with pytest.raises(ContractError, match=r"00001\.tile decodes to other pixels"):
+        replayed(other)
+
+
+def test_a_golden_tile_that_cannot_be_decoded_is_caught(altered: Callable[[str, bytes], Bundle]) -> None:
+    with pytest.raises(ContractError, match=r"00000\.tile cannot be decoded"):
+        replayed(altered("golden/00000.tile", b"no tile"))
