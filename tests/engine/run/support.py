@@ -33,7 +33,7 @@ GOLDEN_TILES = 24
 FILTERS = 16
 
 # What a finished run leaves beside the tiles: nothing else, and nothing hidden but the lock's empty file.
-FINISHED = {"preds.csv", "preds.csv.run.json"}
+FINISHED = {"preds.csv", "preds.csv.run.json", "preds.csv.rows"}
 
 TESTS = Path(__file__).parents[2]
 

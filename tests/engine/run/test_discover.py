@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -158,7 +159,7 @@ def test_a_missing_root_and_a_file_are_refused(root: Path, spool: Path) -> None:
 
 @pytest.mark.parametrize("refused", ["", "s2", "s2/deep"])
 def test_a_folder_that_cannot_be_listed_stops_the_search(
-    root: Path, spool: Path, refused: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, spool: Path, refused: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(root, "1.png", "s1/2.png", "s2/3.png", "s2/deep/4.png")
     denied = os.path.normpath(os.fsencode(root / refused))
@@ -170,8 +171,14 @@ def test_a_folder_that_cannot_be_listed_stops_the_search(
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.raises(ListingError, match=f"cannot list the folder .*{refused}.*Permission denied"):
+    with (
+        caplog.at_level(logging.DEBUG, "cervix_engine"),
+        pytest.raises(ListingError, match=r"cannot be listed \(Permission denied\)") as raised,
+    ):
         discover(root, spool=spool)
+    # Names can identify patients: they are in the debug log alone.
+    assert root.name not in str(raised.value)
+    assert f"{root}/{refused}"[-8:] in caplog.text
 
 
 def test_a_spool_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
