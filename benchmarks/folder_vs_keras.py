@@ -52,10 +52,11 @@ def engine_folder(tiles: Path, bundle_root: Path, batch_size: int, precision: st
     """A pass of the engine over `tiles`, from discovery to the committed table; and the seconds to be ready."""
     started = time.perf_counter()
     from cervix_engine.backends import open_backend
-    from cervix_engine.batch import Provenance, discover_beside, predict_partial, run_identity
+    from cervix_engine.batch import discover_beside, predict_partial, run_identity
     from cervix_engine.bundle import Bundle
     from cervix_engine.machine import usable_cpus
     from cervix_engine.output.partial import PartialRun, output_lock
+    from cervix_engine.run_report import Provenance
     from cervix_engine.selection import replay_golden, select
 
     bundle = Bundle.open(bundle_root)

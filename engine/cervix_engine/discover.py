@@ -139,7 +139,8 @@ def _scan(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
         # A folder that cannot be listed holds an unknown number of tiles, so no count could be trusted.
         # Its name stays in the debug log: names can identify patients.
         log.debug("cannot list the folder %r", os.fsdecode(folder))
-        raise ListingError(f"a folder of the input cannot be listed ({error.strerror}); --log-file says which") from error
+        message = f"a folder of the input cannot be listed ({error.strerror}); --log-file says which"
+        raise ListingError(message) from error
 
 
 def _tile_status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | None:

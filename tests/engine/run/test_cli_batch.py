@@ -19,11 +19,11 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.batch import RunReport
 from cervix_engine.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.progress import batch_progress
 from cervix_engine.output.partial import output_lock, work_folder
+from cervix_engine.run_report import RunReport
 from engine.run.support import FINISHED, PATIENCE_S, beside, draw_folder, make_bundle, read_table, tiny_onnx
 
 pytestmark = pytest.mark.timeout(300)

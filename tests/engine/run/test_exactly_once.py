@@ -21,7 +21,7 @@ import pytest
 from cervix_engine import batch
 from cervix_engine.backends import Combination, open_backend
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import BatchConfig, RunReport, predict_folder
+from cervix_engine.batch import BatchConfig, predict_folder
 from cervix_engine.bundle import Bundle
 from cervix_engine.errors import (
     CervixError,
@@ -34,6 +34,7 @@ from cervix_engine.errors import (
 from cervix_engine.output import partial as partial_module
 from cervix_engine.output.partial import output_lock, work_folder
 from cervix_engine.pipeline.stream import SLOTS
+from cervix_engine.run_report import RunReport
 from engine.run.support import FINISHED, PATIENCE_S, SpyBackend, beside, draw_folder, read_table, threads_end, tiny_onnx
 from engine.run.support import make_bundle as make_bundle_at
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.batch import BatchConfig, RunReport, predict_folder
+from cervix_engine.batch import BatchConfig, predict_folder
 from cervix_engine.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.discover import discover
 from cervix_engine.output.names import escape_name
 from cervix_engine.output.rows import RowFormat
+from cervix_engine.run_report import RunReport
 from engine.run.support import (
     CLASS_NAMES,
     CONTRACT,
