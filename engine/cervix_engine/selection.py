@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ from cervix_engine.certificate import GATES, Certificate, Precision
 from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError
 from cervix_engine.golden import REPLAYED, GoldenSet
 from cervix_engine.machine import cpu_class
+
+# Rates closer than this are noise.
+SAME_SPEED = 0.95
 
 RequestedPrecision = Literal["auto"] | Precision
 
@@ -37,8 +41,8 @@ def select(
 ) -> Selection:
     """Choose a combination: the fastest one of the precision asked for, certified ones first.
 
-    `auto` takes the fastest certified combination on this machine, else FP32. `backend` fixes the backend too,
-    which a resumed run needs.
+    `auto` takes the fastest certified combination on this machine (see `_fastest`), else FP32. `backend` fixes the
+    backend too, which a resumed run needs.
 
     Raises:
         BackendUnavailableError: nothing here runs what was asked for.
@@ -49,7 +53,7 @@ def select(
     asked = [item for item in here if precision in ("auto", item.precision)]
     certified = [item for item in asked if item in covered]
     if certified:
-        best = max(certified, key=lambda item: covered[item].tiles_per_sec)
+        best = _fastest(certified, covered)
         return Selection(best, covered[best])
     wanted: Precision = "fp32" if precision == "auto" else precision
     fallback = [item for item in here if item.precision == wanted]
@@ -58,6 +62,13 @@ def select(
     if require_parity:
         raise ParityError(f"no certificate covers {wanted} on this machine: make one with cervix-export")
     return Selection(fallback[0], None)
+
+
+def _fastest(certified: list[Combination], covered: Mapping[Combination | None, Certificate]) -> Combination:
+    """The fastest combination; of those that are as good as equally fast, the one nearest to Keras."""
+    top = max(covered[item].tiles_per_sec for item in certified)
+    near = [item for item in certified if covered[item].tiles_per_sec >= SAME_SPEED * top]
+    return min(near, key=lambda item: covered[item].parity.max_absdiff)
 
 
 def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float:
@@ -106,6 +117,7 @@ def _covers_this_machine(certificate: Certificate) -> bool:
 def _why_none(bundle: Bundle, precision: Precision) -> str:
     artefact = Combination("", precision).artefact
     if artefact not in bundle:
-        hint = {"fp16": "cervix-export --fp16", "int8": "cervix-export --int8"}.get(precision, "cervix-export")
-        return f"the bundle has no {artefact}: make it with {hint}"
+        if precision == "int8":
+            return f"the bundle has no {artefact}, which this version of cervix-export does not make"
+        return f"the bundle has no {artefact}: make it with cervix-export{' --fp16' * (precision == 'fp16')}"
     return f"no backend on this machine runs {precision}: use --precision auto"

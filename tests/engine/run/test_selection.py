@@ -99,6 +99,13 @@ def test_auto_takes_the_fastest_certified(root: Path) -> None:
     assert chosen(bundle, backend=CPU) == (CPU, "fp32", True)
 
 
+def test_of_equally_fast_ones_auto_takes_the_nearest_to_keras(root: Path) -> None:
+    far = replace(PARITY, max_absdiff=0.001)
+    near = certificate(root, CPU, "fp32", tiles_per_sec=19.5)
+    assert chosen(sealed(root, near, certificate(root, CPU, "fp16", tiles_per_sec=20.0, parity=far)))[1] == "fp32"
+    assert chosen(sealed(root, near, certificate(root, CPU, "fp16", tiles_per_sec=30.0, parity=far)))[1] == "fp16"
+
+
 def test_a_certified_choice_goes_before_an_uncertified_one(root: Path) -> None:
     bundle = sealed(root, certificate(root, OPENVINO, "fp32", tiles_per_sec=0.1))
     assert chosen(bundle) == (OPENVINO, "fp32", True)
