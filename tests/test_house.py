@@ -112,3 +112,24 @@ SCHEMAS = [path for room in CLOSED_DOORS for path in sorted((ROOT / room).rglob(
 def test_schemas_are_schemas(path: Path) -> None:
     schema = json.loads(path.read_text(encoding="utf-8"))
     jsonschema.validators.validator_for(schema).check_schema(schema)
+
+
+def test_every_dependency_is_accounted_for_with_its_floor() -> None:
+    extras = PROJECT["optional-dependencies"]
+    product = [*PROJECT["dependencies"], *(line for name, lines in extras.items() if name != "dev" for line in lines)]
+    required = {match[1]: match[2] for line in product if (match := re.match(r"([\w-]+)>=([\d.]+)", line))}
+    assert len(required) == len({re.split("[>=;]", line)[0] for line in product}), "every requirement has a floor"
+    table = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", table, re.MULTILINE))
+    assert documented == required
+    development = re.search(r"^\| (hypothesis[^|]*) \|", table, re.MULTILINE)
+    assert development is not None
+    assert sorted(development[1].split(", ")) == sorted(line.partition(">=")[0] for line in extras["dev"])
+
+
+def test_the_installed_versions_keep_the_floors() -> None:
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    known = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["export"]):
+        name, floor = re.match(r"([\w-]+)>=([\d.]+)", line).groups()  # type: ignore[union-attr]
+        assert tuple(map(int, known[name].split(".")[:3])) >= tuple(map(int, floor.split("."))), line
