@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cervix_engine.backends import Backend, BackendInfo, open_backend
@@ -116,6 +116,9 @@ def _predict(
     config: BatchConfig, bundle: Bundle, partial: PartialRun | None, *, started: float, progress: Progress
 ) -> RunReport:
     earlier = partial.journal.identity if partial else None
+    if earlier and config.precision != "auto":
+        # Before the selection, which would look for another one on the earlier run's backend, and blame the machine.
+        earlier.check(replace(earlier, precision=config.precision))
     selection = select(
         bundle,
         precision=earlier.precision if earlier and config.precision == "auto" else config.precision,

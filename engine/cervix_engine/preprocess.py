@@ -6,6 +6,7 @@ cannot be written.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import TileDecodeError, TileReadError
+from cervix_engine.errors import ListingError, TileDecodeError, TileReadError
 from cervix_engine.headers import TileHeader, inspect
 from cervix_engine.tiles import TileSize
 
 Pixels = npt.NDArray[np.uint8]
+
+_HOST_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 MAX_TILE_BYTES = 256 * 2**20
 
@@ -33,6 +36,7 @@ def read_tile(path: Path) -> bytes:
 
     Raises:
         TileReadError: the file cannot be opened or read, is no regular file, or is too large.
+        ListingError: the machine has no descriptors or memory left, which is not the tile's fault.
     """
     try:
         # `open` owns the descriptor that its opener returns, and closes it where it refuses a directory.
@@ -48,6 +52,8 @@ def read_tile(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise TileReadError("not_a_file", "expected a regular file") from error
     except OSError as error:
+        if error.errno in _HOST_ERRORS:
+            raise ListingError(f"tiles cannot be read on this machine: {error.strerror}") from error
         raise TileReadError("unreadable", error.strerror or type(error).__name__) from error
     except ValueError as error:  # a NUL or a letter that file names do not have
         raise TileReadError("unreadable", "no file can have this name") from error

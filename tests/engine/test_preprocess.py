@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import re
 import struct
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import TileDecodeError, TileError, TileReadError
+from cervix_engine.errors import ListingError, TileDecodeError, TileError, TileReadError
 from cervix_engine.headers import inspect
 from cervix_engine.preprocess import decode, preprocess, preprocess_into, read_tile, resize_into
 from cervix_engine.tiles import TileSize
@@ -518,3 +519,16 @@ def test_real_tiles_that_lost_their_end_are_refused(data_root: Path, contract: M
 def test_every_format_that_opencv_writes_by_default_is_accepted(contract: ModelContract) -> None:
     for suffix in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"):
         assert decode(encode(suffix, PIXELS), contract=contract).shape == PIXELS.shape
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_machine_that_has_run_out_is_not_the_tiles_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def exhausted(*_arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "tile.png").write_bytes(b"x")
+    monkeypatch.setattr("cervix_engine.preprocess._open_without_waiting", exhausted)
+    with pytest.raises(ListingError, match=os.strerror(number)):
+        read_tile(tmp_path / "tile.png")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -199,6 +201,14 @@ def test_a_listing_of_many_sort_runs_equals_that_of_one(
     assert paths(listing) == sorted(name.lstrip("/") for name in names)
     assert listing.found == 700
     assert {entry.name for entry in spool.iterdir()} == {"listing"}
+
+
+@pytest.mark.parametrize("block", range(1, 40))
+def test_records_are_read_whole_wherever_a_block_ends(block: int) -> None:
+    records = [(b"a/%d.png" % index, index * 37, 10**18 + index) for index in range(20)] + [(b"\xff\n.png", 0, -1)]
+    data = io.BytesIO(b"".join(b"%b\0%d\0%d\0" % record for record in records))
+    reader = SimpleNamespace(read=lambda _: data.read(block))
+    assert list(module._read_records(reader)) == records  # type: ignore[arg-type]
 
 
 NAME = st.binary(min_size=1, max_size=24).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_"))

@@ -441,8 +441,9 @@ def test_another_precision_is_refused(run: Run, undisturbed: bytes, tmp_path: Pa
     (both / "model.fp16.onnx").write_bytes(tiny_onnx(half=True))
     seal(both)
     run.interrupt(model=both, precision="fp16")
-    with pytest.raises(ResumeMismatchError, match=r"artefact|precision"):
-        run(model=both, precision="fp32")
+    for other in ("fp32", "bf16"):
+        with pytest.raises(ResumeMismatchError, match=f"precision fp16, this one has {other}"):
+            run(model=both, precision=other)
     assert run(model=both).backend.precision == "fp16"  # auto takes the partial run's own
 
 
