@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract
 from cervix_engine.errors import UsageError
@@ -14,6 +14,7 @@ from cervix_engine.output.formats import open_cells
 
 FIXED = ("path", "slide_id", "minx", "miny", "width", "height", "pred", "confidence", "category", "status", "error")
 _PROBABILITY = "prob_"
+_CATEGORIES: dict[str, Category] = {name: name for name in get_args(Category)}
 
 
 class Box(NamedTuple):
@@ -160,14 +161,20 @@ class _RowParser:
         quality = tuple(flags.split(";")) if flags else ()
         minx, width = cells[self._minx], cells[self._width]
         corner = (int(minx), int(cells[self._miny])) if minx else None
-        size = (int(width), int(cells[self._height])) if width else (None, None)
-        place = (number, cells[self._path], cells[self._slide], *size, corner)
+        place = (
+            number,
+            cells[self._path],
+            cells[self._slide],
+            int(width) if width else None,
+            int(cells[self._height]) if width else None,
+            corner,
+        )
         status = cells[self._status]
         if status == "failed":
             return Row(*place, None, 0.0, (), None, cells[self._error], quality)
-        category = cells[self._category]
-        if status != "ok" or category not in ("normal", "benign", "abnormal"):
-            raise ValueError(f"status {status!r} with category {category!r}")
+        category = _CATEGORIES.get(cells[self._category])
+        if status != "ok" or category is None:
+            raise ValueError(f"status {status!r} with category {cells[self._category]!r}")
         probabilities = tuple([float(cells[at]) for at in self._probabilities])
         confidence = float(cells[self._confidence])
-        return Row(*place, cells[self._pred], confidence, probabilities, category, None, quality)  # type: ignore[arg-type]
+        return Row(*place, cells[self._pred], confidence, probabilities, category, None, quality)

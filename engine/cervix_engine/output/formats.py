@@ -11,7 +11,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet")
 _INTEGERS = frozenset({"minx", "miny", "width", "height"})
 _PARQUET_ROWS = 65_536
 
-Cells = Iterator[list[str]]
+Cells = Generator[list[str], None, None]
 
 
 def table_suffix(path: Path) -> str:
