@@ -100,7 +100,7 @@ def _model_facts(bundle: Bundle) -> Pairs:
     contract = bundle.contract
     facts = [
         ("input", f"{contract.input_size[0]} x {contract.input_size[1]} pixels, {contract.channel_order}"),
-        ("calibration temperature", f"{contract.temperature:.4g}, already part of the model"),
+        ("calibration temperature", _calibration(contract.temperature)),
     ]
     name = "training/metrics.json"
     if name not in bundle:
@@ -113,3 +113,7 @@ def _model_facts(bundle: Bundle) -> Pairs:
         ]
     except (ContractError, ValueError, KeyError, TypeError):
         return facts
+
+
+def _calibration(temperature: float) -> str:
+    return "1, which changes nothing" if temperature == 1 else f"{temperature:.4g}, already part of the model"

@@ -20,7 +20,7 @@ class Page:
 
     def __init__(self, commands: int, answers: IO[bytes]) -> None:
         self._commands, self._answers = commands, answers
-        self._last, self._session = 0, ""
+        self._last, self._session, self._loaded = 0, "", False
         self.complaints: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -35,9 +35,11 @@ class Page:
         )
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[feature])
+        # The page may be there before the answer to `navigate` is.
+        self._loaded = False
         self.call("Page.navigate", url=path.as_uri())
-        while self._read().get("method") != "Page.loadEventFired":
-            pass
+        while not self._loaded:
+            self._read()
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives."""
@@ -76,6 +78,8 @@ class Page:
     def _note(self, method: str | None, parameters: dict[str, Any]) -> None:
         if method in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
             self.complaints.append(json.dumps(parameters))
+        elif method == "Page.loadEventFired":
+            self._loaded = True
         elif method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Page.javascriptDialogOpening":
