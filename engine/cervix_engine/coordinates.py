@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from cervix_engine.errors import UsageError
@@ -31,6 +30,7 @@ _SPELT_OUT = (
     re.compile(r"(?P<slide>.*?)[_ -]*\((?P<x>\d+),\s*(?P<y>\d+)\)"),
 )
 _BARE = (re.compile(r"(?P<slide>.+)[_-](?P<x>\d+)_(?P<y>\d+)"), re.compile(r"(?P<slide>)(?P<x>\d+)[_-](?P<y>\d+)"))
+_SPELT_OUT_OR_BARE = (*_SPELT_OUT, *_BARE)
 
 # A prefix that says what the file is, and not of which slide.
 _GENERIC = re.compile(r"(tile|patch|img|image|crop|cell)s?", re.IGNORECASE)
@@ -82,12 +82,13 @@ class Locator:
             return None
         if row.box is not None:
             return Place(row.slide_id, row.box)
-        path = PurePosixPath(unescape_name(row.path))
+        path, _, _ = unescape_name(row.path).rpartition(".") if "%" in row.path else row.path.rpartition(".")
         if self.pattern is not None:
-            name = str(path.with_name(path.stem)) if self.matches_folders else path.stem
-            found = self.pattern.fullmatch(name)
+            found = self.pattern.fullmatch(path if self.matches_folders else path.rpartition("/")[2])
         else:
-            found = _first_match(path.stem, (*_SPELT_OUT, *(_BARE if self.trusts_bare_numbers else ())))
+            found = _first_match(
+                path.rpartition("/")[2], _SPELT_OUT_OR_BARE if self.trusts_bare_numbers else _SPELT_OUT
+            )
         return None if found is None else _place(found, row, row.width, row.height)
 
 

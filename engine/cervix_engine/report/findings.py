@@ -73,13 +73,14 @@ def gather(table: Table, *, categories: tuple[Category, ...], locator: Locator |
     for row in table.rows():
         findings.tiles += 1
         abnormal = findings.slides.add(row)
-        findings.quality.update(row.quality)
+        if row.quality:
+            findings.quality.update(row.quality)
         if row.pred is None or row.category is None:
             _count_failure(findings, row)
             continue
         findings.classes[places[row.pred]] += 1
         findings.histogram[min(BINS - 1, int(row.confidence * BINS))][row.category] += 1
-        first, second = heapq.nlargest(2, row.probabilities)
+        second, first = sorted(row.probabilities)[-2:]
         suspicious.offer(abnormal, row)
         uncertain.offer(second - first, row)
         if locator is not None and (place := locator(row)) is not None:
@@ -99,7 +100,7 @@ def _count_failure(findings: Findings, row: Row) -> None:
 
 
 def _pick(row: Row, categories: tuple[Category, ...]) -> Pick:
-    first, second = heapq.nlargest(2, row.probabilities)
+    second, first = sorted(row.probabilities)[-2:]
     abnormal = sum(p for p, category in zip(row.probabilities, categories, strict=True) if category == "abnormal")
     return Pick(row, abnormal, first - second)
 
