@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _FILE = click.Path(path_type=Path)
 SHOWN = 20
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("new", type=_FILE)
 @click.argument("old", type=_FILE)
 @click.option("--labels", type=_FILE, help="A CSV with path,label: adds who is right, and McNemar's test.")
@@ -77,7 +78,7 @@ def _label_lines(comparison: Comparison) -> list[str]:
     return [
         f"of {total} labelled tiles, new is right on {new} ({new / total:.2%}), old on {old} ({old / total:.2%})",
         f"only new right: {right[True, False]}, only old right: {right[False, True]}; "
-        f"McNemar's exact test p = {comparison.p_value:.3g}",
+        f"McNemar's exact test p {f'= {comparison.p_value:.3g}' if comparison.p_value else '< 1e-300'}",
     ]
 
 

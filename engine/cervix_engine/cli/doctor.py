@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 
 if TYPE_CHECKING:
     from cervix_engine.doctor import Diagnosis
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=_FILE)
 @click.option("-o", "--out", type=_FILE, help="Where the page goes, such as report.html.")
 @click.option("--tiles", type=_FILE, help="The folder that the table's paths are relative to: gives the page pictures.")
