@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.backends import ARTEFACTS, runtime_version
-from cervix_engine.bundle import CONTRACT as CONTRACT_FILE
-from cervix_engine.bundle import seal
-from cervix_engine.certificate import Certificate, Parity
 from cervix_engine.cli.doctor import main
 from cervix_engine.doctor import Diagnosis, Way, diagnose
-from cervix_engine.files import sha256_file, write_json
-from cervix_engine.machine import cpu_class
-from engine.report.tables import CONTRACT
+from engine.report.bundles import CPU, certified_bundle
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'cervix[cpu]'")
-
-CPU = "onnxruntime-cpu"
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -57,35 +49,8 @@ def _way(diagnosis: Diagnosis, backend: str, precision: str) -> Way:
     return next(way for way in diagnosis.ways if (way.backend, way.precision) == (backend, precision))
 
 
-def _bundle(root: Path, *certified: tuple[str, float], version: str | None = None, device: str | None = None) -> Path:
-    """A sealed bundle with model files that nobody opens, and certificates of (precision, rate)."""
-    root.mkdir()
-    CONTRACT.save(root / CONTRACT_FILE)
-    (root / "certificates").mkdir()
-    for file in {"model.onnx", *(ARTEFACTS[precision] for precision, _ in certified)}:  # type: ignore[index]
-        (root / file).write_bytes(file.encode())
-    for precision, rate in certified:
-        file = ARTEFACTS[precision]  # type: ignore[index]
-        certificate = Certificate(
-            file=file,
-            file_sha256=sha256_file(root / file),
-            backend=CPU,
-            backend_version=version or str(runtime_version(CPU)),
-            precision=precision,  # type: ignore[arg-type]
-            arithmetic="fp32",
-            device_class=device or cpu_class(),
-            reference="keras 3",
-            parity=Parity(9, 0.0, 0.0, 1.0, ()),
-            tiles_per_sec=rate,
-            passed=True,
-        )
-        write_json(root / certificate.path, certificate.to_json())
-    seal(root)
-    return root
-
-
 def test_auto_takes_the_fastest_certified_and_says_why(tmp_path: Path) -> None:
-    diagnosis = diagnose(_bundle(tmp_path / "b", ("fp32", 20.0), ("fp16", 30.0)))
+    diagnosis = diagnose(certified_bundle(tmp_path / "b", ("fp32", 20.0), ("fp16", 30.0)))
     assert diagnosis.auto == f"{CPU} fp16"
     chosen, other = _way(diagnosis, CPU, "fp16"), _way(diagnosis, CPU, "fp32")
     assert (chosen.chosen, chosen.tiles_per_sec, chosen.reason) == (True, 30.0, "the fastest one certified here")
@@ -100,7 +65,9 @@ def test_auto_takes_the_fastest_certified_and_says_why(tmp_path: Path) -> None:
 def test_a_certificate_of_elsewhere_does_not_count(
     tmp_path: Path, version: str | None, device: str | None, reason: str
 ) -> None:
-    diagnosis = diagnose(_bundle(tmp_path / "b", ("fp32", 20.0), ("fp16", 30.0), version=version, device=device))
+    diagnosis = diagnose(
+        certified_bundle(tmp_path / "b", ("fp32", 20.0), ("fp16", 30.0), version=version, device=device)
+    )
     assert diagnosis.auto == f"{CPU} fp32"
     assert reason in _way(diagnosis, CPU, "fp32").reason
     assert reason in _way(diagnosis, CPU, "fp16").reason
@@ -108,7 +75,7 @@ def test_a_certificate_of_elsewhere_does_not_count(
 
 def test_without_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _without(monkeypatch, "onnxruntime_ep_openvino")
-    diagnosis = diagnose(_bundle(tmp_path / "b", ("fp32", 20.0)))
+    diagnosis = diagnose(certified_bundle(tmp_path / "b", ("fp32", 20.0)))
     assert _version(diagnosis, "onnxruntime-ep-openvino") is None
     assert "onnxruntime-ep-openvino" in _way(diagnosis, "onnxruntime-openvino", "fp32").reason
     assert ("onnxruntime-ep-openvino: to run bundles on the CPU", "pip install 'cervix[cpu]'") in diagnosis.missing
@@ -122,7 +89,7 @@ def test_without_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_any_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = _bundle(tmp_path / "b", ("fp32", 20.0))
+    bundle = certified_bundle(tmp_path / "b", ("fp32", 20.0))
     _without(monkeypatch, "onnxruntime", "onnxruntime_ep_openvino")
     diagnosis = diagnose(bundle)
     assert (diagnosis.ways, diagnosis.auto, diagnosis.can_run) == ((), None, False)
@@ -170,7 +137,7 @@ def test_no_bundle_is_a_finding(tmp_path: Path) -> None:
 
 
 def test_the_text_marks_the_choice(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["--model", str(_bundle(tmp_path / "b", ("fp32", 20.0)))])
+    done = CliRunner().invoke(main, ["--model", str(certified_bundle(tmp_path / "b", ("fp32", 20.0)))])
     assert done.exit_code == 0, done.output
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("->")]
     assert f"{CPU} fp32" in line

@@ -16,8 +16,10 @@ from click.testing import CliRunner, Result
 
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.batch import Provenance, discover_beside, predict_partial, run_identity
+from cervix_engine.bundle import Bundle
 from cervix_engine.cli.report import main
 from cervix_engine.output.partial import PartialRun, output_lock
+from engine.report.bundles import CPU, certified_bundle
 from engine.report.chromium import PROGRAM, Page, open_browser
 from engine.report.tables import CONTRACT, Tile, WriteTable
 
@@ -216,8 +218,23 @@ def test_wrong_usage_is_one_line(write_table: WriteTable, arguments: list[str], 
     assert sorted(path.name for path in table.parent.iterdir()) == ["old", "preds.csv"]
 
 
-def test_facts_of_certificate_need_the_runs_own_bundle(write_table: WriteTable, run_folder: Path) -> None:
-    facts = json.loads((run_folder / "preds.csv.run.json").read_text(encoding="utf-8"))
-    assert facts["found"] == 30
-    text = (run_folder / "report.html").read_text(encoding="utf-8")
-    assert "name the bundle with --model" in text
+def _claim_bundle(run_file: Path, digest: str, certificate: str) -> None:
+    run = json.loads(run_file.read_text(encoding="utf-8"))
+    run["provenance"] |= {"bundle_digest": digest, "certificate": certificate}
+    run_file.write_text(json.dumps(run), encoding="utf-8")
+
+
+def test_the_certificate_is_told_for_the_runs_own_bundle_only(run_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'cervix[cpu]'")
+    mine = Bundle.open(certified_bundle(tmp_path / "mine", ("fp32", 20.0)))
+    other = certified_bundle(tmp_path / "other", ("fp32", 30.0))
+    for name in ("preds.csv", "preds.csv.run.json"):
+        (tmp_path / name).write_bytes((run_folder / name).read_bytes())
+    _claim_bundle(tmp_path / "preds.csv.run.json", mine.digest, f"certificates/model.onnx.{CPU}.fp32.json")
+    assert _run(tmp_path / "preds.csv", "--out", tmp_path / "r.html", "--model", mine.root).exit_code == 0
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "keras 3, 9 tiles" in text
+    assert "Not known" not in text
+    refused = _run(tmp_path / "preds.csv", "--out", tmp_path / "s.html", "--model", other)
+    assert (refused.exit_code, "another bundle" in refused.stderr) == (2, True)
+    assert "name the bundle with --model" in (run_folder / "report.html").read_text(encoding="utf-8")
