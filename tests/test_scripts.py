@@ -63,3 +63,8 @@ def test_a_container_gets_pips_remote_settings_and_no_folder_of_this_machine() -
         *("index-url", "=", "https://env.example/simple%2F"),
         *("extra-index-url", "=", "https://more.example/simple"),
     ]
+
+
+def test_the_reference_of_commands_is_up_to_date() -> None:
+    done = _run("write_reference.py", "--check")
+    assert done.returncode == 0, done.stderr

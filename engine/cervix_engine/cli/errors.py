@@ -29,7 +29,7 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = command(*args, **kwargs)
         except CervixError as error:
-            click.echo(f"error: {_one_line(str(error))}", err=True)
+            click.echo(f"error: {one_line(str(error))}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt as error:  # a plain one came before the command was ready for signals
             click.echo("interrupted: the same command goes on where this one stopped", err=True)
@@ -39,6 +39,7 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
     return run
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A message without line ends and terminal codes."""
     # Names of files hold line ends, and terminal codes too.
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

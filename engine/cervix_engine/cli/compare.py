@@ -1,0 +1,86 @@
+"""`cervix-compare`: what changed between two tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
+from cervix_engine.cli.errors import cervix_errors
+
+if TYPE_CHECKING:
+    from cervix_engine.compare import Comparison
+
+_FILE = click.Path(path_type=Path)
+SHOWN = 20
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("new", type=_FILE)
+@click.argument("old", type=_FILE)
+@click.option("--labels", type=_FILE, help="A CSV with path,label: adds who is right, and McNemar's test.")
+@click.option("-o", "--out", type=_FILE, help="Where every change goes, such as changes.csv.")
+@click.option("--overwrite", is_flag=True, help="Replace what lies there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
+@click.version_option(__version__)
+@cervix_errors
+def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Compare the tables NEW and OLD of the same tiles: every decision that changed, with its margins.
+
+    Exit codes: 0 done, whatever has changed; 1 failed; 2 wrong usage.
+    """
+    from cervix_engine.compare import compare, read_labels, write_changes
+    from cervix_engine.errors import OutputExistsError
+    from cervix_engine.table_reader import Table
+
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
+    comparison = compare(Table.open(new), Table.open(old), labels=read_labels(labels) if labels else None)
+    if out is not None:
+        write_changes(out, comparison.changes)
+    if as_json:
+        click.echo(json.dumps(comparison.to_json(), indent=2))
+    else:
+        _print(comparison)
+
+
+def _print(comparison: Comparison) -> None:
+    for line in _lines(comparison):
+        click.echo(line)
+
+
+def _lines(comparison: Comparison) -> list[str]:
+    changes = sorted(comparison.changes, key=lambda change: -change.margin)
+    lines = [
+        f"{comparison.tiles} tiles in both tables; {len(changes)} decisions changed; "
+        f"largest difference of a probability {comparison.max_absdiff:.6f}"
+    ]
+    if comparison.only_new or comparison.only_old:
+        lines.append(f"{comparison.only_new} tiles only in the new table, {comparison.only_old} only in the old one")
+    for change in changes[:SHOWN]:
+        label = f"   truly {change.label}" if change.label else ""
+        margins = f"{_margin(change.old_margin)} -> {_margin(change.new_margin)}"
+        lines.append(f"  {change.path}: {change.old} -> {change.new}   margin {margins}{label}")
+    if len(changes) > SHOWN:
+        lines.append(f"  … and {len(changes) - SHOWN} more with smaller margins: --out writes all")
+    return [*lines, *_label_lines(comparison)]
+
+
+def _label_lines(comparison: Comparison) -> list[str]:
+    right, total = comparison.right, comparison.labelled
+    if comparison.p_value is None:
+        return []
+    new, old = right[True, True] + right[True, False], right[True, True] + right[False, True]
+    return [
+        f"of {total} labelled tiles, new is right on {new} ({new / total:.2%}), old on {old} ({old / total:.2%})",
+        f"only new right: {right[True, False]}, only old right: {right[False, True]}; "
+        f"McNemar's exact test p {f'= {comparison.p_value:.3g}' if comparison.p_value else '< 1e-300'}",
+    ]
+
+
+def _margin(margin: float | None) -> str:
+    return "none" if margin is None else f"{margin:.3f}"

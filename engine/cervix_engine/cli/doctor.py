@@ -1,0 +1,60 @@
+"""`cervix-doctor`: what this machine can run, and what it lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
+from cervix_engine.cli.errors import cervix_errors
+
+if TYPE_CHECKING:
+    from cervix_engine.doctor import Diagnosis
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON on standard output.")
+@click.version_option(__version__)
+@cervix_errors
+def main(model: Path | None, as_json: bool) -> int:
+    """Say what hardware and runtimes are here, what `--precision auto` takes and why, and what is missing.
+
+    Exit codes: 0 the bundle can be run here, 1 it cannot.
+    """
+    from cervix_engine.bundle import default_bundle
+    from cervix_engine.doctor import diagnose
+
+    diagnosis = diagnose(model or default_bundle())
+    if as_json:
+        click.echo(json.dumps(diagnosis.to_json(), indent=2))
+    else:
+        for line in _lines(diagnosis):
+            click.echo(line)
+    return 0 if diagnosis.can_run else 1
+
+
+def _lines(diagnosis: Diagnosis) -> Iterator[str]:
+    yield "machine"
+    yield from (f"  {name:<24} {value}" for name, value in diagnosis.machine.items())
+    yield from (f"  {'gpu':<24} {gpu}" for gpu in diagnosis.gpus or ("none that nvidia-smi lists",))
+    yield "packages"
+    yield from (f"  {package.name:<24} {package.version or 'not installed'}" for package in diagnosis.packages)
+    yield "bundle"
+    yield f"  {diagnosis.bundle}"
+    yield "ways to run it"
+    for way in diagnosis.ways:
+        rate = f" ({way.tiles_per_sec:.1f} tiles/s when certified)" if way.tiles_per_sec else ""
+        yield f"{'->' if way.chosen else '  '}{way.backend + ' ' + way.precision:<30} {way.reason}{rate}"
+    if not diagnosis.ways:
+        yield "  none: ONNX Runtime is not installed"
+    yield f"auto takes: {diagnosis.auto or 'nothing'}"
+    yield from (f"problem: {problem}" for problem in diagnosis.problems)
+    yield from (f"missing: {what}   {line}" for what, line in diagnosis.missing)

@@ -1,0 +1,76 @@
+"""`cervix-report`: a finished table as a page, a summary by slide, or QuPath's objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
+from cervix_engine.cli.errors import cervix_errors
+
+if TYPE_CHECKING:
+    from cervix_engine.report.findings import Findings
+    from cervix_engine.report.make import ReportConfig
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("table", type=_FILE)
+@click.option("-o", "--out", type=_FILE, help="Where the page goes, such as report.html.")
+@click.option("--tiles", type=_FILE, help="The folder that the table's paths are relative to: gives the page pictures.")
+@click.option("--summary", type=_FILE, help="Where a line for each slide goes, such as slides.csv.")
+@click.option("--geojson", type=_FILE, metavar="DIR", help="Where QuPath's objects go, a file for each slide.")
+@click.option("--coords", metavar="PATTERN", help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'.")
+@click.option("--model", type=_FILE, help="The bundle that made the table: adds certificate and calibration.")
+@click.option("--top", type=click.IntRange(0, 200), default=48, show_default=True, help="Tiles in each gallery.")
+@click.option("--overwrite", is_flag=True, help="Replace what lies there already.")
+@click.version_option(__version__)
+@cervix_errors
+def main(
+    table: Path,
+    out: Path | None,
+    tiles: Path | None,
+    summary: Path | None,
+    geojson: Path | None,
+    coords: str | None,
+    model: Path | None,
+    top: int,
+    overwrite: bool,
+) -> None:
+    """Make of TABLE, which cervix-batch wrote, a page for people (--out), a line for each slide (--summary), or
+    QuPath's objects (--geojson).
+
+    The page is one file that loads nothing from anywhere. All of it is research use only, and no diagnosis. Exit
+    codes: 0 done, 1 failed, 2 wrong usage.
+    """
+    from cervix_engine.report.make import ReportConfig, make_report
+
+    config = ReportConfig(
+        table=table,
+        out=out,
+        tiles=tiles,
+        summary=summary,
+        geojson=geojson,
+        coords=coords,
+        model=model,
+        top=top,
+        overwrite=overwrite,
+    )
+    _summarise(make_report(config), config)
+
+
+def _summarise(findings: Findings, config: ReportConfig) -> None:
+    slides = len(findings.slides)
+    placed = sum(len(points.x) for points in findings.points.values())
+    click.echo(
+        f"{findings.tiles} tiles: {findings.predicted} predicted, {findings.failed} failed, on {slides} "
+        f"slide{'s' * (slides != 1)}; {placed} with a place on their slide",
+        err=True,
+    )
+    for name, path in (("report", config.out), ("summary", config.summary), ("GeoJSON", config.geojson)):
+        if path is not None:
+            click.echo(f"{name}: {path}", err=True)

@@ -1,0 +1,1 @@
+"""A finished table as one page that a person can read."""

@@ -1,0 +1,81 @@
+"""From a finished table to everything that was asked of it, reading it once for page and summary."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cervix_engine.bundle import Bundle
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_engine.coordinates import Locator
+from cervix_engine.errors import OutputError, OutputExistsError, UsageError
+from cervix_engine.geojson import write_geojson
+from cervix_engine.report.facts import load_facts
+from cervix_engine.report.findings import Findings, gather
+from cervix_engine.report.page import write_page
+from cervix_engine.summary import write_summary
+from cervix_engine.table_reader import Table
+
+
+@dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """What was asked: at least one of `out`, `summary` and `geojson`."""
+
+    table: Path
+    out: Path | None = None
+    tiles: Path | None = None
+    summary: Path | None = None
+    geojson: Path | None = None
+    coords: str | None = None
+    model: Path | None = None
+    top: int = 48
+    overwrite: bool = False
+
+
+def make_report(config: ReportConfig) -> Findings:
+    """Write what was asked.
+
+    Raises:
+        CervixError: see `errors.py`; what is being written then has not appeared.
+    """
+    _check(config)
+    table = Table.open(config.table)
+    bundle = Bundle.open(config.model) if config.model else None
+    categories = table.categories(bundle.contract if bundle else None)
+    locator = Locator.for_table(table, pattern=config.coords)
+    findings = gather(table, categories=categories, locator=locator, top=config.top if config.out else 0)
+    if config.summary:
+        write_summary(config.summary, findings.slides)
+    if config.geojson:
+        write_geojson(table, config.geojson, locator=locator, overwrite=config.overwrite)
+    if config.out:
+        facts = load_facts(config.table, bundle=bundle, tiles=findings.tiles, failed=findings.failed)
+        # Only display names and the EXIF rule are taken from it, and SIPaKMeD's are the defaults of both.
+        contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
+        write_page(findings, facts, config.out, tiles=config.tiles, contract=contract, overwrite=config.overwrite)
+    return findings
+
+
+def _check(config: ReportConfig) -> None:
+    """Refuse before a long table is read what would be refused after."""
+    if not (config.out or config.summary or config.geojson):
+        raise UsageError("nothing to make: name --out, --summary or --geojson")
+    if config.tiles is not None and not os.path.isdir(config.tiles):  # noqa: PTH112 - Path.is_dir raises on long names
+        raise UsageError(f"no such folder of tiles: {config.tiles}")
+    targets = [path for path in (config.out, config.summary, config.geojson) if path]
+    if len({os.path.realpath(path) for path in (*targets, config.table)}) <= len(targets):
+        raise UsageError("table, --out, --summary and --geojson must all be different")
+    for path in targets:
+        _check_target(path, overwrite=config.overwrite, folder=path == config.geojson)
+
+
+def _check_target(path: Path, *, overwrite: bool, folder: bool) -> None:
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - as above
+        raise OutputError(f"no such folder: {path.parent}")
+    if not os.path.lexists(path):
+        return
+    if os.path.isdir(path) != folder:  # noqa: PTH112 - as above
+        raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}")
+    if not overwrite:
+        raise OutputExistsError(f"{path} is there already: pass --overwrite to replace it")

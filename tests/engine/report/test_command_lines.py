@@ -1,0 +1,96 @@
+"""Twenty wrong command lines, one clear line each; and options from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+import tomllib
+from click.testing import CliRunner, Result
+
+from cervix_engine.cli import compare, doctor, report
+from engine.report.tables import Tile, WriteTable
+
+COMMANDS: dict[str, click.Command] = {"report": report.main, "compare": compare.main, "doctor": doctor.main}
+
+WRONG = [
+    ("report", "Missing argument 'TABLE'"),
+    ("report {}/none.csv --out {}/r.html", "No such file"),
+    ("report {}/preds.csv", "nothing to make"),
+    ("report {}/preds.csv --ot {}/r.html", "--out"),
+    ("report {}/preds.csv --summry {}/s.csv", "--summary"),
+    ("report {}/preds.csv --out", "requires an argument"),
+    ("report {}/preds.csv --out {}/r.html --top 9999", "0<=x<=200"),
+    ("report {}/preds.csv --out {}/r.html --top many", "not a valid integer"),
+    ("report {}/preds.csv {}/preds.csv --out {}/r.html", "unexpected extra argument"),
+    ("report {}/notes.txt --out {}/r.html", "a table's name ends in"),
+    ("report {}/other.csv --out {}/r.html", "no table of cervix-batch"),
+    ("report {}/preds.csv --out {}/preds.csv", "must all be different"),
+    ("report {}/preds.csv --out {}/r.html --coords {{x}}", "coordinates"),
+    ("report {}/preds.csv --out {}/r.html --config {}/none.toml", "No such file"),
+    ("report {}/preds.csv --out {}/r.html --config {}/other.csv", "no TOML"),
+    ("compare {}/preds.csv", "Missing argument 'OLD'"),
+    ("compare {}/preds.csv {}/preds.csv --lables {}/l.csv", "--labels"),
+    ("compare {}/preds.csv {}/preds.csv --labels {}/none.csv", "No such file"),
+    ("compare {}/preds.csv {}/preds.csv --out {}/notes.txt", "--overwrite"),
+    ("doctor --modle x", "--model"),
+    ("doctor {}/preds.csv", "unexpected extra argument"),
+]
+
+
+def _run(line: str, folder: Path) -> Result:
+    name, *arguments = line.replace("{{", "\0").replace("{}", str(folder)).replace("\0", "{").replace("}}", "}").split()
+    return CliRunner().invoke(COMMANDS[name], arguments, prog_name=f"cervix-{name}")
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG)
+def test_a_wrong_command_line_is_one_clear_line(write_table: WriteTable, line: str, message: str) -> None:
+    folder = write_table([Tile("a.png")]).parent
+    (folder / "notes.txt").touch()
+    (folder / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    done = _run(line, folder)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert isinstance(done.exception, SystemExit), "no traceback"
+    assert done.stdout == ""
+
+
+def test_there_are_twenty() -> None:
+    assert len(WRONG) >= 20
+
+
+def test_options_come_from_a_file_and_the_command_line_goes_first(write_table: WriteTable) -> None:
+    folder = write_table([Tile("a.png")]).parent
+    config = folder / "report.toml"
+    config.write_text(f'out = "{folder}/r.html"\ntop = 3\noverwrite = true\n', encoding="utf-8")
+    done = _run("report {}/preds.csv --config {}/report.toml --top 7 --dump-config", folder)
+    assert done.exit_code == 0, done.output
+    assert tomllib.loads(done.stdout) == {"out": f"{folder}/r.html", "top": 7, "overwrite": True}
+    assert not (folder / "r.html").exists(), "dumping does nothing else"
+    config.write_text(done.stdout, encoding="utf-8")
+    again = _run("report {}/preds.csv --config {}/report.toml --dump-config", folder)
+    assert again.stdout == done.stdout
+    assert _run("report {}/preds.csv --config {}/report.toml", folder).exit_code == 0
+    assert (folder / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("otu = 'x'", "Did you mean 'out'?"), ("out = [1]", "one value"), ("top = 'x'", "integer")]
+)
+def test_a_wrong_file_is_one_clear_line(write_table: WriteTable, text: str, message: str) -> None:
+    folder = write_table([Tile("a.png")]).parent
+    (folder / "c.toml").write_text(text, encoding="utf-8")
+    done = _run("report {}/preds.csv --config {}/c.toml", folder)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_version_are_no_errors(name: str, tmp_path: Path) -> None:
+    for option in ("--help", "--version"):
+        done = _run(f"{name} {option}", tmp_path)
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert f"cervix-{name}" in done.stdout
