@@ -26,11 +26,13 @@ from cervix_engine.tiles import TileFailure
 from cervix_train.dataset import Dataset, LabelledTile
 from cervix_train.keras_runtime import load_keras
 from cervix_train.layouts import read_dataset
+from cervix_train.network import build_head
 from cervix_train.reference import choose_golden
 from cervix_train.splits import assign_splits
 from cervix_train.training import TrainConfig, TrainReport, train
 
 TILES = 60  # in the fixture `drawn`
+PLOTS = ("confusion_matrix", "history", "reliability")
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -52,7 +54,7 @@ def model(opened: Bundle) -> Any:
 def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bundle) -> None:
     expected = {"contract.json", "model.keras", "golden/golden.json"}
     expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
-    expected |= {f"training/{name}.png" for name in ("confusion_matrix", "history")}
+    expected |= {f"training/{name}.png" for name in PLOTS} | {"training/calibration.json"}
     assert {name for name in opened.files if not name.endswith(".tile")} == expected
     assert {path.name for path in opened.root.parent.iterdir()} == {"bundle", "cache"}
 
@@ -120,6 +122,23 @@ def test_the_metrics_are_the_test_splits(opened: Bundle, model: Any, drawn: Path
     assert metrics["accuracy"] == pytest.approx((answers.argmax(axis=1) == true).mean())
 
 
+def test_the_temperature_is_folded_recorded_and_no_loss(opened: Bundle, model: Any, drawn: Path) -> None:
+    calibration = opened.read_json("training/calibration.json", schema="cervix/calibration/1")
+    jsonschema.validate(
+        calibration, json.loads(files("cervix_train").joinpath("schemas/calibration.schema.json").read_text())
+    )
+    temperature = opened.contract.temperature
+    assert temperature == calibration["temperature"] != 1.0
+    assert calibration["val"]["after"]["nll"] <= calibration["val"]["before"]["nll"]
+    metrics = json.loads((opened.root / "training/metrics.json").read_text())
+    assert metrics["calibration"] == calibration["test"]["after"]
+    # What was stored while it was trained is the head before the temperature.
+    head = build_head(features=128, classes=5)
+    head.load_weights(opened.root / "training/head.weights.h5")
+    before, after = head.layers[-1].get_weights(), model.layers[-1].get_weights()
+    assert all(np.allclose(a, b / temperature) for a, b in zip(after, before, strict=True))
+
+
 def test_the_history_has_a_row_per_epoch(opened: Bundle) -> None:
     rows = read_csv(opened.root / "training/history.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -127,7 +146,7 @@ def test_the_history_has_a_row_per_epoch(opened: Bundle) -> None:
 
 
 def test_plots_are_pictures(opened: Bundle) -> None:
-    for name in ("confusion_matrix", "history"):
+    for name in PLOTS:
         picture = decode(opened.read(f"training/{name}.png"), contract=opened.contract)
         assert min(picture.shape[:2]) > 200
         assert picture.std() > 5

@@ -44,6 +44,25 @@ def plot_history(path: Path, history: History) -> None:
     figure.savefig(path)
 
 
+def plot_reliability(path: Path, calibration: dict[str, Any]) -> None:
+    """Accuracy against confidence on the test split, before and after the temperature; the diagonal is perfect.
+
+    A point's size is its bin's share of the tiles.
+    """
+    figure = _figure(width=9, height=4.4)
+    for position, when in enumerate(("before", "after"), 1):
+        measured = calibration["test"][when]
+        bins = {name: np.array([item[name] for item in measured["bins"]]) for name in ("confidence", "accuracy")}
+        tiles = np.array([item["tiles"] for item in measured["bins"]])
+        axes = figure.add_subplot(1, 2, position)
+        axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        axes.plot(bins["confidence"], bins["accuracy"])
+        axes.scatter(bins["confidence"], bins["accuracy"], s=20 + 400 * tiles / tiles.sum())
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
+        axes.set_title(f"{when} the temperature: ECE {measured['ece']:.3f}, NLL {measured['nll']:.3f}")
+    figure.savefig(path)
+
+
 def _figure(*, width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 

@@ -21,7 +21,7 @@ from cervix_train.dataset import Dataset
 from cervix_train.fit import History
 from cervix_train.keras_runtime import KerasModel
 from cervix_train.model_files import load_model
-from cervix_train.plots import plot_confusion, plot_history
+from cervix_train.plots import plot_confusion, plot_history, plot_reliability
 from cervix_train.predict import predict
 from cervix_train.splits import group_of
 
@@ -38,6 +38,7 @@ class Reference:
         dataset: every tile with its split.
         failures: why tiles of `dataset` were left out, by index.
         metrics: of the test split.
+        calibration: the temperature, and what it changed; of the schema `cervix/calibration/1`.
     """
 
     model: KerasModel
@@ -46,6 +47,7 @@ class Reference:
     failures: dict[int, TileFailure]
     history: History
     metrics: dict[str, Any]
+    calibration: dict[str, Any]
 
 
 def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: int) -> None:
@@ -62,10 +64,12 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
     training = root / "training"
     training.mkdir(exist_ok=True)
     write_json(training / "metrics.json", reference.metrics)
+    write_json(training / "calibration.json", reference.calibration)
     reference.history.write_csv(training / "history.csv")
     _write_split(training / "split.csv", reference.dataset, reference.failures)
     plot_confusion(training / "confusion_matrix.png", reference.metrics)
     plot_history(training / "history.png", reference.history)
+    plot_reliability(training / "reliability.png", reference.calibration)
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
     seal(root)
 

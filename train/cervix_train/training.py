@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.contract import ModelContract, TileClass
-from cervix_engine.errors import DatasetError
 from cervix_train.batchnorm import reestimate
+from cervix_train.calibration import SCHEMA as CALIBRATION
+from cervix_train.calibration import Logits, before_and_after, fit_temperature, fold_temperature, logits_of, softmax
 from cervix_train.dataset import SPLITS, Dataset, Split, check_trainable, log_failures
 from cervix_train.features import FeatureSet, compute_features
-from cervix_train.fit import History, LabelledFeatures, fit_head
+from cervix_train.fit import History, fit_head
+from cervix_train.intervals import bootstrap_weights
 from cervix_train.keras_runtime import KerasModel, load_keras
 from cervix_train.layouts import read_dataset
 from cervix_train.metrics import measure
 from cervix_train.network import Backbone, Weights, build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
+from cervix_train.parts import Part, split_parts
 from cervix_train.progress import meter
 from cervix_train.reference import Reference, tile_statistics, write_reference
 from cervix_train.splits import assign_splits
@@ -85,17 +88,25 @@ def train(config: TrainConfig) -> TrainReport:
     load_keras(seed=config.seed)
     extractor = _extractor(config, dataset, contract)
     features = _features(config, dataset, extractor=extractor, contract=contract)
-    parts = _parts(dataset, features)
+    parts = split_parts(dataset, features)
     head = build_head(features=features.vectors.shape[1], classes=len(dataset.classes))
     with whole_folder(config.out, overwrite=config.overwrite) as folder:
         history = _fit(config, head, parts, folder=folder)
+        logits: dict[Split, Logits] = {
+            split: logits_of(head, parts[split].labelled.vectors) for split in ("val", "test")
+        }
+        temperature = fit_temperature(logits["val"], parts["val"].labelled.targets)
+        fold_temperature(head, temperature)
         reference = Reference(
             model=join(extractor, head),
-            contract=replace(contract, tile_statistics=_statistics(dataset, features)),
+            contract=replace(contract, temperature=temperature, tile_statistics=_statistics(dataset, features)),
             dataset=dataset,
             failures=features.failures,
             history=history,
-            metrics=_test_metrics(head, parts["test"], dataset=dataset, failures=features.failures),
+            metrics=_test_metrics(
+                logits["test"] / temperature, parts["test"], dataset=dataset, failures=features.failures
+            ),
+            calibration=_calibration(logits, parts, temperature),
         )
         write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size)
     return TrainReport(reference.metrics, history, features.computed, len(features.failures))
@@ -130,34 +141,13 @@ def _features(config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, c
     return features
 
 
-def _parts(dataset: Dataset, features: FeatureSet) -> dict[Split, LabelledFeatures]:
-    """The features by split.
-
-    Raises:
-        DatasetError: so many tiles had to be left out that a split or a class has none.
-    """
-    names = [item.name for item in dataset.classes]
-    tiles = [dataset.tiles[index] for index in features.indices]
-    targets = np.array([names.index(tile.label) for tile in tiles], np.intp)
-    parts: dict[Split, LabelledFeatures] = {}
-    for split in SPLITS:
-        members = np.array([tile.split == split for tile in tiles], bool)
-        if not members.any():
-            raise DatasetError(f"no readable tile is left in the split {split!r}")
-        parts[split] = LabelledFeatures(features.vectors[members], targets[members])
-    missing = set(range(len(names))) - set(parts["train"].targets.tolist())
-    if missing:
-        raise DatasetError(f"no readable tile of class {names[min(missing)]} is left in the training split")
-    return parts
-
-
-def _fit(config: TrainConfig, head: KerasModel, parts: dict[Split, LabelledFeatures], *, folder: Path) -> History:
+def _fit(config: TrainConfig, head: KerasModel, parts: dict[Split, Part], *, folder: Path) -> History:
     training = folder / "training"
     training.mkdir()
     history = fit_head(
         head,
-        train=parts["train"],
-        val=parts["val"],
+        train=parts["train"].labelled,
+        val=parts["val"].labelled,
         checkpoint=training / "head.weights.h5",
         epochs=config.epochs,
         learning_rate=config.learning_rate,
@@ -168,12 +158,31 @@ def _fit(config: TrainConfig, head: KerasModel, parts: dict[Split, LabelledFeatu
     return history
 
 
-def _test_metrics(
-    head: KerasModel, test: LabelledFeatures, *, dataset: Dataset, failures: dict[int, Any]
-) -> dict[str, Any]:
+def _test_metrics(logits: Logits, test: Part, *, dataset: Dataset, failures: dict[int, Any]) -> dict[str, Any]:
     failed = sum(dataset.tiles[index].split == "test" for index in failures)
-    probabilities = head(test.vectors, training=False).numpy()
-    return measure(probabilities, test.targets, classes=dataset.classes, split="test", failed=failed)
+    return measure(
+        softmax(logits).astype(np.float32),
+        test.labelled.targets,
+        classes=dataset.classes,
+        split="test",
+        failed=failed,
+        groups=test.groups,
+    )
+
+
+def _calibration(logits: dict[Split, Logits], parts: dict[Split, Part], temperature: float) -> dict[str, Any]:
+    measured: dict[str, Any] = {
+        split: before_and_after(
+            logits[split],
+            parts[split].labelled.targets,
+            temperature=temperature,
+            weights=bootstrap_weights(parts[split].groups),
+        )
+        for split in logits
+    }
+    before, after = (measured["val"][when]["nll"] for when in ("before", "after"))
+    log.info("temperature %.3f: validation NLL %.4f before, %.4f after", temperature, before, after)
+    return {"schema": CALIBRATION, "temperature": temperature, **measured}
 
 
 def _statistics(dataset: Dataset, features: FeatureSet) -> tuple[Any, ...]:
