@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cervix_train.fit import Inputs
 from cervix_train.intervals import RESAMPLES, percentile_interval
-from cervix_train.keras_runtime import KerasModel, load_keras
+from cervix_train.keras_runtime import KerasModel
 
 SCHEMA = "cervix/calibration/1"
 BINS = 15
 BOUNDS = (0.05, 20.0)  # of the temperature: outside, something other than calibration is wrong
 _SMALLEST = 1e-12  # a float32 softmax can answer 0, whose logarithm is infinite
+_UNDERFLOW = float(np.finfo(np.float32).tiny)
 _SEED = 20170806
 
 Probabilities = npt.NDArray[np.float32]
@@ -26,13 +28,11 @@ Logits = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.intp]
 
 
-def logits_of(model: KerasModel, inputs: npt.NDArray[np.float32]) -> Logits:
-    """What the last layer's softmax would be given, `float64 (N, classes)`."""
-    keras = load_keras()
-    last = model.layers[-1]
-    hidden = keras.Model(model.input, last.input).predict(inputs, batch_size=256, verbose=0)
-    kernel, bias = (weight.astype(np.float64) for weight in last.get_weights())
-    return np.asarray(hidden.astype(np.float64) @ kernel + bias)
+def logits_of(model: KerasModel, inputs: Inputs, *, tiles: int, batch_size: int) -> Logits:
+    """Logits of all tiles, `float64 (tiles, classes)`, up to a constant per tile, which the softmax ignores."""
+    chunks = np.array_split(np.arange(tiles), range(batch_size, tiles, batch_size))
+    answers = np.concatenate([model.predict_on_batch(inputs(chunk)) for chunk in chunks])
+    return np.asarray(np.log(np.maximum(answers.astype(np.float64), _UNDERFLOW)))
 
 
 def fit_temperature(logits: Logits, targets: Targets) -> float:
