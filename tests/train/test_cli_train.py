@@ -38,7 +38,17 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
     assert lines[0] == "60 tiles of 5 classes (cervix_dyk, cervix_koc, cervix_mep, cervix_pab, cervix_sfi)"
     assert lines[-1].startswith("test accuracy 0.")
     # Every line is ours: nothing of TensorFlow's own log comes through.
-    ours = ("train ", "60 tiles", "batch-norm", "features", "epoch ", "kept ", "golden ", "test accuracy")
+    ours = (
+        "train ",
+        "60 tiles",
+        "batch-norm",
+        "features",
+        "epoch ",
+        "head: kept ",
+        "temperature ",
+        "golden ",
+        "test accuracy",
+    )
     assert [line for line in lines if not line.startswith(ours)] == []
     assert Bundle.open(tmp_path / "models/mine").contract.input_size == (32, 32)
     assert list((tmp_path / "xdg/cervix/features").glob("*.sqlite3"))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import csv
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cervix_engine.errors import UsageError
-from cervix_train.fit import PATIENCE, History, LabelledFeatures, fit_head
+from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
+from cervix_train.fit import PATIENCE, FitConfig, History, LabelledFeatures, Resumable, fit
+from cervix_train.fit_state import FitState
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import build_head
 
@@ -21,19 +24,28 @@ def clusters(count: int, *, seed: int) -> LabelledFeatures:
     return LabelledFeatures(vectors.astype(np.float32), targets.astype(np.intp))
 
 
-def fit(folder: Path, **changes: Any) -> tuple[Any, History]:
+CONFIG = FitConfig(epochs=6, learning_rate=0.002, batch_size=16, seed=0)
+
+
+def new_head() -> Any:
     load_keras(seed=0)
-    head = build_head(features=8, classes=3)
-    values: dict[str, Any] = {
-        "train": clusters(48, seed=0),
-        "val": clusters(12, seed=1),
-        "checkpoint": folder / "best.weights.h5",
-        "epochs": 6,
-        "learning_rate": 0.002,
-        "batch_size": 16,
-        "seed": 0,
-    }
-    return head, fit_head(head, **{**values, **changes})
+    return build_head(features=8, classes=3)
+
+
+def fit_clusters(folder: Path, head: Any = None, *, resumable: Resumable | None = None, **changes: Any) -> Any:
+    """Train a head; keywords replace what a test is about."""
+    head = head or new_head()
+    given = {"train": clusters(48, seed=0), "val": clusters(12, seed=1)}
+    given |= {name: changes.pop(name) for name in list(changes) if name in given}
+    history = fit(
+        head,
+        train=given["train"].as_inputs(),
+        val=given["val"].as_inputs(),
+        checkpoint=folder / "best.weights.h5",
+        config=replace(CONFIG, **changes),
+        resumable=resumable,
+    )
+    return head, history
 
 
 def weights(head: Any) -> list[Any]:
@@ -41,7 +53,7 @@ def weights(head: Any) -> list[Any]:
 
 
 def test_it_learns_as_the_paper_does_and_keeps_the_best_epoch(tmp_path: Path) -> None:
-    head, history = fit(tmp_path, epochs=12)
+    head, history = fit_clusters(tmp_path, epochs=12)
     assert type(head.optimizer).__name__ == "Adamax"
     assert float(head.optimizer.learning_rate) == pytest.approx(0.002)
     assert head.loss == "categorical_crossentropy"
@@ -56,22 +68,12 @@ def test_it_learns_as_the_paper_does_and_keeps_the_best_epoch(tmp_path: Path) ->
 
 
 def test_the_seed_makes_it_reproducible_whatever_was_drawn_before(tmp_path: Path) -> None:
-    first, history = fit(tmp_path, epochs=2)
+    first, history = fit_clusters(tmp_path, epochs=2)
     keras = load_keras()
-    load_keras(seed=0)
-    head = build_head(features=8, classes=3)
+    head = new_head()
     keras.random.normal((100,))
     np.random.default_rng().random(3)
-    again = fit_head(
-        head,
-        train=clusters(48, seed=0),
-        val=clusters(12, seed=1),
-        checkpoint=tmp_path / "again.weights.h5",
-        epochs=2,
-        learning_rate=0.002,
-        batch_size=16,
-        seed=0,
-    )
+    _, again = fit_clusters(tmp_path, head, epochs=2)
     assert again == history
     assert all(np.array_equal(a, b) for a, b in zip(weights(first), weights(head), strict=True))
 
@@ -80,14 +82,77 @@ def test_it_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
     wrong = clusters(12, seed=1)
     # Every validation label is wrong, so learning can only make the validation loss worse.
     val = LabelledFeatures(wrong.vectors, (wrong.targets + 1) % 3)
-    _, history = fit(tmp_path, val=val, epochs=30, learning_rate=0.01)
+    _, history = fit_clusters(tmp_path, val=val, epochs=30, learning_rate=0.01)
     assert history.epochs == history.best_epoch + PATIENCE < 30
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     train = LabelledFeatures(np.full((32, 8), np.nan, np.float32), np.arange(32) % 3)
     with pytest.raises(UsageError, match="diverged"):
-        fit(tmp_path, train=train, epochs=1)
+        fit_clusters(tmp_path, train=train, epochs=1)
+
+
+def misleading(count: int, *, seed: int) -> LabelledFeatures:
+    """Clusters under wrong labels: whoever learns from others gets worse at these, epoch by epoch."""
+    given = clusters(count, seed=seed)
+    return LabelledFeatures(given.vectors, (given.targets + 1) % 3)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the training may catch it."""
+
+
+def kill_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill the training right after the state of that epoch is on disk."""
+    save = FitState.save
+
+    def saving(self: FitState, path: Path) -> None:
+        save(self, path)
+        if self.epochs == epochs:
+            raise Killed
+
+    monkeypatch.setattr(FitState, "save", saving)
+
+
+@pytest.mark.parametrize("epochs", [1, 4, None])
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    epochs: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"val": misleading(12, seed=1), "epochs": 30, "learning_rate": 0.01}
+    whole, history = fit_clusters(tmp_path, **given)
+    assert history.epochs == history.best_epoch + PATIENCE < 30, "it should stop early, or waiting is not tested"
+    resumable = Resumable(tmp_path / "state.npz", "id", resume=True)
+    with monkeypatch.context() as patch:
+        kill_after(epochs or history.epochs, patch)
+        with pytest.raises(Killed):
+            fit_clusters(tmp_path, resumable=resumable, **given)
+    (tmp_path / "best.weights.h5").unlink()
+    # Another process begins with other random numbers.
+    load_keras(seed=99)
+    resumed, again = fit_clusters(tmp_path, build_head(features=8, classes=3), resumable=resumable, **given)
+    assert again == history
+    assert all(np.array_equal(a, b) for a, b in zip(weights(resumed), weights(whole), strict=True))
+    stored = build_head(features=8, classes=3)
+    stored.load_weights(tmp_path / "best.weights.h5")
+    assert all(np.array_equal(a, b) for a, b in zip(weights(stored), weights(whole), strict=True))
+
+
+def test_only_the_same_training_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "state.npz"
+    _, history = fit_clusters(tmp_path, epochs=2, resumable=Resumable(path, "one", resume=None))
+    with pytest.raises(ResumeMismatchError, match="begin anew with --no-resume"):
+        fit_clusters(tmp_path, epochs=2, resumable=Resumable(path, "other", resume=True))
+    with caplog.at_level(logging.INFO, "cervix_train"):
+        assert fit_clusters(tmp_path, epochs=2, resumable=Resumable(path, "other", resume=None))[1] == history
+    assert "beginning anew" in caplog.text
+    assert "resumed after" not in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 and no more"])
+def test_a_broken_state_says_what_to_do(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.npz").write_bytes(content)
+    with pytest.raises(OutputError, match="delete it, or begin anew with --no-resume"):
+        fit_clusters(tmp_path, resumable=Resumable(tmp_path / "state.npz", "id", resume=None))
 
 
 def test_history_csv(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
-from cervix_train.metrics import measure
+from cervix_train.intervals import bootstrap_weights
+from cervix_train.metrics import _auroc, _macro_f1_interval, measure
 
 SCHEMA = json.loads(files("cervix_train").joinpath("schemas/metrics.schema.json").read_text())
 THREE = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "benign"), TileClass("n", "N", "normal"))
@@ -28,6 +29,18 @@ def run(predicted: list[int], true: list[int], **changes: Any) -> dict[str, Any]
     return metrics
 
 
+def scores(item: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(item[name] for name in ("name", "precision", "recall", "f1", "tiles"))
+
+
+def noisy(count: int, *, seed: int = 0) -> tuple[Any, Any]:
+    """Answers that are right more often than not, and their true classes."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, count)
+    raised = np.exp(rng.normal(0, 1, (count, 3)) + 1.5 * np.eye(3)[targets])
+    return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32), targets
+
+
 def test_counts_by_hand() -> None:
     # true a: 3 of which 2 found; true b: 2 of which 1 found; true n: 1, found.
     metrics = run([0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 2], failed=4)
@@ -35,8 +48,8 @@ def test_counts_by_hand() -> None:
     assert metrics["accuracy"] == pytest.approx(4 / 6)
     assert (metrics["tiles"], metrics["failed"]) == (6, 4)
     a, b, n = metrics["per_class"]
-    assert a == {"name": "a", "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8), "tiles": 3}
-    assert b == {"name": "b", "precision": 0.5, "recall": 0.5, "f1": 0.5, "tiles": 2}
+    assert scores(a) == ("a", 1.0, pytest.approx(2 / 3), pytest.approx(0.8), 3)
+    assert scores(b) == ("b", 0.5, 0.5, 0.5, 2)
     assert n["precision"] == 0.5
     assert metrics["macro"]["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert metrics["weighted"]["recall"] == pytest.approx(4 / 6)
@@ -47,7 +60,7 @@ def test_abnormal_against_the_rest() -> None:
     probabilities = np.array([[0.6, 0.2, 0.2], [0.3, 0.4, 0.3], [0.35, 0.33, 0.32], [0.1, 0.8, 0.1]], np.float32)
     abnormal = measure(probabilities, np.array([0, 0, 1, 2]), classes=THREE, split="all")["abnormal_vs_rest"]
     # Called abnormal: tiles 0 and 2. Of the four (abnormal, other) pairs, one is ranked the wrong way round.
-    assert abnormal == {"abnormal_tiles": 2, "sensitivity": 0.5, "specificity": 0.5, "auroc": pytest.approx(0.75)}
+    assert [abnormal[name] for name in ("abnormal_tiles", "sensitivity", "specificity", "auroc")] == [2, 0.5, 0.5, 0.75]
 
 
 def test_perfect_answers() -> None:
@@ -59,7 +72,8 @@ def test_perfect_answers() -> None:
 def test_a_class_that_does_not_occur_is_no_part_of_the_macro_average() -> None:
     metrics = run([0, 1], [0, 1])
     assert metrics["macro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert metrics["per_class"][2] == {"name": "n", "precision": 0.0, "recall": 0.0, "f1": 0.0, "tiles": 0}
+    assert scores(metrics["per_class"][2]) == ("n", 0.0, 0.0, 0.0, 0)
+    assert metrics["per_class"][2]["recall_interval"] == [0, 1]
 
 
 @pytest.mark.parametrize("true", [[0, 0], [1, 2]])
@@ -78,3 +92,56 @@ def test_shapes_must_agree() -> None:
         measure(one_hot([0, 1]), np.array([0, 1, 2]), classes=THREE, split="test")
     with pytest.raises(ValueError, match="for 0 tiles"):
         measure(one_hot([]), np.array([], np.intp), classes=THREE, split="test")
+
+
+def test_false_negatives_say_what_each_missed_tile_was_called() -> None:
+    metrics = run([0, 1, 2, 2, 1, 2], [0, 0, 0, 0, 1, 2])
+    assert metrics["false_negatives"] == [
+        {"name": "a", "missed": 3, "called": {"n": 2, "b": 1}},
+        {"name": "b", "missed": 0, "called": {}},
+        {"name": "n", "missed": 0, "called": {}},
+    ]
+    assert list(metrics["false_negatives"][0]["called"]) == ["n", "b"]
+
+
+def test_fast_resampling_agrees_with_scikit_learn() -> None:
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    probabilities, targets = noisy(80)
+    probabilities = probabilities.round(1)  # ties
+    predicted = probabilities.argmax(axis=1)
+    weights = bootstrap_weights(range(80))
+    scores = probabilities[:, 0]
+    slow = [roc_auc_score(targets == 0, scores, sample_weight=row) for row in weights[:20]]
+    assert np.allclose(_auroc(scores, targets == 0, weights[:20]), slow)
+    interval = _macro_f1_interval(predicted, targets, weights[:1], classes=3)
+    expected = f1_score(targets, predicted, average="macro", sample_weight=weights[0])
+    assert interval == [pytest.approx(expected), pytest.approx(expected)]
+
+
+def test_intervals_hold_the_number_and_narrow_with_more_tiles() -> None:
+    widths = []
+    for count in (100, 1600):
+        probabilities, targets = noisy(count)
+        metrics = measure(probabilities, targets, classes=THREE, split="test")
+        abnormal = metrics["abnormal_vs_rest"]
+        pairs = [(metrics["accuracy"], metrics["accuracy_interval"])]
+        pairs.append((metrics["macro"]["f1"], metrics["macro_f1_interval"]))
+        pairs += [(abnormal[name], abnormal[f"{name}_interval"]) for name in ("sensitivity", "specificity", "auroc")]
+        assert all(low < value < high for value, (low, high) in pairs)
+        widths.append([high - low for _, (low, high) in pairs])
+    assert all(3 < wide / narrow < 6 for wide, narrow in zip(*widths, strict=True))
+
+
+def test_tiles_of_one_group_count_as_one_draw() -> None:
+    probabilities, targets = noisy(100)
+    alone = measure(probabilities, targets, classes=THREE, split="test")
+    copies = measure(
+        np.tile(probabilities, (4, 1)),
+        np.tile(targets, 4),
+        classes=THREE,
+        split="test",
+        groups=[str(number) for number in range(100)] * 4,
+    )
+    assert (alone["groups"], copies["groups"]) == (None, 100)
+    assert copies["macro_f1_interval"] == pytest.approx(alone["macro_f1_interval"])

@@ -23,14 +23,18 @@ from cervix_engine.files import sha256_file
 from cervix_engine.golden import GoldenSet
 from cervix_engine.preprocess import decode, preprocess
 from cervix_engine.tiles import TileFailure
+from cervix_train.calibration import nll
 from cervix_train.dataset import Dataset, LabelledTile
 from cervix_train.keras_runtime import load_keras
 from cervix_train.layouts import read_dataset
+from cervix_train.network import build_extractor, build_head, join
 from cervix_train.reference import choose_golden
 from cervix_train.splits import assign_splits
+from cervix_train.stages import thaw
 from cervix_train.training import TrainConfig, TrainReport, train
 
 TILES = 60  # in the fixture `drawn`
+PLOTS = ("confusion_matrix", "distribution", "examples", "history", "reliability")
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -52,7 +56,8 @@ def model(opened: Bundle) -> Any:
 def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bundle) -> None:
     expected = {"contract.json", "model.keras", "golden/golden.json"}
     expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
-    expected |= {f"training/{name}.png" for name in ("confusion_matrix", "history")}
+    expected |= {f"training/{name}.png" for name in PLOTS}
+    expected |= {f"training/{name}" for name in ("calibration.json", "training.json", "report.html")}
     assert {name for name in opened.files if not name.endswith(".tile")} == expected
     assert {path.name for path in opened.root.parent.iterdir()} == {"bundle", "cache"}
 
@@ -120,6 +125,88 @@ def test_the_metrics_are_the_test_splits(opened: Bundle, model: Any, drawn: Path
     assert metrics["accuracy"] == pytest.approx((answers.argmax(axis=1) == true).mean())
 
 
+def test_the_temperature_is_folded_recorded_and_no_loss(opened: Bundle, model: Any, drawn: Path) -> None:
+    calibration = opened.read_json("training/calibration.json", schema="cervix/calibration/1")
+    jsonschema.validate(
+        calibration, json.loads(files("cervix_train").joinpath("schemas/calibration.schema.json").read_text())
+    )
+    temperature = opened.contract.temperature
+    assert temperature == calibration["temperature"] != 1.0
+    assert calibration["val"]["after"]["nll"] <= calibration["val"]["before"]["nll"]
+    metrics = json.loads((opened.root / "training/metrics.json").read_text())
+    assert metrics["calibration"] == calibration["test"]["after"]
+    # What was stored while it was trained is the head before the temperature.
+    head = build_head(features=128, classes=5)
+    head.load_weights(opened.root / "training/head.weights.h5")
+    before, after = head.layers[-1].get_weights(), model.layers[-1].get_weights()
+    assert all(np.allclose(a, b / temperature) for a, b in zip(after, before, strict=True))
+
+
+def test_the_report_is_one_file_with_all_tables_and_plots(opened: Bundle, report: TrainReport) -> None:
+    page = opened.read("training/report.html").decode()
+    assert page.count("data:image/png;base64,") == len(PLOTS)
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert f"{100 * report.metrics['accuracy']:.1f} %" in page
+    headings = ("The tiles", "Learning", "Class by class", "What was missed", "Abnormal against", "confidence", "again")
+    assert all(words in page for words in headings)
+    record = opened.read_json("training/training.json", schema="cervix/training/1")
+    jsonschema.validate(record, json.loads(files("cervix_train").joinpath("schemas/training.schema.json").read_text()))
+    assert sum(item["test"] for item in record["distribution"]["classes"]) == report.metrics["tiles"]
+    assert [stage["kept"] for stage in record["stages"]] == [True]
+    assert record["stages"][0]["test_accuracy"] == report.metrics["accuracy"]
+
+
+def test_a_training_killed_after_the_head_goes_on(
+    make_config: MakeConfig, config: TrainConfig, report: TrainReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    again = replace(config, out=tmp_path / "bundle")
+    with monkeypatch.context() as patch:
+        patch.setattr("cervix_train.training.write_reference", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(again)
+    assert [path.name for path in tmp_path.iterdir()] == [".bundle.resume"]
+    with monkeypatch.context() as patch:
+        # The training has no epoch left, so nothing may be learnt again.
+        patch.setattr("cervix_train.fit.FitState.save", interrupt)
+        resumed = train(replace(again, resume=True))
+    assert (resumed.metrics, resumed.history) == (report.metrics, report.history)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(1e-3, "fine-tuning, 50% of the layers"), (50.0, "head")])
+def test_the_better_stage_is_kept(
+    rate: float, kept: str, config: TrainConfig, drawn: Path, tmp_path: Path, report: TrainReport
+) -> None:
+    tuned = replace(config, out=tmp_path / "bundle", fine_tune_epochs=2, fine_tune_learning_rate=rate)
+    result = train(tuned)
+    opened = Bundle.open(tmp_path / "bundle")
+    record = opened.read_json("training/training.json", schema="cervix/training/1")
+    assert [stage["name"] for stage in record["stages"] if stage["kept"]] == [kept]
+    assert len(record["stages"]) == 2
+    assert "training/history_fine_tune.csv" in opened
+    # The file answers as the kept stage did, whichever that is.
+    model = load_keras().saving.load_model(opened.root / "model.keras", safe_mode=True)
+    rows = [row for row in read_csv(opened.root / "training/split.csv") if row["split"] == "test"]
+    data = [(drawn / row["path"]).read_bytes() for row in rows]
+    answers = model.predict_on_batch(np.stack([preprocess(item, contract=opened.contract) for item in data]))
+    true = np.array([opened.contract.class_names.index(row["label"]) for row in rows])
+    assert result.metrics["calibration"]["nll"] == pytest.approx(nll(answers, true), rel=1e-3)
+
+
+def test_fine_tuning_changes_the_last_layers_alone() -> None:
+    load_keras(seed=0)
+    extractor = build_extractor("cnn", input_size=(32, 32), weights="none")
+    extractor.trainable = False
+    model = join(extractor, build_head(features=128, classes=5))
+    thaw(model, share=0.5)
+    names = {variable.path.split("/")[-2] for variable in model.trainable_variables}
+    assert names == {"conv_3", "conv_4", "dense_1", "dense_2", "probabilities"}
+
+
 def test_the_history_has_a_row_per_epoch(opened: Bundle) -> None:
     rows = read_csv(opened.root / "training/history.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -127,7 +214,7 @@ def test_the_history_has_a_row_per_epoch(opened: Bundle) -> None:
 
 
 def test_plots_are_pictures(opened: Bundle) -> None:
-    for name in ("confusion_matrix", "history"):
+    for name in PLOTS:
         picture = decode(opened.read(f"training/{name}.png"), contract=opened.contract)
         assert min(picture.shape[:2]) > 200
         assert picture.std() > 5
@@ -188,11 +275,11 @@ def test_an_interrupted_training_leaves_the_old_bundle(
     def interrupt(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cervix_train.training.fit_head", interrupt)
+    monkeypatch.setattr("cervix_train.training.train_head", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(make_config(tmp_path, epochs=1, overwrite=True))
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["bundle.json"]
-    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "cache"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "cache", ".bundle.resume"}
 
 
 def dataset(**counts: int) -> Dataset:

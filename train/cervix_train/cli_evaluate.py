@@ -76,13 +76,30 @@ def _print(metrics: dict[str, Any]) -> None:
     table.add_row("weighted", "", *_numbers(metrics["weighted"]))
     console = Console()
     console.print(table)
-    console.print(f"accuracy {metrics['accuracy']:.4f}")
+    console.print(f"accuracy {metrics['accuracy']:.4f} {_interval(metrics['accuracy_interval'])}")
+    console.print(f"macro F1 {metrics['macro']['f1']:.4f} {_interval(metrics['macro_f1_interval'])}")
     abnormal = metrics["abnormal_vs_rest"]
-    if abnormal:
-        console.print("abnormal vs rest: " + ", ".join(f"{name} {abnormal[name]:.4f}" for name in _ABNORMAL))
+    for name in _ABNORMAL if abnormal else ():
+        console.print(f"abnormal vs rest: {name} {abnormal[name]:.4f} {_interval(abnormal[name + '_interval'])}")
+    calibration = metrics["calibration"]
+    console.print(
+        f"calibration: NLL {calibration['nll']:.4f}, ECE {calibration['ece']:.4f} "
+        f"{_interval(calibration['ece_interval'])}, "
+        f"perfectly calibrated it would lie in {_interval(calibration['ece_if_calibrated'])}",
+        soft_wrap=True,
+    )
+    for item in metrics["false_negatives"]:
+        called = ", ".join(f"{count} as {name}" for name, count in item["called"].items())
+        console.print(
+            f"missed of {item['name']}: {item['missed']}" + (f" ({called})" if called else ""), soft_wrap=True
+        )
 
 
 _ABNORMAL = ("sensitivity", "specificity", "auroc")
+
+
+def _interval(interval: list[float]) -> str:
+    return f"({interval[0]:.4f}-{interval[1]:.4f})"
 
 
 def _numbers(scores: dict[str, float]) -> list[str]:

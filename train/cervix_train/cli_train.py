@@ -32,6 +32,26 @@ from cervix_train.network import BACKBONES, parse_weights
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), default=0.002, show_default=True, help="Adamax's."
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["head", "paper"]),
+    default="head",
+    show_default=True,
+    help="head: the head on frozen features. paper: then the last layers of the backbone too, on pixels; "
+    "the better of the two on validation is kept.",
+)
+@click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Epochs without progress.")
+@click.option("--fine-tune-epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--fine-tune-rate", type=click.FloatRange(0, min_open=True), default=1e-5, show_default=True, help="Adamax's."
+)
+@click.option(
+    "--thaw",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the backbone's layers, from the last, that fine-tuning changes.",
+)
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
     "--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Height and width in pixels."
@@ -43,6 +63,11 @@ from cervix_train.network import BACKBONES, parse_weights
     help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: ~/.cache/cervix/features]")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on with an interrupted training, or fail; begin anew.  [default: go on if it is the same training]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @click.version_option(__version__)
 @cervix_errors
@@ -67,6 +92,9 @@ def _train(
     input_size: int,
     classes: Path | None,
     cache: Path | None,
+    recipe: str,
+    fine_tune_epochs: int,
+    fine_tune_rate: float,
     **rest: Any,
 ) -> None:
     from cervix_train.dataset import read_classes
@@ -81,6 +109,8 @@ def _train(
         weights=parse_weights(weights, backbone=backbone),
         input_size=(input_size, input_size),
         cache=cache or default_cache(),
+        fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
+        fine_tune_learning_rate=fine_tune_rate,
         **rest,
     )
     report = train(config)

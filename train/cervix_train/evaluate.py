@@ -17,6 +17,7 @@ from cervix_train.layouts import read_dataset
 from cervix_train.metrics import measure
 from cervix_train.model_files import OpenedModel, open_model
 from cervix_train.predict import predict
+from cervix_train.splits import group_of
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,14 @@ def evaluate(model_path: Path, data: Path, *, split: Split | None, batch_size: i
     log_failures(tiles, answers.failures)
     if not answers.indices:
         raise DatasetError(f"none of the {len(tiles)} tiles of {data} can be decoded")
-    targets = _targets([tiles[index] for index in answers.indices], opened.contract)
+    answered = [tiles[index] for index in answers.indices]
     return measure(
         answers.probabilities,
-        targets,
+        _targets(answered, opened.contract),
         classes=opened.contract.classes,
         split=split or "all",
         failed=len(answers.failures),
+        groups=[group_of(tile) for tile in answered],
     )
 
 

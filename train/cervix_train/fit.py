@@ -1,9 +1,12 @@
-"""Trains the head on features, as in the paper: Adamax, categorical cross-entropy, early stopping."""
+"""Trains a model as in the paper: Adamax, categorical cross-entropy, early stopping, the best epoch kept."""
 
 from __future__ import annotations
 
 import csv
 import logging
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +14,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.errors import UsageError
+from cervix_engine.errors import ResumeMismatchError, UsageError
+from cervix_train.fit_state import FitState, restore, snapshot
 from cervix_train.keras_runtime import KerasModel, load_keras
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 5
+MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 Features = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.intp]
+# Indices of some tiles -> what the model is given of them.
+Inputs = Callable[[npt.NDArray[np.intp]], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledInputs:
+    """What a model learns from: `inputs(indices)` gives its inputs, `targets` are `intp (N,)`."""
+
+    inputs: Inputs
+    targets: Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,58 @@ class LabelledFeatures:
 
     vectors: Features
     targets: Targets
+
+    def as_inputs(self) -> LabelledInputs:
+        return LabelledInputs(self.vectors.__getitem__, self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How long and how fast.
+
+    Attributes:
+        epochs: at most so many; it stops when `patience` epochs in a row brought nothing.
+        learning_rate: Adamax's.
+        batch_size: tiles per step.
+        seed: the same seed and inputs give the same weights.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+    patience: int = PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """Where a training keeps its state, and whether it goes on from what lies there.
+
+    Attributes:
+        path: a `.npz` file, written after every epoch.
+        identity: digest of all that decides the training's course.
+        resume: True refuses another training's state, False begins anew, None does whichever fits.
+    """
+
+    path: Path
+    identity: str
+    resume: bool | None
+
+    def state(self) -> FitState | None:
+        """What to go on from, if anything.
+
+        Raises:
+            ResumeMismatchError: a state lies there that is another training's, and `resume` is True.
+        """
+        if self.resume is False:
+            return None
+        try:
+            return FitState.load(self.path, identity=self.identity)
+        except ResumeMismatchError:
+            if self.resume:
+                raise
+            log.info("an interrupted training lies there, of other tiles or settings: beginning anew")
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +115,11 @@ class History:
         """The epoch whose weights were kept, counted from 1."""
         return 1 + int(np.nanargmin(self.values["val_loss"]))
 
+    @property
+    def best_loss(self) -> float:
+        """The validation loss of that epoch."""
+        return self.values["val_loss"][self.best_epoch - 1]
+
     def write_csv(self, path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -56,67 +128,142 @@ class History:
                 writer.writerow((epoch, *(f"{value:.6f}" for value in row)))
 
 
-def fit_head(
-    head: KerasModel,
+def fit(
+    model: KerasModel,
     *,
-    train: LabelledFeatures,
-    val: LabelledFeatures,
+    train: LabelledInputs,
+    val: LabelledInputs,
     checkpoint: Path,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
+    config: FitConfig,
+    resumable: Resumable | None = None,
 ) -> History:
-    """Train `head` in place; it ends with the weights of the epoch of lowest validation loss.
+    """Train `model` in place; it ends with the weights of the epoch of lowest validation loss.
 
     Args:
-        head: `float32 (N, features)` → `float32 (N, classes)`, softmax.
+        model: ends in a softmax over the classes.
         train, val: what is learnt from, and what chooses the epoch.
         checkpoint: a `.weights.h5` file that always holds the best weights so far.
-        epochs: at most so many; it stops when `PATIENCE` epochs in a row brought nothing.
-        learning_rate: Adamax's.
-        batch_size: tiles per step.
-        seed: the same seed and features give the same weights.
+        config: how long and how fast.
+        resumable: where the state is kept after every epoch; None keeps none.
 
     Raises:
         UsageError: the loss is not a number in any epoch.
+        ResumeMismatchError: the state that lies there is another training's.
     """
     keras = load_keras()
+    state = resumable.state() if resumable else None
     # Again here: how many random numbers were drawn before depends on what the cache held.
-    keras.utils.set_random_seed(seed)
-    head.compile(
-        optimizer=keras.optimizers.Adamax(learning_rate), loss="categorical_crossentropy", metrics=["accuracy"]
+    keras.utils.set_random_seed(config.seed)
+    model.compile(
+        optimizer=keras.optimizers.Adamax(config.learning_rate), loss="categorical_crossentropy", metrics=["accuracy"]
     )
-    classes = int(head.output.shape[-1])
-    result = head.fit(
-        train.vectors,
-        _one_hot(train.targets, classes),
-        validation_data=(val.vectors, _one_hot(val.targets, classes)),
-        epochs=epochs,
-        batch_size=batch_size,
+    if state:
+        # The checkpoint lies in a folder that went with the killed process.
+        model.set_weights(state.best_weights)
+        model.save_weights(checkpoint)
+        restore(model, state)
+        log.info("resumed after epoch %d", state.epochs)
+    classes = int(model.output.shape[-1])
+    batches = _batches(keras, train, classes, batch_size=config.batch_size)
+    values: dict[str, list[float]] = {name: list(state.values[name]) if state else [] for name in MEASURES}
+    model.fit(
+        batches,
+        validation_data=_batches(keras, val, classes, batch_size=config.batch_size),
+        epochs=config.epochs,
+        initial_epoch=_next_epoch(state, config),
+        # Keras would shuffle the batches once more, with Python's own random numbers, which no state keeps.
+        shuffle=False,
         verbose=0,
-        callbacks=_callbacks(keras, checkpoint),
+        callbacks=_callbacks(keras, batches, values, state, checkpoint=checkpoint, config=config, resumable=resumable),
     )
-    if np.isnan(result.history["val_loss"]).all():
-        raise UsageError(f"the training diverged: its loss is not a number; lower --learning-rate {learning_rate:g}")
-    return History({name: [float(value) for value in values] for name, values in result.history.items()})
+    if np.isnan(values["val_loss"]).all():
+        raise UsageError(
+            f"the training diverged: its loss is not a number; lower --learning-rate {config.learning_rate:g}"
+        )
+    return History(values)
 
 
-def _one_hot(targets: Targets, classes: int) -> Features:
-    return np.eye(classes, dtype=np.float32)[targets]
+def _next_epoch(state: FitState | None, config: FitConfig) -> int:
+    if state is None:
+        return 0
+    # A training that had stopped early before it was killed has no epoch left.
+    return config.epochs if state.wait >= config.patience else state.epochs
 
 
-def _callbacks(keras: Any, checkpoint: Path) -> list[Any]:
-    return [
-        keras.callbacks.EarlyStopping(monitor="val_loss", patience=PATIENCE, restore_best_weights=True),
-        keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True),
-        keras.callbacks.LambdaCallback(on_epoch_end=_log_epoch),
-    ]
+def _batches(keras: Any, data: LabelledInputs, classes: int, *, batch_size: int) -> Any:
+    """A Keras data set of the tiles in the order of its attribute `order`."""
+    one_hot = np.eye(classes, dtype=np.float32)[data.targets]
+
+    class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.order = np.arange(len(one_hot))
+
+        def __len__(self) -> int:
+            return math.ceil(len(one_hot) / batch_size)
+
+        def __getitem__(self, number: int) -> tuple[npt.NDArray[Any], Features]:
+            chosen = self.order[number * batch_size : (number + 1) * batch_size]
+            return data.inputs(chosen), one_hot[chosen]
+
+    return Batches()
 
 
-def _log_epoch(epoch: int, logs: dict[str, float]) -> None:
-    log.info(
-        "epoch %d: loss %.4f, accuracy %.3f, val_loss %.4f, val_accuracy %.3f",
-        epoch + 1,
-        *(logs[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")),
+def _callbacks(
+    keras: Any,
+    batches: Any,
+    values: dict[str, list[float]],
+    state: FitState | None,
+    *,
+    checkpoint: Path,
+    config: FitConfig,
+    resumable: Resumable | None,
+) -> list[Any]:
+    """Keras's, and one that shuffles, logs and keeps the state; it is last, so it sees what the others decided."""
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
+    saving = keras.callbacks.ModelCheckpoint(
+        checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True
+    )
+    started = time.monotonic()
+
+    def begin(_logs: object) -> None:
+        # Both forget everything when a training begins.
+        if state:
+            stopping.wait, stopping.best_epoch = state.wait, state.best_epoch
+            stopping.best = saving.best = state.best
+            stopping.best_weights = state.best_weights
+
+    def shuffle(epoch: int, _logs: object) -> None:
+        # The epoch's own order, so that it does not matter how many epochs this process has seen.
+        batches.order = np.random.default_rng((config.seed, epoch)).permutation(len(batches.order))
+
+    def end(epoch: int, logs: dict[str, float]) -> None:
+        for name in MEASURES:
+            values[name].append(float(logs[name]))
+        pace = (time.monotonic() - started) / (epoch + 1 - (state.epochs if state else 0))
+        log.info(
+            "epoch %d of %d: loss %.4f, accuracy %.3f, val_loss %.4f, val_accuracy %.3f, at most %.0f s left",
+            epoch + 1,
+            config.epochs,
+            *(logs[name] for name in MEASURES),
+            pace * (config.epochs - epoch - 1),
+        )
+        if resumable:
+            _state(stopping, values, resumable.identity).save(resumable.path)
+
+    own = keras.callbacks.LambdaCallback(on_train_begin=begin, on_epoch_begin=shuffle, on_epoch_end=end)
+    return [stopping, saving, own]
+
+
+def _state(stopping: Any, values: dict[str, list[float]], identity: str) -> FitState:
+    model = stopping.model
+    return FitState(
+        identity=identity,
+        values=values,
+        best=stopping.best,
+        best_epoch=stopping.best_epoch,
+        wait=stopping.wait,
+        variables=snapshot(model.variables),
+        optimizer=snapshot(model.optimizer.variables),
+        best_weights=stopping.best_weights,
     )

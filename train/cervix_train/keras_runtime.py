@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cervix_engine import __version__
 from cervix_engine.errors import BackendUnavailableError
 
 KerasModel = Any  # keras.Model: Keras has no complete types
@@ -38,6 +39,20 @@ def load_keras(*, seed: int | None = None) -> Any:
         keras.utils.set_random_seed(seed)
         _make_deterministic()
     return keras
+
+
+def library_versions() -> dict[str, str]:
+    """What the outcome of a training also depends on."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("keras", "numpy", "scikit-learn", "opencv-python-headless")
+    return {
+        "cervix": __version__,
+        "python": platform.python_version(),
+        "tensorflow": str(sys.modules["tensorflow"].__version__),
+        **{name: version(name) for name in names},
+    }
 
 
 def _import_tensorflow() -> None:

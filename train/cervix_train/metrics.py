@@ -3,17 +3,21 @@
 Definitions are scikit-learn's, with `zero_division=0`: precision of a class that was never predicted is 0.
 Macro averages go over the classes that occur. For `abnormal_vs_rest`, a tile counts as called abnormal when its
 predicted class is of category `abnormal`; AUROC ranks tiles by the sum of those classes' probabilities.
+
+Every `…_interval` holds 95 %: Wilson's of shares, else the bootstrap's, which resamples whole groups of tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import TileClass
+from cervix_train.calibration import measure_calibration
+from cervix_train.intervals import bootstrap_weights, percentile_interval, wilson
 
 SCHEMA = "cervix/metrics/1"
 
@@ -23,7 +27,13 @@ Averages = dict[str, float]
 
 
 def measure(
-    probabilities: Probabilities, targets: Targets, *, classes: Sequence[TileClass], split: str, failed: int = 0
+    probabilities: Probabilities,
+    targets: Targets,
+    *,
+    classes: Sequence[TileClass],
+    split: str,
+    failed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
     """All metrics of one evaluation, as JSON of the schema `cervix/metrics/1`.
 
@@ -33,6 +43,7 @@ def measure(
         classes: in output order.
         split: which tiles these were: `train`, `val`, `test` or `all`.
         failed: tiles that could not be decoded and are in none of the other numbers.
+        groups: which tiles belong together and are resampled together; None where each is on its own.
 
     Raises:
         ValueError: there are no tiles, or the shapes differ.
@@ -44,24 +55,32 @@ def measure(
     predicted = probabilities.argmax(axis=1)
     labels = list(range(len(classes)))
     scores = precision_recall_fscore_support(targets, predicted, labels=labels, zero_division=0)
+    confusion = confusion_matrix(targets, predicted, labels=labels)
     support = np.asarray(scores[3])
+    weights = bootstrap_weights(range(len(targets)) if groups is None else groups)
     return {
         "schema": SCHEMA,
         "split": split,
         "tiles": len(targets),
         "failed": failed,
+        "groups": len(set(groups)) if groups is not None else None,
         "accuracy": float((predicted == targets).mean()),
+        "accuracy_interval": wilson(int(np.trace(confusion)), len(targets)),
         "per_class": [_class_scores(item, *(column[i] for column in scores)) for i, item in enumerate(classes)],
         "macro": _average(scores, weights=(support > 0).astype(float)),
+        "macro_f1_interval": _macro_f1_interval(predicted, targets, weights, classes=len(classes)),
         "weighted": _average(scores, weights=support.astype(float)),
-        "confusion_matrix": confusion_matrix(targets, predicted, labels=labels).tolist(),
-        "abnormal_vs_rest": _abnormal_vs_rest(probabilities, targets, classes=classes),
+        "confusion_matrix": confusion.tolist(),
+        "false_negatives": _false_negatives(confusion, classes=classes),
+        "abnormal_vs_rest": _abnormal_vs_rest(probabilities, targets, weights, classes=classes),
+        "calibration": measure_calibration(probabilities, targets, weights=weights),
     }
 
 
 def _class_scores(item: TileClass, precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
     scores = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-    return {"name": item.name, **scores, "tiles": int(support)}
+    interval = wilson(round(recall * support), int(support))
+    return {"name": item.name, **scores, "recall_interval": interval, "tiles": int(support)}
 
 
 def _average(scores: Sequence[Any], *, weights: npt.NDArray[np.float64]) -> Averages:
@@ -69,19 +88,58 @@ def _average(scores: Sequence[Any], *, weights: npt.NDArray[np.float64]) -> Aver
     return {name: float(np.average(column, weights=weights)) for name, column in zip(names, scores, strict=False)}
 
 
+def _macro_f1_interval(predicted: Any, targets: Targets, weights: Any, *, classes: int) -> list[float]:
+    """Macro F1 of every resample at once: a confusion matrix is linear in the tiles' weights."""
+    cells = np.eye(classes * classes)[targets * classes + predicted]
+    confusion = (weights @ cells).reshape(-1, classes, classes)
+    both = confusion.sum(axis=1) + confusion.sum(axis=2)
+    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.where(both > 0, both, np.inf)
+    occurs = confusion.sum(axis=2) > 0
+    return percentile_interval((f1 * occurs).sum(axis=1) / occurs.sum(axis=1))
+
+
+def _false_negatives(confusion: Any, *, classes: Sequence[TileClass]) -> list[dict[str, Any]]:
+    """For each class: how many of its tiles were missed, and what they were called, most frequent first."""
+    table = []
+    for row, item in enumerate(classes):
+        order = sorted((column for column in range(len(classes)) if column != row), key=lambda c: -confusion[row, c])
+        called = {classes[column].name: int(confusion[row, column]) for column in order if confusion[row, column]}
+        table.append({"name": item.name, "missed": sum(called.values()), "called": called})
+    return table
+
+
 def _abnormal_vs_rest(
-    probabilities: Probabilities, targets: Targets, *, classes: Sequence[TileClass]
+    probabilities: Probabilities, targets: Targets, weights: Any, *, classes: Sequence[TileClass]
 ) -> dict[str, Any] | None:
     """None where the tiles are all abnormal or all not, so that nothing can be told apart."""
-    from sklearn.metrics import roc_auc_score
-
     abnormal = np.array([item.category == "abnormal" for item in classes])
     truth, called = abnormal[targets], abnormal[probabilities.argmax(axis=1)]
     if truth.all() or not truth.any():
         return None
+    scores = probabilities[:, abnormal].sum(axis=1)
     return {
         "abnormal_tiles": int(truth.sum()),
         "sensitivity": float(called[truth].mean()),
+        "sensitivity_interval": wilson(int(called[truth].sum()), int(truth.sum())),
         "specificity": float((~called[~truth]).mean()),
-        "auroc": float(roc_auc_score(truth, probabilities[:, abnormal].sum(axis=1))),
+        "specificity_interval": wilson(int((~called[~truth]).sum()), int((~truth).sum())),
+        "auroc": float(_auroc(scores, truth, np.ones((1, len(truth))))[0]),
+        "auroc_interval": percentile_interval(_auroc(scores, truth, weights)),
     }
+
+
+def _auroc(scores: Any, truth: npt.NDArray[np.bool_], weights: Any) -> npt.NDArray[np.float64]:
+    """The chance that an abnormal tile has the higher score, ties counting half, under each row of weights.
+
+    scikit-learn's takes one set of weights a call, so that a thousand resamples would take seconds. NaN where a
+    resample drew tiles of one kind only.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    positive, negative = (
+        np.add.reduceat(weights[:, order] * chosen[order], starts, axis=1) for chosen in (truth, ~truth)
+    )
+    below = np.cumsum(negative, axis=1) - negative
+    won = (positive * (below + negative / 2)).sum(axis=1)
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.asarray(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))

@@ -18,12 +18,20 @@ from cervix_engine.golden import TARGET_COUNT, write_golden
 from cervix_engine.preprocess import read_tile
 from cervix_engine.tiles import TileFailure, TileSize
 from cervix_train.dataset import Dataset
-from cervix_train.fit import History
 from cervix_train.keras_runtime import KerasModel
 from cervix_train.model_files import load_model
-from cervix_train.plots import plot_confusion, plot_history
+from cervix_train.plots import (
+    Example,
+    plot_confusion,
+    plot_distribution,
+    plot_examples,
+    plot_history,
+    plot_reliability,
+)
 from cervix_train.predict import predict
+from cervix_train.report import ReportInput, write_report
 from cervix_train.splits import group_of
+from cervix_train.stages import Stage
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -37,15 +45,22 @@ class Reference:
         contract: with the training tiles' statistics.
         dataset: every tile with its split.
         failures: why tiles of `dataset` were left out, by index.
+        stages: all that were trained.
         metrics: of the test split.
+        calibration: the temperature, and what it changed; of the schema `cervix/calibration/1`.
+        record: recipe, versions, class distribution and what each stage reached; schema `cervix/training/1`.
+        examples: some test tiles.
     """
 
     model: KerasModel
     contract: ModelContract
     dataset: Dataset
     failures: dict[int, TileFailure]
-    history: History
+    stages: Sequence[Stage]
     metrics: dict[str, Any]
+    calibration: dict[str, Any]
+    record: dict[str, Any]
+    examples: Sequence[Example]
 
 
 def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: int) -> None:
@@ -62,12 +77,25 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
     training = root / "training"
     training.mkdir(exist_ok=True)
     write_json(training / "metrics.json", reference.metrics)
-    reference.history.write_csv(training / "history.csv")
+    write_json(training / "calibration.json", reference.calibration)
+    write_json(training / "training.json", reference.record)
     _write_split(training / "split.csv", reference.dataset, reference.failures)
-    plot_confusion(training / "confusion_matrix.png", reference.metrics)
-    plot_history(training / "history.png", reference.history)
+    for stage, name in zip(reference.stages, ("history.csv", "history_fine_tune.csv"), strict=False):
+        stage.history.write_csv(training / name)
+    _draw(training, reference)
+    write_report(
+        training / "report.html", ReportInput(reference.metrics, reference.calibration, reference.record, training)
+    )
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
     seal(root)
+
+
+def _draw(training: Path, reference: Reference) -> None:
+    plot_distribution(training / "distribution.png", reference.record["distribution"])
+    plot_history(training / "history.png", reference.stages)
+    plot_confusion(training / "confusion_matrix.png", reference.metrics)
+    plot_reliability(training / "reliability.png", reference.calibration)
+    plot_examples(training / "examples.png", reference.examples)
 
 
 def tile_statistics(sizes: Sequence[TileSize], mean_rgb: npt.NDArray[np.float64]) -> tuple[TileStatistic, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,25 +13,34 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.contract import ModelContract, TileClass
-from cervix_engine.errors import DatasetError
+from cervix_engine.files import sha256_bytes, sha256_file
 from cervix_train.batchnorm import reestimate
+from cervix_train.calibration import SCHEMA as CALIBRATION
+from cervix_train.calibration import Logits, before_and_after, fit_temperature, fold_temperature, softmax
 from cervix_train.dataset import SPLITS, Dataset, Split, check_trainable, log_failures
+from cervix_train.distribution import class_distribution, warn_of_imbalance
 from cervix_train.features import FeatureSet, compute_features
-from cervix_train.fit import History, LabelledFeatures, fit_head
-from cervix_train.keras_runtime import KerasModel, load_keras
+from cervix_train.fit import PATIENCE, FitConfig, History, Resumable
+from cervix_train.intervals import bootstrap_weights
+from cervix_train.keras_runtime import KerasModel, library_versions, load_keras
 from cervix_train.layouts import read_dataset
-from cervix_train.metrics import measure
+from cervix_train.metrics import Probabilities, measure
 from cervix_train.network import Backbone, Weights, build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
+from cervix_train.parts import Part, split_parts
+from cervix_train.plots import Example
 from cervix_train.progress import meter
 from cervix_train.reference import Reference, tile_statistics, write_reference
 from cervix_train.splits import assign_splits
+from cervix_train.stages import Stage, Trainable, fine_tune, pixel_inputs, train_head
 from cervix_train.tiles import tile_batches
 
 log = logging.getLogger(__name__)
 
 # Enough for stable batch-norm statistics: they are averages over every position of every tile.
 NORM_TILES = 1024
+EXAMPLES = 24
+RECORD = "cervix/training/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,10 @@ class TrainConfig:
         input_size: (height, width) in pixels.
         cache: folder of the feature stores.
         overwrite: whether a bundle at `out` may be replaced.
+        patience: epochs without progress after which a stage stops.
+        fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
+        thaw: share of the backbone's layers, from the last, that learn in it.
+        resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
 
     data: Path
@@ -57,6 +72,11 @@ class TrainConfig:
     seed: int
     cache: Path
     overwrite: bool
+    patience: int = PATIENCE
+    fine_tune_epochs: int = 0
+    fine_tune_learning_rate: float = 1e-5
+    thaw: float = 0.5
+    resume: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +103,160 @@ def train(config: TrainConfig) -> TrainReport:
     contract = ModelContract(classes=dataset.classes, input_size=config.input_size)
 
     load_keras(seed=config.seed)
-    extractor = _extractor(config, dataset, contract)
-    features = _features(config, dataset, extractor=extractor, contract=contract)
-    parts = _parts(dataset, features)
+    extractor = frozen_extractor(config, dataset, contract)
+    features = dataset_features(config, dataset, extractor=extractor, contract=contract)
+    parts = split_parts(dataset, features)
     head = build_head(features=features.vectors.shape[1], classes=len(dataset.classes))
+    paths = [dataset.root / tile.path for tile in dataset.tiles]
+    given = Trainable(join(extractor, head), head, parts, paths, contract)
     with whole_folder(config.out, overwrite=config.overwrite) as folder:
-        history = _fit(config, head, parts, folder=folder)
+        (folder / "training").mkdir()
+        stages, kept = _run_stages(config, given, folder=folder / "training")
+        temperature = fit_temperature(kept.logits["val"], parts["val"].labelled.targets)
+        fold_temperature(given.model, temperature)
+        failed = sum(dataset.tiles[index].split == "test" for index in features.failures)
+        test = softmax(kept.logits["test"] / temperature).astype(np.float32)
         reference = Reference(
-            model=join(extractor, head),
-            contract=replace(contract, tile_statistics=_statistics(dataset, features)),
+            model=given.model,
+            contract=replace(contract, temperature=temperature, tile_statistics=_statistics(dataset, features)),
             dataset=dataset,
             failures=features.failures,
-            history=history,
-            metrics=_test_metrics(head, parts["test"], dataset=dataset, failures=features.failures),
+            stages=stages,
+            metrics=_test_metrics(test, parts["test"], dataset=dataset, failed=failed),
+            calibration=_calibration(kept.logits, parts, temperature),
+            record=_record(config, dataset, stages, kept, test_part=parts["test"], left_out=len(features.failures)),
+            examples=_examples(given, test, seed=config.seed),
         )
         write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size)
-    return TrainReport(reference.metrics, history, features.computed, len(features.failures))
+    shutil.rmtree(_state_folder(config), ignore_errors=True)
+    return TrainReport(reference.metrics, kept.history, features.computed, len(features.failures))
 
 
-def _extractor(config: TrainConfig, dataset: Dataset, contract: ModelContract) -> KerasModel:
+def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple[tuple[Stage, ...], Stage]:
+    """All stages, and the one of the lowest validation loss, whose weights the model then has."""
+    states = _state_folder(config)
+    states.mkdir(parents=True, exist_ok=True)
+    identity = _identity(config, given)
+
+    def resumable(name: str) -> Resumable:
+        return Resumable(states / f"{name}.npz", identity, config.resume)
+
+    head = train_head(
+        given, checkpoint=folder / "head.weights.h5", config=_fit_config(config), resumable=resumable("head")
+    )
+    if not config.fine_tune_epochs:
+        return (head,), head
+    weights = given.model.get_weights()
+    tuned = fine_tune(
+        given,
+        share=config.thaw,
+        checkpoint=folder / "fine_tune.weights.h5",
+        config=replace(
+            _fit_config(config), epochs=config.fine_tune_epochs, learning_rate=config.fine_tune_learning_rate
+        ),
+        resumable=resumable("fine_tune"),
+    )
+    if tuned.history.best_loss < head.history.best_loss:
+        return (head, tuned), tuned
+    log.info("fine-tuning brought nothing: the head on frozen features is kept")
+    given.model.set_weights(weights)
+    return (head, tuned), head
+
+
+def _fit_config(config: TrainConfig) -> FitConfig:
+    return FitConfig(
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        patience=config.patience,
+    )
+
+
+def _state_folder(config: TrainConfig) -> Path:
+    """Where an interrupted training lies: beside the bundle, so that the same command finds it."""
+    place = config.out.absolute()
+    return place.with_name(f".{place.name}.resume")
+
+
+def _identity(config: TrainConfig, given: Trainable) -> str:
+    """Digest of all that decides what is learnt."""
+    parts = [_recipe(config)]
+    for split in SPLITS:
+        labelled = given.parts[split].labelled
+        parts.append({split: [sha256_bytes(array.tobytes()) for array in (labelled.vectors, labelled.targets)]})
+    return sha256_bytes(json.dumps(parts).encode())
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    """The settings that the outcome depends on, as JSON."""
+    weights = config.weights
+    return {
+        "backbone": config.backbone,
+        "weights": f"{weights.name} ({sha256_file(weights)})" if isinstance(weights, Path) else weights,
+        "input_size": list(config.input_size),
+        "epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "batch_size": config.batch_size,
+        "patience": config.patience,
+        "fine_tune_epochs": config.fine_tune_epochs,
+        "fine_tune_learning_rate": config.fine_tune_learning_rate,
+        "thaw": config.thaw,
+        "seed": config.seed,
+    }
+
+
+def _record(
+    config: TrainConfig,
+    dataset: Dataset,
+    stages: Sequence[Stage],
+    kept: Stage,
+    *,
+    test_part: Part,
+    left_out: int,
+) -> dict[str, Any]:
+    return {
+        "schema": RECORD,
+        "recipe": _recipe(config),
+        "versions": library_versions(),
+        "distribution": class_distribution(dataset),
+        "left_out": left_out,
+        "stages": [
+            {
+                "name": stage.name,
+                "epochs": stage.history.epochs,
+                "best_epoch": stage.history.best_epoch,
+                "val_loss": stage.history.best_loss,
+                "val_accuracy": stage.history.values["val_accuracy"][stage.history.best_epoch - 1],
+                **_test_scores(stage.logits["test"], test_part),
+                "kept": stage is kept,
+            }
+            for stage in stages
+        ],
+    }
+
+
+def _test_scores(logits: Logits, test: Part) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
+    predicted, targets = logits.argmax(axis=1), test.labelled.targets
+    macro = f1_score(targets, predicted, labels=np.unique(targets), average="macro", zero_division=0)
+    return {"test_accuracy": float((predicted == targets).mean()), "test_macro_f1": float(macro)}
+
+
+def _examples(given: Trainable, probabilities: Probabilities, *, seed: int) -> list[Example]:
+    """Some test tiles, drawn at random, with their answers."""
+    part, names = given.parts["test"], given.contract.class_names
+    chosen = np.random.default_rng(seed).permutation(len(part.indices))[:EXAMPLES]
+    pixels = pixel_inputs([given.paths[index] for index in part.indices], contract=given.contract)(chosen)
+    return [
+        Example(tile, names[part.labelled.targets[place]], names[answer.argmax()], float(answer.max()))
+        for tile, place, answer in zip(pixels, chosen, probabilities[chosen], strict=True)
+    ]
+
+
+def frozen_extractor(config: TrainConfig, dataset: Dataset, contract: ModelContract) -> KerasModel:
+    """The backbone as it will not change; without weights, its batch norms are estimated on training tiles."""
     extractor = build_extractor(config.backbone, input_size=config.input_size, weights=config.weights)
     if config.weights == "none":
         paths = [dataset.root / tile.path for tile in dataset.tiles if tile.split == "train"]
@@ -115,7 +270,10 @@ def _extractor(config: TrainConfig, dataset: Dataset, contract: ModelContract) -
     return extractor
 
 
-def _features(config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, contract: ModelContract) -> FeatureSet:
+def dataset_features(
+    config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, contract: ModelContract
+) -> FeatureSet:
+    """Features of all tiles, with progress, and a warning for each tile that has none."""
     with meter("features", total=len(dataset.tiles)) as advance:
         features = compute_features(
             [dataset.root / tile.path for tile in dataset.tiles],
@@ -130,50 +288,30 @@ def _features(config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, c
     return features
 
 
-def _parts(dataset: Dataset, features: FeatureSet) -> dict[Split, LabelledFeatures]:
-    """The features by split.
-
-    Raises:
-        DatasetError: so many tiles had to be left out that a split or a class has none.
-    """
-    names = [item.name for item in dataset.classes]
-    tiles = [dataset.tiles[index] for index in features.indices]
-    targets = np.array([names.index(tile.label) for tile in tiles], np.intp)
-    parts: dict[Split, LabelledFeatures] = {}
-    for split in SPLITS:
-        members = np.array([tile.split == split for tile in tiles], bool)
-        if not members.any():
-            raise DatasetError(f"no readable tile is left in the split {split!r}")
-        parts[split] = LabelledFeatures(features.vectors[members], targets[members])
-    missing = set(range(len(names))) - set(parts["train"].targets.tolist())
-    if missing:
-        raise DatasetError(f"no readable tile of class {names[min(missing)]} is left in the training split")
-    return parts
-
-
-def _fit(config: TrainConfig, head: KerasModel, parts: dict[Split, LabelledFeatures], *, folder: Path) -> History:
-    training = folder / "training"
-    training.mkdir()
-    history = fit_head(
-        head,
-        train=parts["train"],
-        val=parts["val"],
-        checkpoint=training / "head.weights.h5",
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        batch_size=config.batch_size,
-        seed=config.seed,
+def _test_metrics(probabilities: Probabilities, test: Part, *, dataset: Dataset, failed: int) -> dict[str, Any]:
+    return measure(
+        probabilities,
+        test.labelled.targets,
+        classes=dataset.classes,
+        split="test",
+        failed=failed,
+        groups=test.groups,
     )
-    log.info("kept epoch %d of %d", history.best_epoch, history.epochs)
-    return history
 
 
-def _test_metrics(
-    head: KerasModel, test: LabelledFeatures, *, dataset: Dataset, failures: dict[int, Any]
-) -> dict[str, Any]:
-    failed = sum(dataset.tiles[index].split == "test" for index in failures)
-    probabilities = head(test.vectors, training=False).numpy()
-    return measure(probabilities, test.targets, classes=dataset.classes, split="test", failed=failed)
+def _calibration(logits: dict[Split, Logits], parts: dict[Split, Part], temperature: float) -> dict[str, Any]:
+    measured: dict[str, Any] = {
+        split: before_and_after(
+            logits[split],
+            parts[split].labelled.targets,
+            temperature=temperature,
+            weights=bootstrap_weights(parts[split].groups),
+        )
+        for split in logits
+    }
+    before, after = (measured["val"][when]["nll"] for when in ("before", "after"))
+    log.info("temperature %.3f: validation NLL %.4f before, %.4f after", temperature, before, after)
+    return {"schema": CALIBRATION, "temperature": temperature, **measured}
 
 
 def _statistics(dataset: Dataset, features: FeatureSet) -> tuple[Any, ...]:
@@ -183,6 +321,7 @@ def _statistics(dataset: Dataset, features: FeatureSet) -> tuple[Any, ...]:
 
 def _log_dataset(dataset: Dataset) -> None:
     counts = {split: sum(tile.split == split for tile in dataset.tiles) for split in SPLITS}
+    warn_of_imbalance(class_distribution(dataset))
     names = ", ".join(item.name for item in dataset.classes)
     log.info("%d tiles of %d classes (%s)", len(dataset.tiles), len(dataset.classes), names)
     log.info("train %d, val %d, test %d", counts["train"], counts["val"], counts["test"])

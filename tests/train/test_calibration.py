@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cervix_train.calibration import (
+    BOUNDS,
+    before_and_after,
+    fit_temperature,
+    fold_temperature,
+    logits_of,
+    measure_calibration,
+    nll,
+    softmax,
+)
+from cervix_train.intervals import bootstrap_weights
+from cervix_train.keras_runtime import load_keras
+from cervix_train.network import build_head
+
+Logits = npt.NDArray[np.float64]
+Targets = npt.NDArray[np.intp]
+
+
+def calibrated(count: int, *, seed: int = 0) -> tuple[Logits, Targets]:
+    """Logits, and classes that are drawn with exactly their probabilities."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, 4))
+    below = softmax(logits).cumsum(axis=1)
+    return logits, (rng.random((count, 1)) > below[:, :-1]).sum(axis=1)
+
+
+def measured(logits: Logits, targets: Targets) -> dict[str, Any]:
+    weights = bootstrap_weights(range(len(targets)))
+    return measure_calibration(softmax(logits).astype(np.float32), targets, weights=weights)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_the_temperature_undoes_over_and_underconfidence(factor: float) -> None:
+    logits, targets = calibrated(8000)
+    assert fit_temperature(factor * logits, targets) == pytest.approx(factor, rel=0.05)
+
+
+def test_validation_never_gets_worse() -> None:
+    for seed in range(20):
+        logits, targets = calibrated(15, seed=seed)
+        temperature = fit_temperature(logits, targets)
+        assert nll(softmax(logits / temperature), targets) <= nll(softmax(logits), targets)
+
+
+def test_where_all_is_right_the_temperature_stays_within_bounds() -> None:
+    logits = 5 * np.eye(3)
+    assert BOUNDS[0] <= fit_temperature(logits, np.arange(3)) < 1
+
+
+def test_folding_is_dividing() -> None:
+    load_keras(seed=0)
+    head = build_head(features=6, classes=3)
+    vectors = np.random.default_rng(0).normal(0, 3, (20, 6)).astype(np.float32)
+    logits = logits_of(head, vectors.__getitem__, tiles=20, batch_size=8)
+    assert np.allclose(head(vectors).numpy(), softmax(logits), atol=1e-6)
+    fold_temperature(head, 2.5)
+    assert np.allclose(head(vectors).numpy(), softmax(logits / 2.5), atol=1e-6)
+    again = logits_of(head, vectors.__getitem__, tiles=20, batch_size=32)
+    assert np.allclose(softmax(again), softmax(logits / 2.5), atol=1e-6)
+
+
+def test_ece_by_hand() -> None:
+    # Two tiles at 0.8, one right; two at 0.6, both right: |0.5 - 0.8| / 2 + |1 - 0.6| / 2.
+    probabilities = np.array([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4], [0.4, 0.6]], np.float32)
+    result = measure_calibration(probabilities, np.array([0, 1, 0, 1]), weights=np.ones((1, 4)))
+    assert result["ece"] == pytest.approx(0.35)
+    assert result["ece_interval"] == pytest.approx([0.35, 0.35])
+    assert [(item["tiles"], item["accuracy"]) for item in result["bins"]] == [(2, 1.0), (2, 0.5)]
+    assert [item["confidence"] for item in result["bins"]] == pytest.approx([0.6, 0.8])
+    assert result["nll"] == pytest.approx(-np.log([0.8, 0.2, 0.6, 0.6]).mean())
+    assert result["brier"] == pytest.approx((2 * 0.04 + 2 * 0.64 + 4 * 0.16) / 4)
+
+
+def test_a_calibrated_model_lies_in_the_range_and_an_overconfident_one_does_not() -> None:
+    inside = 0
+    for seed in range(40):
+        result = measured(*calibrated(300, seed=seed))
+        low, high = result["ece_if_calibrated"]
+        inside += low <= result["ece"] <= high
+    assert inside >= 35  # 38 expected
+    logits, targets = calibrated(300)
+    result = measured(3 * logits, targets)
+    assert result["ece"] > result["ece_if_calibrated"][1]
+
+
+def test_before_and_after_differ_by_the_temperature_alone() -> None:
+    logits, targets = calibrated(500)
+    weights = bootstrap_weights(range(500))
+    both = before_and_after(3 * logits, targets, temperature=3.0, weights=weights)
+    assert both["after"] == measured(logits, targets)
+    assert both["before"] == measured(3 * logits, targets)
+    assert both["after"]["nll"] < both["before"]["nll"]
+
+
+def test_certain_answers_have_finite_numbers() -> None:
+    result = measured(np.array([[999.0, 0.0], [999.0, 0.0]]), np.array([0, 1]))
+    assert np.isfinite(result["nll"])

@@ -1,0 +1,52 @@
+"""The usable tiles of each split, with all that training and measuring need of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cervix_engine.errors import DatasetError
+from cervix_train.dataset import SPLITS, Dataset, Split
+from cervix_train.features import FeatureSet
+from cervix_train.fit import LabelledFeatures
+from cervix_train.splits import group_of
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One split's tiles that could be decoded, in the data set's order.
+
+    Attributes:
+        indices: where each stands in `Dataset.tiles`.
+        labelled: their features and classes.
+        groups: which of them belong together.
+    """
+
+    indices: npt.NDArray[np.intp]
+    labelled: LabelledFeatures
+    groups: tuple[str, ...]
+
+
+def split_parts(dataset: Dataset, features: FeatureSet) -> dict[Split, Part]:
+    """The features by split.
+
+    Raises:
+        DatasetError: so many tiles had to be left out that a split or a class has none.
+    """
+    names = [item.name for item in dataset.classes]
+    tiles = [dataset.tiles[index] for index in features.indices]
+    targets = np.array([names.index(tile.label) for tile in tiles], np.intp)
+    parts: dict[Split, Part] = {}
+    for split in SPLITS:
+        members = np.array([tile.split == split for tile in tiles], bool)
+        if not members.any():
+            raise DatasetError(f"no readable tile is left in the split {split!r}")
+        groups = tuple(group_of(tile) for tile in tiles if tile.split == split)
+        labelled = LabelledFeatures(features.vectors[members], targets[members])
+        parts[split] = Part(features.indices[members], labelled, groups)
+    missing = set(range(len(names))) - set(parts["train"].labelled.targets.tolist())
+    if missing:
+        raise DatasetError(f"no readable tile of class {names[min(missing)]} is left in the training split")
+    return parts

@@ -1,0 +1,137 @@
+"""The stages of a training: the head on frozen features, then fine-tuning the last layers on pixels.
+
+The better of the two by validation loss is kept, whichever it is: at a rate of 1e-5, fine-tuning may well do harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.preprocess import preprocess, read_tile
+from cervix_train.calibration import Logits, logits_of
+from cervix_train.dataset import Split
+from cervix_train.fit import FitConfig, History, Inputs, LabelledInputs, Resumable, fit
+from cervix_train.keras_runtime import KerasModel, load_keras
+from cervix_train.parts import Part
+
+log = logging.getLogger(__name__)
+
+HELD_OUT: tuple[Split, ...] = ("val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage reached.
+
+    Attributes:
+        name: for people.
+        file: the stem of its files in `training/`.
+        logits: `float64 (N, classes)` of the tiles of `val` and `test`.
+    """
+
+    name: str
+    file: str
+    history: History
+    logits: dict[Split, Logits]
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """What a stage works on.
+
+    Attributes:
+        model: raw pixels to probabilities; its last layers are those of `head`.
+        head: features to probabilities.
+        paths: the file of every tile of the data set, whatever its split.
+    """
+
+    model: KerasModel
+    head: KerasModel
+    parts: dict[Split, Part]
+    paths: Sequence[Path]
+    contract: ModelContract
+
+
+def train_head(given: Trainable, *, checkpoint: Path, config: FitConfig, resumable: Resumable | None) -> Stage:
+    """Train the head on features that were computed once."""
+
+    def labelled(split: Split) -> LabelledInputs:
+        return given.parts[split].labelled.as_inputs()
+
+    return _stage(given, given.head, labelled, Names("head", checkpoint), config=config, resumable=resumable)
+
+
+def fine_tune(
+    given: Trainable, *, share: float, checkpoint: Path, config: FitConfig, resumable: Resumable | None
+) -> Stage:
+    """Train the head and the last `share` of the backbone's layers on pixels, which are decoded in every epoch."""
+    thaw(given.model, share=share)
+
+    def labelled(split: Split) -> LabelledInputs:
+        part = given.parts[split]
+        paths = [given.paths[index] for index in part.indices]
+        return LabelledInputs(pixel_inputs(paths, contract=given.contract), part.labelled.targets)
+
+    names = Names(f"fine-tuning, {share:.0%} of the layers", checkpoint)
+    return _stage(given, given.model, labelled, names, config=config, resumable=resumable)
+
+
+def thaw(model: KerasModel, *, share: float) -> None:
+    """Let the last `share` of the backbone's layers learn, and the head.
+
+    Batch norms stay as they are, statistics and scales: statistics of batches of 32 would undo what the
+    pre-training found (Keras's guide to transfer learning, "fine-tuning").
+    """
+    norm = load_keras().layers.BatchNormalization
+    model.trainable = True
+    body = next(layer for layer in model.layers if hasattr(layer, "layers"))
+    frozen = round((1 - share) * len(body.layers))
+    for number, layer in enumerate(body.layers):
+        layer.trainable = number >= frozen and not isinstance(layer, norm)
+
+
+def pixel_inputs(paths: Sequence[Path], *, contract: ModelContract) -> Inputs:
+    """A function from indices into `paths` to `uint8 (N, height, width, 3)` pixels."""
+    return lambda indices: np.stack([preprocess(read_tile(paths[index]), contract=contract) for index in indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a stage is called, and where its best weights lie."""
+
+    stage: str
+    checkpoint: Path
+
+
+def _stage(
+    given: Trainable,
+    model: KerasModel,
+    labelled: Any,
+    names: Names,
+    *,
+    config: FitConfig,
+    resumable: Resumable | None,
+) -> Stage:
+    history = fit(
+        model,
+        train=labelled("train"),
+        val=labelled("val"),
+        checkpoint=names.checkpoint,
+        config=config,
+        resumable=resumable,
+    )
+    log.info("%s: kept epoch %d of %d", names.stage, history.best_epoch, history.epochs)
+    logits = {
+        split: logits_of(
+            model, labelled(split).inputs, tiles=len(given.parts[split].indices), batch_size=config.batch_size
+        )
+        for split in HELD_OUT
+    }
+    return Stage(names.stage, names.checkpoint.name.removesuffix(".weights.h5"), history, logits)
