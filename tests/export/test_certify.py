@@ -123,6 +123,13 @@ def test_other_answers_than_keras_are_written_down_and_then_an_error(exported: E
     assert len(e.value.report["certificates"]) == 1  # type: ignore[arg-type]
 
 
+def test_a_mode_that_nobody_asked_for_may_fail(exported: Exported) -> None:
+    failed = replace(certificate_of(exported), passed=False)
+    require_passed([certificate_of(exported), replace(failed, precision="bf16")])
+    with pytest.raises(ParityError):
+        require_passed([replace(failed, precision="bf16"), replace(failed, precision="fp16")])
+
+
 def test_a_passed_certificate_is_no_error(exported: Exported) -> None:
     require_passed([certificate_of(exported)])
     assert "top-1 100.00%" in describe(certificate_of(exported))
