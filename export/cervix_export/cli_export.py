@@ -20,11 +20,16 @@ from cervix_export.export import H5_REFUSED, ExportPlan, ExportReport, export_bu
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cervix_export.int8 import Int8Record
+
+SHOWN_BLOCKS = 10
+
 
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
 @click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
+@click.option("--int8", is_flag=True, help="Also make the integer graph, and print what rounding costs where.")
 @click.option(
     "--engine",
     type=click.Choice(["auto", "none", "tensorrt", "tensorrt-rtx"]),
@@ -43,6 +48,7 @@ def main(
     model: Path | None,
     model_option: Path | None,
     fp16: bool,
+    int8: bool,
     engine: EngineChoice,
     expect_digest: str | None,
     batch_size: int,
@@ -56,7 +62,7 @@ def main(
     Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
     """
     root = _bundle_folder(model, model_option)
-    plan = ExportPlan(fp16=fp16, batch_size=batch_size, tiles=tiles)
+    plan = ExportPlan(fp16=fp16, int8=int8, batch_size=batch_size, tiles=tiles)
     with _progress():
         no_engine = decide_engine(engine)
         report = export_bundle(root, plan, expect_digest=expect_digest)
@@ -113,8 +119,22 @@ def _show(report: ExportReport) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     for name in sorted(name for name in report.bundle.files if name.startswith("model.")):
         console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
+    if report.int8:
+        console.print(_cost_table(report.int8))
     console.print(_certificate_table(report))
     console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
+
+
+def _cost_table(record: Int8Record) -> Table:
+    """The blocks that rounding hurts most; all of them are in the bundle's `model.int8.json`."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"INT8: {record.integer_share:.1%} of the arithmetic in integers; what rounding one block alone costs"
+    table = Table("block", "layers", "RMS |Δp|", "kept in", box=SIMPLE, title=title, title_justify="left")
+    for block in sorted(record.blocks, key=lambda item: -item.rms)[:SHOWN_BLOCKS]:
+        table.add_row(block.name, str(block.layers), f"{block.rms:.2g}", "float" if block.in_float else "int8")
+    return table
 
 
 def _certificate_table(report: ExportReport) -> Table:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from cervix_engine.bundle import Bundle
 from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError, ExportError, UsageError
-from cervix_engine.files import sha256_file
+from cervix_engine.files import sha256_file, write_json
 
 if TYPE_CHECKING:
     from cervix_engine.certificate import Certificate
+    from cervix_export.int8 import Int8Record
 
 logger = logging.getLogger(__name__)
 
-ONNX_FILE, HALF_FILE = "model.onnx", "model.fp16.onnx"
+ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +27,24 @@ class ExportPlan:
 
     Attributes:
         fp16: also make the half-precision graph.
+        int8: also make the integer graph.
         batch_size: tiles a batch while certifying.
         tiles: certify on the first so many golden tiles only; None takes all.
     """
 
     fp16: bool = False
+    int8: bool = False
     batch_size: int = 32
     tiles: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What came of it: the bundle as it is now, and one certificate for each combination measured here."""
+    """What came of it: the bundle as it is now, a certificate for each combination measured here, what INT8 cost."""
 
     bundle: Bundle
     certificates: tuple[Certificate, ...]
+    int8: Int8Record | None
 
 
 def export_bundle(root: Path, plan: ExportPlan, *, expect_digest: str | None = None) -> ExportReport:
@@ -78,17 +82,20 @@ def _export(bundle: Bundle, plan: ExportPlan) -> ExportReport:
 
     golden = GoldenSet.load(bundle)
     with staging_folder(bundle.root) as staging:
-        reference = _make_graphs(bundle, staging, plan)
+        reference, int8 = _make_graphs(bundle, staging, plan)
         digests = {path.name: sha256_file(path) for path in sorted(staging.iterdir())}
         staged = replace(bundle, root=staging, files=digests)
         certificates = certify_all(staged, golden, reference=reference, batch_size=plan.batch_size, tiles=plan.tiles)
-        return ExportReport(publish(bundle, staged, certificates=certificates), tuple(certificates))
+        return ExportReport(publish(bundle, staged, certificates=certificates), tuple(certificates), int8)
 
 
-def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> str:
+def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> tuple[str, Int8Record | None]:
     """Write the graphs asked for into `folder`; return what they were made with, such as `keras 3.15.1`."""
+    from cervix_engine.calibration_tiles import calibration_pixels
     from cervix_export.convert import onnx_from_keras
 
+    # Read first: without them, the long conversion would be for nothing.
+    calibration = calibration_pixels(bundle) if plan.int8 else None
     logger.info("converting model.keras to ONNX (a ResNet-101 takes about a minute)")
     reference = onnx_from_keras(bundle, folder / ONNX_FILE)
     if plan.fp16:
@@ -96,7 +103,15 @@ def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> str:
 
         logger.info("converting to FP16 and proving it")
         fp16_from_onnx(folder / ONNX_FILE, folder / HALF_FILE, contract=bundle.contract)
-    return reference
+    if calibration is None:
+        return reference, None
+    from cervix_export.int8 import int8_from_onnx
+    from cervix_export.publish import INT8_RECORD
+
+    logger.info("converting to INT8 and finding out what that costs")
+    record = int8_from_onnx(folder / ONNX_FILE, folder / INT8_FILE, contract=bundle.contract, tiles=calibration)
+    write_json(folder / INT8_RECORD, record.to_json())
+    return reference, record
 
 
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"

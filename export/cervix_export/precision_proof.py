@@ -7,6 +7,7 @@ the arithmetic are counted by the type of their inputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -30,8 +31,21 @@ def half_share(model: Any) -> float:
     """
     import onnx
 
+    return _share(model, lambda _, kind: kind == onnx.TensorProto.FLOAT16)
+
+
+def integer_share(model: Any) -> float:
+    """Share of the multiply-accumulates whose two operands both come from 8-bit integers; otherwise as `half_share`."""
+    levels = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return _share(model, lambda name, _: name in levels)
+
+
+def _share(model: Any, counts: Callable[[str, int], bool]) -> float:
+    """Share of the multiply-accumulates for whose two operands `counts(name, element type)` holds."""
+    import onnx
+
     tensors = _tensors(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph)
-    total = half = 0
+    total = share = 0
     for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise ConversionError(f"cannot prove the precision of {node.op_type} {node.name}: it has graphs inside")
@@ -39,8 +53,10 @@ def half_share(model: Any) -> float:
             operands = [_known(tensors, name) for name in (*node.input[:2], node.output[0])]
             macs = _MACS[node.op_type](node, *(shape for _, shape in operands))
             total += macs
-            half += macs * all(kind == onnx.TensorProto.FLOAT16 for kind, _ in operands[:2])
-    return half / total if total else 0.0
+            share += macs * all(
+                counts(name, kind) for name, (kind, _) in zip(node.input[:2], operands[:2], strict=True)
+            )
+    return share / total if total else 0.0
 
 
 Shape = tuple[int, ...]

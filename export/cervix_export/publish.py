@@ -23,6 +23,7 @@ from cervix_engine.files import fsync_file, fsync_folder, sha256_file, write_jso
 # Hidden, so that no manifest ever lists them.
 _LOCK, _STAGING = ".export.lock", ".export"
 
+INT8_RECORD = "model.int8.json"
 _EXPORTED_FOLDERS = ("certificates", "engines")
 
 
@@ -80,15 +81,17 @@ def publish(bundle: Bundle, staged: Bundle, *, certificates: Iterable[Certificat
 def is_exported(name: str) -> bool:
     """Whether a bundle's file, by its name, is made by exports."""
     path = PurePosixPath(name)
-    return path.parts[0] in _EXPORTED_FOLDERS or (len(path.parts) == 1 and path.suffix == ".onnx")
+    return path.parts[0] in _EXPORTED_FOLDERS or (
+        len(path.parts) == 1 and (path.suffix == ".onnx" or name == INT8_RECORD)
+    )
 
 
 def _remove_exported(root: Path) -> None:
     for folder in _EXPORTED_FOLDERS:
         if (root / folder).exists():
             shutil.rmtree(root / folder)
-    for graph in root.glob("*.onnx"):
-        graph.unlink()
+    for file in (*root.glob("*.onnx"), root / INT8_RECORD):
+        file.unlink(missing_ok=True)
 
 
 def _write_manifest(root: Path, files: Mapping[str, str]) -> None:

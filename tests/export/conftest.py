@@ -15,12 +15,14 @@ import numpy.typing as npt
 import pytest
 
 from cervix_engine.bundle import Bundle, seal
+from cervix_engine.calibration_tiles import write_calibration_tiles
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.golden import write_golden
 from cervix_engine.preprocess import Pixels, preprocess
 
 CONTRACT = ModelContract(classes=SIPAKMED_CLASSES, input_size=(32, 32))
 TILES = 40
+CALIBRATION_TILES = 24
 
 
 def drawn_tiles(count: int) -> list[bytes]:
@@ -113,6 +115,8 @@ def trained_bundle(
     CONTRACT.save(root / "contract.json")
     answers = keras_probabilities(keras_model, golden_pixels)
     write_golden(root, golden_tiles, labels=[None] * TILES, probabilities=answers, contract=CONTRACT)
+    others = {f"{number}.png": tile for number, tile in enumerate(drawn_tiles(TILES + CALIBRATION_TILES)[TILES:])}
+    write_calibration_tiles(root, others, seed=0)
     seal(root)
     return root
 
@@ -134,10 +138,10 @@ def exported(
     trained_bundle: Path,
     export_command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> tuple[Bundle, subprocess.CompletedProcess[str]]:
-    """The bundle after `cervix-export --fp16` at the default place, and what the command said. Not to be changed."""
+    """The bundle after `cervix-export --fp16 --int8` at the default place, and what it said. Not to be changed."""
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(trained_bundle, project / "models" / "cervix")
-    done = export_command("--fp16", cwd=project)
+    done = export_command("--fp16", "--int8", cwd=project)
     assert done.returncode == 0, done.stderr
     return Bundle.open(project / "models" / "cervix"), done
 

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.bundle import seal
+from cervix_engine.calibration_tiles import COUNT as CALIBRATION_TILES
+from cervix_engine.calibration_tiles import write_calibration_tiles
 from cervix_engine.contract import ModelContract, TileStatistic
 from cervix_engine.files import write_json
 from cervix_engine.golden import TARGET_COUNT, write_golden
@@ -87,6 +89,7 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
         training / "report.html", ReportInput(reference.metrics, reference.calibration, reference.record, training)
     )
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
+    _write_calibration(root, reference, seed=seed)
     seal(root)
 
 
@@ -140,6 +143,16 @@ def _write_golden(root: Path, reference: Reference, *, seed: int, batch_size: in
         probabilities=answers.probabilities,
         contract=contract,
     )
+
+
+def _write_calibration(root: Path, reference: Reference, *, seed: int) -> None:
+    dataset = reference.dataset
+    learnt = [
+        index for index, tile in enumerate(dataset.tiles) if tile.split == "train" and index not in reference.failures
+    ]
+    chosen = np.random.default_rng(seed).permutation(learnt)[:CALIBRATION_TILES]
+    paths = [dataset.tiles[index].path for index in chosen]
+    write_calibration_tiles(root, {path.as_posix(): read_tile(dataset.root / path) for path in paths}, seed=seed)
 
 
 def _write_split(path: Path, dataset: Dataset, failures: dict[int, TileFailure]) -> None:

@@ -50,6 +50,16 @@ def openvino_device() -> Any | None:
     return None
 
 
+def exact_integers(options: Any) -> Any:
+    """Session options with integer kernels that cannot overflow, whatever the CPU.
+
+    Without VNNI instructions, ONNX Runtime's fastest kernel adds pairs of products in 16 bits, where they saturate:
+    seen to change 152 of 192 answers of a ResNet-101.
+    """
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 def supports(backend: str, precision: Precision) -> bool:
     """Whether this machine can run `precision` on `backend`."""
     if backend == CPU:
@@ -121,7 +131,7 @@ class OnnxRuntimeBackend:
     def _options(self) -> Any:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
+        options = exact_integers(onnxruntime.SessionOptions())
         options.intra_op_num_threads = self.info.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3

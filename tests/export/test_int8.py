@@ -1,0 +1,210 @@
+"""The INT8 graph: in integers where it says so, calibrated on training tiles, and honest about what that costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from cervix_engine.bundle import Bundle, seal
+from cervix_engine.calibration_tiles import calibration_pixels
+from cervix_engine.errors import ContractError
+from cervix_engine.preprocess import Pixels
+from cervix_export.int8 import sensitivity
+from cervix_export.int8.graph import Layer, dequantised_weights, folded, initializers, layers, quantised
+from cervix_export.int8.make import INTEGER_SHARE, int8_from_onnx
+from cervix_export.int8.ranges import BINS, Observed, Range, observe
+from cervix_export.int8.sensitivity import answers
+from cervix_export.precision_proof import integer_share
+
+from .conftest import CONTRACT
+
+Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
+
+
+def graph_of(exported: Exported, name: str) -> Any:
+    return onnx.load_model_from_string(exported[0].read(name))
+
+
+@pytest.fixture(scope="module")
+def exact(exported: Exported) -> Any:
+    return folded(exported[0].root / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def observed(exact: Any, exported: Exported) -> dict[str, Observed]:
+    tensors = {name for layer in layers(exact) for name in (layer.data, layer.result)}
+    pixels = calibration_pixels(exported[0])
+    return observe(exact, [pixels[:8], pixels[8:16]], tensors=tensors)
+
+
+def test_the_export_makes_an_int8_graph_and_certifies_it(exported: Exported) -> None:
+    bundle, done = exported
+    certificate = json.loads(bundle.read("certificates/model.int8.onnx.onnxruntime-cpu.int8.json"))
+    assert certificate["precision"] == certificate["arithmetic"] == "int8"
+    assert certificate["file_sha256"] == bundle.files["model.int8.onnx"]
+    assert "what rounding one block alone costs" in done.stdout
+
+
+def test_arithmetic_is_in_integers_and_only_there(exported: Exported) -> None:
+    assert integer_share(graph_of(exported, "model.int8.onnx")) >= INTEGER_SHARE
+    assert integer_share(graph_of(exported, "model.onnx")) == 0
+    assert integer_share(graph_of(exported, "model.fp16.onnx")) == 0
+
+
+def test_the_record_says_what_was_done(exported: Exported) -> None:
+    record = exported[0].read_json("model.int8.json", schema="cervix/int8/1")
+    assert record["calibration_tiles"] == 16
+    assert record["check_tiles"] == 8
+    assert record["integer_share"] == pytest.approx(integer_share(graph_of(exported, "model.int8.onnx")))
+    assert [block["layers"] for block in record["blocks"]] == [1, 1]
+    assert all(block["rms"] > 0 for block in record["blocks"])
+
+
+def test_the_runtime_has_an_integer_kernel_for_every_layer_in_integers(exported: Exported, tmp_path: Path) -> None:
+    wanted = [
+        node
+        for node in graph_of(exported, "model.int8.onnx").graph.node
+        if node.op_type == "Conv" and node.input[1].endswith("/rounded")
+    ]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    model = exported[0].read("model.int8.onnx")
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    kernels = [node.op_type for node in onnx.load_model(tmp_path / "optimised.onnx").graph.node]
+    assert kernels.count("QLinearConv") == len(wanted) >= 1
+
+
+def test_an_export_without_int8_takes_the_earlier_graph_away(
+    exported_root: Path, export_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = export_command(exported_root)
+    assert done.returncode == 0, done.stderr
+    assert not list(exported_root.glob("model.int8*"))
+    assert not [name for name in Bundle.open(exported_root).files if "int8" in name]
+
+
+def test_a_bundle_without_calibration_tiles_is_told_before_the_long_work(
+    bundle_root: Path, export_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (bundle_root / "calibration" / "tiles.json").unlink()
+    seal(bundle_root)
+    done = export_command("--int8", bundle_root)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "no calibration tiles" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("index", ['{"schema": "cervix/calibration-tiles/1", "tiles": [{}]}', "{", '{"schema": "x"}'])
+def test_a_malformed_index_is_named(bundle_root: Path, index: str) -> None:
+    (bundle_root / "calibration" / "tiles.json").write_text(index)
+    with pytest.raises(ContractError, match=r"calibration/tiles\.json"):
+        calibration_pixels(seal(bundle_root))
+
+
+def test_a_tile_that_cannot_be_decoded_is_named(bundle_root: Path) -> None:
+    (bundle_root / "calibration" / "00003.tile").write_bytes(b"no image")
+    with pytest.raises(ContractError, match=r"calibration/00003\.tile cannot be decoded"):
+        calibration_pixels(seal(bundle_root))
+
+
+def test_rounding_nothing_changes_nothing(exact: Any, golden_pixels: Pixels) -> None:
+    same = quantised(exact, [], ranges={}, biases={})
+    np.testing.assert_array_equal(answers(same, golden_pixels), answers(exact, golden_pixels))
+
+
+def test_answers_stay_near(exact: Any, observed: dict[str, Observed], golden_pixels: Pixels) -> None:
+    ranges = {name: item.best_range() for name, item in observed.items()}
+    rounded = quantised(exact, layers(exact)[1:], ranges=ranges, biases={})
+    difference = np.abs(answers(rounded, golden_pixels) - answers(exact, golden_pixels))
+    assert 0 < difference.max() < 0.15
+
+
+def test_a_range_cuts_an_outlier_off_where_that_costs_less_than_coarse_steps() -> None:
+    counts = np.zeros(BINS, np.int64)
+    counts[: BINS // 4] = 100_000
+    counts[-1] = 1
+    assert Observed(0.0, 8.0, counts, np.zeros(1)).best_range().high == pytest.approx(2.0, abs=0.1)
+    counts[-1] = 100_000_000
+    assert Observed(0.0, 8.0, counts, np.zeros(1)).best_range().high == pytest.approx(8.0, abs=0.1)
+
+
+def test_a_range_is_unsigned_only_where_no_value_is_negative() -> None:
+    counts = np.ones(BINS, np.int64)
+    assert Observed(0.0, 4.0, counts, np.zeros(1)).best_range().low == 0
+    signed = Observed(-1.0, 4.0, counts, np.zeros(1)).best_range()
+    assert signed.low == -1.0
+    assert Observed(0.0, 0.0, np.zeros(BINS, np.int64), np.zeros(1)).best_range() == Range(0.0, 1.0)
+
+
+def test_what_is_observed_is_what_flows(exact: Any, observed: dict[str, Observed], exported: Exported) -> None:
+    first = layers(exact)[1]
+    watched = onnx.ModelProto()
+    watched.CopyFrom(exact)
+    watched.graph.output.append(onnx.helper.make_empty_tensor_value_info(first.data))
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = calibration_pixels(exported[0])[:16]
+    (values,) = session.run([first.data], {session.get_inputs()[0].name: pixels})
+    seen = observed[first.data]
+    assert (seen.low, seen.high) == (values.min(), values.max())
+    np.testing.assert_allclose(seen.mean, values.mean(axis=(0, 2, 3)), rtol=1e-5)
+    assert seen.counts.sum() == values.size
+
+
+def test_weights_have_one_scale_a_channel_and_lose_at_most_half_a_step() -> None:
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weights[1] *= 1000
+    weights[2] = 0
+    error = np.abs(dequantised_weights(weights) - weights)
+    steps = np.abs(weights).max(axis=(1, 2, 3)) / 127
+    assert (error.max(axis=(1, 2, 3)) <= steps / 2 * 1.001).all()
+
+
+def test_biases_make_up_for_the_mean_error_of_rounded_weights(
+    exact: Any, exported: Exported, tmp_path: Path, observed: dict[str, Observed]
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(exported[0].read("model.onnx"))
+    pixels = calibration_pixels(exported[0])
+    int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", contract=CONTRACT, tiles=pixels)
+    made = initializers(onnx.load_model(tmp_path / "int8.onnx"))
+    last = layers(exact)[-1]
+    before = initializers(exact)
+    error = dequantised_weights(before[last.weights]) - before[last.weights]
+    expected = np.einsum("oikl,i->o", error, observed[last.data].mean)
+    np.testing.assert_allclose(before[last.bias] - made[last.bias], expected, rtol=1e-3, atol=1e-6)
+
+
+def blocks(count: int) -> list[list[Layer]]:
+    return [[Layer(f"conv{place}", "x", "y", "w", "b")] for place in range(count)]
+
+
+def test_the_costliest_blocks_are_left_in_float_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    harm = {"conv0": 0.01, "conv1": 0.2, "conv2": 0.02, "conv3": 0.1}
+
+    def planted(graph: Sequence[Layer], pixels: Pixels) -> Any:
+        return np.full((len(pixels), 5), sum(harm[layer.name] for layer in graph), np.float32)
+
+    monkeypatch.setattr(sensitivity, "answers", planted)
+    pixels = np.zeros((4, 2, 2, 3), np.uint8)
+    costs = sensitivity.sweep(blocks(4), list, exact=[], pixels=pixels)
+    assert costs == pytest.approx(list(harm.values()))
+    graph, in_float = sensitivity.choose(blocks(4), costs, list, exact=[], pixels=pixels)
+    assert in_float == {1, 3}
+    assert [layer.name for layer in graph] == ["conv0", "conv2"]
+
+
+def test_where_nothing_suffices_the_nearest_graph_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    p99 = iter([0.0, 0.9, 0.5, 0.7, 0.8])
+    monkeypatch.setattr(sensitivity, "answers", lambda _, pixels: np.full((len(pixels), 5), next(p99)))
+    pixels = np.zeros((4, 2, 2, 3), np.uint8)
+    _, in_float = sensitivity.choose(blocks(4), [1, 2, 3, 4], list, exact=[], pixels=pixels)
+    assert in_float == {3}
