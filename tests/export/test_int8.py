@@ -21,7 +21,7 @@ from cervix_export.int8 import sensitivity
 from cervix_export.int8.graph import Layer, dequantised_weights, folded, initializers, layers, quantised
 from cervix_export.int8.make import INTEGER_SHARE, int8_from_onnx
 from cervix_export.int8.ranges import BINS, Observed, Range, observe
-from cervix_export.int8.sensitivity import answers
+from cervix_export.int8.sensitivity import BlockCost, answers
 from cervix_export.precision_proof import integer_share
 
 from .conftest import CONTRACT
@@ -183,28 +183,42 @@ def test_biases_make_up_for_the_mean_error_of_rounded_weights(
     np.testing.assert_allclose(before[last.bias] - made[last.bias], expected, rtol=1e-3, atol=1e-6)
 
 
-def blocks(count: int) -> list[list[Layer]]:
-    return [[Layer(f"conv{place}", "x", "y", "w", "b")] for place in range(count)]
+WEIGHTS = {"w0": 100, "w1": 10, "w2": 1000, "w3": 10, "w4": 100}
 
 
-def test_the_costliest_blocks_are_left_in_float_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    harm = {"conv0": 0.01, "conv1": 0.2, "conv2": 0.02, "conv3": 0.1}
+def blocks() -> list[list[Layer]]:
+    return [[Layer(f"conv{place}", "x", "y", f"w{place}", "b")] for place in range(len(WEIGHTS))]
+
+
+def test_blocks_that_save_most_are_left_in_float_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    harm = {"conv0": 0.01, "conv1": 0.2, "conv2": 0.01, "conv3": 0.1, "conv4": 0.02}
 
     def planted(graph: Sequence[Layer], pixels: Pixels) -> Any:
         return np.full((len(pixels), 5), sum(harm[layer.name] for layer in graph), np.float32)
 
     monkeypatch.setattr(sensitivity, "answers", planted)
     pixels = np.zeros((4, 2, 2, 3), np.uint8)
-    costs = sensitivity.sweep(blocks(4), list, exact=[], pixels=pixels)
-    assert costs == pytest.approx(list(harm.values()))
-    graph, in_float = sensitivity.choose(blocks(4), costs, list, exact=[], pixels=pixels)
-    assert in_float == {1, 3}
-    assert [layer.name for layer in graph] == ["conv0", "conv2"]
+    costs = sensitivity.sweep(blocks(), list, exact=[], sizes=WEIGHTS, pixels=pixels)
+    assert [cost.rms for cost in costs] == pytest.approx(list(harm.values()))
+    assert [cost.weights for cost in costs] == list(WEIGHTS.values())
+    graph, decided = sensitivity.choose(blocks(), costs, list, exact=[], pixels=pixels)
+    assert [layer.name for layer in graph] == ["conv0", "conv2", "conv4"]
+    assert [cost.name for cost in decided if cost.in_float] == ["conv1", "conv3"]
 
 
 def test_where_nothing_suffices_the_nearest_graph_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    p99 = iter([0.0, 0.9, 0.5, 0.7, 0.8])
+    p99 = iter([0.0, 0.9, 0.5])
     monkeypatch.setattr(sensitivity, "answers", lambda _, pixels: np.full((len(pixels), 5), next(p99)))
     pixels = np.zeros((4, 2, 2, 3), np.uint8)
-    _, in_float = sensitivity.choose(blocks(4), [1, 2, 3, 4], list, exact=[], pixels=pixels)
-    assert in_float == {3}
+    costs = [BlockCost(f"conv{place}", 1, size, 0.1) for place, size in enumerate(WEIGHTS.values())]
+    _, decided = sensitivity.choose(blocks(), costs, list, exact=[], pixels=pixels)
+    assert [cost.name for cost in decided if cost.in_float] == ["conv1", "conv3"]
+    assert next(p99, None) is None
+
+
+def test_a_block_too_large_for_the_file_is_never_left_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "answers", lambda graph, pixels: np.full((len(pixels), 5), float(len(graph))))
+    costs = [BlockCost(f"conv{place}", 1, size, 1e3) for place, size in enumerate(WEIGHTS.values())]
+    _, decided = sensitivity.choose(blocks(), costs, list, exact=[], pixels=np.zeros((4, 2, 2, 3), np.uint8))
+    in_float = sum(cost.weights for cost in decided if cost.in_float)
+    assert 0 < in_float <= sensitivity.MOST_FLOAT_WEIGHTS * sum(WEIGHTS.values())

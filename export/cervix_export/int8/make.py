@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,17 +73,16 @@ def int8_from_onnx(onnx_file: Path, int8_file: Path, *, contract: ModelContract,
     calibration, check = tiles[: -(len(tiles) // 3)], tiles[-(len(tiles) // 3) :]
     logger.info("observing ranges on %d training tiles", len(calibration))
     rounding = _Rounding.observe(model, [layer for block in blocks for layer in block], calibration)
-    costs = sweep(blocks, rounding.graph, exact=model, pixels=calibration[:_SWEPT])
-    graph, in_float = choose(blocks, costs, rounding.graph, exact=model, pixels=check)
+    sizes = {name: values.size for name, values in rounding.weights.items()}
+    costs = sweep(blocks, rounding.graph, exact=model, sizes=sizes, pixels=calibration[:_SWEPT])
+    graph, costs = choose(blocks, costs, rounding.graph, exact=model, pixels=check)
     share = integer_share(graph)
     if share < INTEGER_SHARE:
         raise ConversionError(f"the INT8 graph does only {share:.0%} of its multiply-accumulates in integers")
     data = graph.SerializeToString()
     check_graph(data, contract)
     int8_file.write_bytes(data)
-    found = [BlockCost(block[0].name, len(block), cost) for block, cost in zip(blocks, costs, strict=True)]
-    found = [replace(item, in_float=place in in_float) for place, item in enumerate(found)]
-    return Int8Record(len(calibration), len(check), share, tuple(found))
+    return Int8Record(len(calibration), len(check), share, tuple(costs))
 
 
 @dataclass(frozen=True, slots=True)
