@@ -117,7 +117,6 @@ def _covers_this_machine(certificate: Certificate) -> bool:
 def _why_none(bundle: Bundle, precision: Precision) -> str:
     artefact = Combination("", precision).artefact
     if artefact not in bundle:
-        if precision == "int8":
-            return f"the bundle has no {artefact}, which this version of cervix-export does not make"
-        return f"the bundle has no {artefact}: make it with cervix-export{' --fp16' * (precision == 'fp16')}"
+        option = f" --{precision}" if precision in ("fp16", "int8") else ""
+        return f"the bundle has no {artefact}: make it with cervix-export{option}"
     return f"no backend on this machine runs {precision}: use --precision auto"

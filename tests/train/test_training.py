@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from cervix_engine.bundle import Bundle
+from cervix_engine.calibration_tiles import calibration_pixels
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
 from cervix_engine.errors import DatasetError, OutputExistsError
 from cervix_engine.files import sha256_file
@@ -54,7 +55,7 @@ def model(opened: Bundle) -> Any:
 
 
 def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bundle) -> None:
-    expected = {"contract.json", "model.keras", "golden/golden.json"}
+    expected = {"contract.json", "model.keras", "golden/golden.json", "calibration/tiles.json"}
     expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
     expected |= {f"training/{name}.png" for name in PLOTS}
     expected |= {f"training/{name}" for name in ("calibration.json", "training.json", "report.html")}
@@ -80,6 +81,16 @@ def test_golden_tiles_are_the_models_answers_on_the_original_files(model: Any, o
     assert {opened.files[tile.file]: tile.label for tile in golden.tiles} == originals
     # What is replayed at every start should be of several classes.
     assert len({tile.label for tile in golden.tiles[:8]}) >= 3
+
+
+def test_calibration_tiles_were_learnt_from(opened: Bundle, drawn: Path) -> None:
+    index = opened.read_json("calibration/tiles.json", schema="cervix/calibration-tiles/1")
+    split = {row["path"]: row["split"] for row in read_csv(opened.root / "training/split.csv")}
+    assert index["tiles"]
+    assert {split[tile["source"]] for tile in index["tiles"]} == {"train"}
+    for tile in index["tiles"]:
+        assert opened.read(tile["file"]) == (drawn / tile["source"]).read_bytes()
+    assert calibration_pixels(opened).shape == (len(index["tiles"]), *opened.contract.input_size, 3)
 
 
 def test_tile_statistics_are_the_training_tiles(opened: Bundle, drawn: Path) -> None:
