@@ -17,7 +17,7 @@ from cervix_engine.preprocess import Pixels, preprocess
 
 SCHEMA = "cervix/calibration-tiles/1"
 INDEX = "calibration/tiles.json"
-COUNT = 192
+COUNT = 128
 
 
 def write_calibration_tiles(root: Path, encoded: Mapping[str, bytes], *, seed: int) -> None:

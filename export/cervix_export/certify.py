@@ -79,7 +79,7 @@ def certify(
 ) -> Certificate:
     """Certify one combination on the first golden tiles, `pixels`, `uint8 (N, height, width, 3)`."""
     with open_backend(bundle, combination=combination) as backend:
-        candidate, tiles_per_sec = _answers(backend, pixels, batch_size)
+        candidate, tiles_per_sec = answers_of(backend, pixels, batch_size)
         info = backend.info
     parity = measure_parity(
         golden.probabilities()[: len(pixels)],
@@ -148,7 +148,7 @@ def require_passed(certificates: list[Certificate]) -> None:
     raise ParityError(message, report={"certificates": [item.to_json() for item in failed]})
 
 
-def _answers(backend: Backend, pixels: Pixels, batch_size: int) -> tuple[Probabilities, float]:
+def answers_of(backend: Backend, pixels: Pixels, batch_size: int) -> tuple[Probabilities, float]:
     """The backend's probabilities, `float32 (N, classes)`, and its rate in tiles a second."""
     batches = _batches(pixels, batch_size)
     answers, seconds = [], []

@@ -72,7 +72,7 @@ class Recorder(FakeBackend):
 @pytest.mark.parametrize(("tiles", "batch_size", "batches"), [(10, 4, 4), (40, 8, 5), (3, 32, 4)])
 def test_every_batch_has_the_deployed_shape(golden_pixels: Pixels, tiles: int, batch_size: int, batches: int) -> None:
     backend = Recorder()
-    answers, rate = certify_module._answers(backend, golden_pixels[:tiles], batch_size)
+    answers, rate = certify_module.answers_of(backend, golden_pixels[:tiles], batch_size)
     assert backend.shapes == [(batch_size, 32, 32, 3)] * batches
     np.testing.assert_array_equal(answers, FakeBackend().infer(golden_pixels[:tiles]))
     assert rate > 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import onnxruntime
@@ -57,6 +59,19 @@ def test_arithmetic_is_in_integers_and_only_there(exported: Exported) -> None:
     assert integer_share(graph_of(exported, "model.int8.onnx")) >= INTEGER_SHARE
     assert integer_share(graph_of(exported, "model.onnx")) == 0
     assert integer_share(graph_of(exported, "model.fp16.onnx")) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("model.int8.json", "cervix_export/schemas/int8"),
+        ("calibration/tiles.json", "cervix_engine/schemas/calibration_tiles"),
+    ],
+)
+def test_records_are_as_their_schemas_say(exported: Exported, name: str, package: str) -> None:
+    module, _, path = package.partition("/")
+    schema = json.loads((files(module) / f"{path}.schema.json").read_text())
+    jsonschema.validate(json.loads(exported[0].read(name)), schema)
 
 
 def test_the_record_says_what_was_done(exported: Exported) -> None:

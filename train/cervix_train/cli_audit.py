@@ -40,9 +40,9 @@ def main(**options: Any) -> None:
     Found are equal files, and copies that were flipped, turned by quarters, lit differently, re-encoded, or cropped
     to 90 % of their sides or more.
     """
-    from cervix_train.console import log_lines
+    from cervix_engine.cli.logs import log_lines
 
-    with log_lines():
+    with log_lines("cervix_train"):
         _audit(**options)
 
 

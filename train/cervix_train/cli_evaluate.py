@@ -37,11 +37,11 @@ def main(
     MODEL is a bundle folder, or a .keras file beside its contract.json. --split takes the split that DATA gives,
     else the one that the bundle remembers from its training. Exit code 3: some tiles could not be decoded.
     """
-    from cervix_train.console import log_lines
+    from cervix_engine.cli.logs import log_lines
     from cervix_train.evaluate import evaluate
 
     model_path, data = _arguments(paths, model)
-    with log_lines():
+    with log_lines("cervix_train"):
         metrics = evaluate(model_path, data, split=split, batch_size=batch_size)
     if json_file:
         _write(json_file, metrics)

@@ -77,9 +77,9 @@ def main(**options: Any) -> None:
     DATA is a folder with one folder of tiles per class (SIPaKMeD's and Kaggle's layouts are known), optionally
     below train/, val/ and test/; or a manifest CSV with the columns path,label[,group][,split].
     """
-    from cervix_train.console import log_lines
+    from cervix_engine.cli.logs import log_lines
 
-    with log_lines():
+    with log_lines("cervix_train"):
         _train(**options)
 
 

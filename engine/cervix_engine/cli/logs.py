@@ -1,4 +1,7 @@
-"""Where details go: nowhere, unless a file is named. Names of tiles can identify patients, so no other log has them."""
+"""What the commands say of their work: lines on standard error, and details in a file where one is named.
+
+Names of tiles can identify patients, so only that file has them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
 from cervix_engine.errors import OutputError
+
+
+class _Echo(logging.Handler):
+    """Writes through click, which finds today's stderr: tests and progress bars replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(prefix + self.format(record), err=True)
+
+
+@contextmanager
+def log_lines(package: str) -> Iterator[None]:
+    """Show what a package logs from INFO on as lines on standard error."""
+    logger = logging.getLogger(package)
+    handler, level = _Echo(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -1,0 +1,191 @@
+"""One measurement of a bundle's parity, layer by layer."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
+from cervix_engine.bundle import Bundle
+from cervix_engine.certificate import Probabilities
+from cervix_engine.errors import ContractError, InferenceError, UsageError
+from cervix_engine.golden import GoldenSet
+from cervix_engine.machine import cpu_class
+from cervix_engine.preprocess import Pixels
+from cervix_export.certify import answers_of
+from cervix_export.parity.layers import Comparison, LayerResult, Limits, compare_pixels
+from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
+
+logger = logging.getLogger(__name__)
+
+KERAS_TIMEOUT_S = 7200
+_KERAS, _GRAPH = "model.keras", "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class ParityPlan:
+    """What was asked for.
+
+    Attributes:
+        data: a manifest of labelled tiles; None takes the bundle's golden tiles.
+        splits: which of its splits; all where empty.
+        keras: whether to compute Keras's answers; None does where TensorFlow is installed.
+        batch_size: tiles a batch, as deployed.
+        limits: beside each precision's gate.
+    """
+
+    data: Path | None = None
+    splits: tuple[str, ...] = ()
+    keras: bool | None = None
+    batch_size: int = 32
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """What was measured.
+
+    Attributes:
+        bundle: its digest.
+        reference: what the graph was compared with, such as `keras 3.15.1`.
+        tiles: what was measured on, for people.
+        machine: the instruction set, and ONNX Runtime's version.
+        at: when, in UTC, ISO 8601.
+        layers: in order; a fault shows in its own layer and in none before.
+    """
+
+    bundle: str
+    reference: str
+    tiles: str
+    machine: str
+    at: str
+    layers: tuple[LayerResult, ...]
+
+    schema: ClassVar[str] = "cervix/parity/1"
+
+    @property
+    def passed(self) -> bool:
+        return all(layer.passed for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        layers = [layer.to_json() for layer in self.layers]
+        return {"schema": self.schema, **asdict(self), "layers": layers, "passed": self.passed}
+
+
+def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
+    """Measure every layer of a bundle on this machine.
+
+    Raises:
+        UsageError: the data cannot be used, or Keras is needed and not installed.
+        ContractError: the bundle lacks golden tiles or a graph.
+        ConversionError: Keras cannot open or compute the model.
+        BackendError: a runtime failed.
+    """
+    if _GRAPH not in bundle:
+        raise ContractError(f"{bundle.root} has no {_GRAPH}: make it with cervix-export")
+    use_keras = _use_keras(bundle, plan)
+    golden = GoldenSet.load(bundle)
+    own = golden_tiles(golden)
+    logger.info("pixels: %d golden tiles through the engine's stream", len(own.paths))
+    seen = received(own, contract=bundle.contract, batch_size=plan.batch_size)
+    layers = [compare_pixels(own, seen, digests=[tile.pixels_sha256 for tile in golden.tiles])]
+    tiles, pixels = own, seen.pixels
+    if plan.data is not None:
+        tiles = manifest_tiles(plan.data, splits=plan.splits, contract=bundle.contract)
+        pixels = _readable(tiles, bundle, plan)
+    if use_keras:
+        logger.info("graph: Keras's answers on %d tiles", len(pixels))
+        reference, answers = keras_answers(bundle, pixels, batch_size=plan.batch_size)
+    else:
+        reference, answers = "the golden tiles' recorded answers", golden.probabilities()
+    comparison = Comparison(list(tiles.paths), tiles.labels, bundle.contract.class_names, plan.limits)
+    layers += _answer_layers(bundle, pixels, comparison, reference=(reference, answers), batch_size=plan.batch_size)
+    return ParityReport(
+        bundle=bundle.digest,
+        reference=reference,
+        tiles=f"{len(pixels)} {'golden tiles' if plan.data is None else f'tiles of {plan.data.name}'}",
+        machine=f"{cpu_class()}, onnxruntime {runtime_version('onnxruntime-cpu')}",
+        at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        layers=tuple(layers),
+    )
+
+
+def keras_answers(bundle: Bundle, pixels: Pixels, *, batch_size: int) -> tuple[str, Probabilities]:
+    """What computed them, such as `keras 3.15.1`, and the Keras model's answers, `float32 (N, classes)`.
+
+    Raises:
+        ConversionError: the model cannot be opened safely, or its process failed.
+    """
+    from cervix_export._keras_answers import AnswersJob
+    from cervix_export.child import run_job
+
+    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
+        given, got = Path(folder) / "pixels.npy", Path(folder) / "answers.npy"
+        np.save(given, pixels)
+        job = AnswersJob(str(bundle.root.resolve()), bundle.digest, str(given), str(got), batch_size)
+        outcome = run_job(
+            "cervix_export._keras_answers", asdict(job), what="Keras's prediction", timeout_s=KERAS_TIMEOUT_S
+        )
+        return f"keras {outcome['keras']}", np.load(got, allow_pickle=False)
+
+
+def _use_keras(bundle: Bundle, plan: ParityPlan) -> bool:
+    installed = importlib.util.find_spec("tensorflow") is not None and _KERAS in bundle
+    if plan.keras and not installed:
+        raise UsageError("--keras: TensorFlow is not installed, or the bundle has no model.keras")
+    use = installed if plan.keras is None else plan.keras
+    if plan.data is not None and not use:
+        raise UsageError("--data needs Keras, whose answers only the golden tiles record: pip install 'cervix[export]'")
+    return use
+
+
+def _readable(tiles: ParityTiles, bundle: Bundle, plan: ParityPlan) -> Pixels:
+    logger.info("pixels: %d tiles of %s", len(tiles.paths), plan.data)
+    seen = received(tiles, contract=bundle.contract, batch_size=plan.batch_size)
+    if seen.failures:
+        place, failure = next(iter(seen.failures.items()))
+        raise UsageError(
+            f"{len(seen.failures)} of {len(tiles.paths)} tiles cannot be used, the first is {tiles.paths[place]}: "
+            f"{failure.reason}"
+        )
+    return seen.pixels
+
+
+def _answer_layers(
+    bundle: Bundle,
+    pixels: Pixels,
+    comparison: Comparison,
+    *,
+    reference: tuple[str, Probabilities],
+    batch_size: int,
+) -> Iterator[LayerResult]:
+    graph = Combination("onnxruntime-cpu", "fp32")
+    exact = _answers(bundle, graph, pixels, batch_size=batch_size)
+    subject = f"{_GRAPH} and {reference[0]}"
+    yield comparison.measure("graph", subject, precision="fp32", reference=reference[1], candidate=exact)
+    for combination in available_combinations(bundle):
+        if combination == graph:
+            continue
+        subject = f"{combination.artefact} on {combination.backend} in {combination.precision}, and {_GRAPH}"
+        try:
+            answers = _answers(bundle, combination, pixels, batch_size=batch_size)
+        except InferenceError as error:
+            yield LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),))
+            continue
+        yield comparison.measure(
+            "artefact", subject, precision=combination.precision, reference=exact, candidate=answers
+        )
+
+
+def _answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Probabilities:
+    logger.info("%s on %s in %s", combination.artefact, combination.backend, combination.precision)
+    with open_backend(bundle, combination=combination) as backend:
+        return answers_of(backend, pixels, batch_size)[0]

@@ -1,0 +1,345 @@
+"""Three layers of parity: a fault shows in the layer it sits in and in none before it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import cv2
+import jsonschema
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from cervix_engine.bundle import Bundle, seal
+from cervix_engine.contract import ModelContract
+from cervix_engine.pipeline import stream as stream_module
+from cervix_engine.preprocess import Pixels, decode, preprocess_into
+from cervix_engine.tiles import TileSize
+from cervix_export.cli_parity import main
+from cervix_export.parity.accuracy import accuracy_change, macro_f1
+from cervix_export.parity.layers import Comparison, LayerResult, Limits
+from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
+from cervix_export.parity.tiles import manifest_tiles
+
+from .conftest import CONTRACT, drawn_tiles
+
+Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
+
+RECORDED = ParityPlan(keras=False, batch_size=16)
+
+
+def short(report: ParityReport) -> list[str]:
+    """The layers that fall short, in order, each once."""
+    return list(dict.fromkeys(item.layer for item in report.layers if not item.passed))
+
+
+def run(*arguments: str | Path | float) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def sound(exported: Exported) -> ParityReport:
+    return measure_layers(exported[0], ParityPlan(batch_size=16))
+
+
+def test_a_sound_bundle_passes_every_layer_against_keras(sound: ParityReport) -> None:
+    assert sound.passed
+    assert sound.reference.startswith("keras ")
+    assert [item.layer for item in sound.layers] == ["pixels", "graph", "artefact", "artefact"]
+    pixels, graph, half, int8 = sound.layers
+    assert pixels.tiles == graph.tiles == 40
+    assert graph.parity is not None
+    assert graph.parity.max_absdiff < 1e-4
+    assert "model.fp16.onnx on onnxruntime-cpu in fp16" in half.subject
+    assert "model.int8.onnx on onnxruntime-cpu in int8" in int8.subject
+    assert half.parity is not None
+    assert graph.parity.max_absdiff < half.parity.max_absdiff <= 0.02
+
+
+def test_recorded_answers_serve_where_keras_is_not(exported: Exported) -> None:
+    report = measure_layers(exported[0], RECORDED)
+    assert report.passed
+    assert report.reference == "the golden tiles' recorded answers"
+
+
+def test_the_report_is_as_its_schema_says(sound: ParityReport, parity_schema: dict[str, Any]) -> None:
+    jsonschema.validate(json.loads(json.dumps(sound.to_json())), parity_schema)
+
+
+@pytest.fixture(scope="module")
+def parity_schema() -> dict[str, Any]:
+    import cervix_export
+
+    schema = Path(cervix_export.__file__).with_name("schemas") / "parity.schema.json"
+    return dict(json.loads(schema.read_text()))
+
+
+# Planted faults.
+
+
+def swapped(out: Pixels, data: bytes, *, contract: ModelContract) -> TileSize:
+    """Blue for red, as where cv2's order is taken for RGB."""
+    size = preprocess_into(out, data, contract=contract)
+    out[:] = out[..., ::-1]
+    return size
+
+
+def nearest(out: Pixels, data: bytes, *, contract: ModelContract) -> TileSize:
+    """Nearest neighbours for means over areas."""
+    image = decode(data, contract=contract)
+    out[:] = cv2.resize(image, contract.input_size[::-1], interpolation=cv2.INTER_NEAREST)
+    return TileSize(*image.shape[:2])
+
+
+@pytest.mark.parametrize("fault", [swapped, nearest])
+def test_a_fault_of_pixels_is_named_by_the_first_layer(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., TileSize]
+) -> None:
+    monkeypatch.setattr(stream_module, "preprocess_into", fault)
+    report = measure_layers(exported[0], RECORDED)
+    assert short(report)[0] == "pixels"
+    assert "other pixels than in training" in report.layers[0].objections[0]
+
+
+def without_scale(graph: Any) -> None:
+    """The division by 255 is lost."""
+    for item in graph.initializer:
+        values = numpy_helper.to_array(item)
+        if values.ndim == 0 and abs(float(values) - 1 / 255) < 1e-9:
+            item.CopyFrom(numpy_helper.from_array(np.asarray(1.0, values.dtype), item.name))
+            return
+    raise AssertionError("the graph has no scale")
+
+
+def one_weight(graph: Any) -> None:
+    """One weight of the last layer is another."""
+    head = next(node for node in reversed(graph.node) if node.op_type in ("MatMul", "Gemm"))
+    item = next(item for item in graph.initializer if item.name in head.input)
+    values = numpy_helper.to_array(item).copy()
+    values[np.unravel_index(np.abs(values).argmax(), values.shape)] *= -30
+    item.CopyFrom(numpy_helper.from_array(values, item.name))
+
+
+def planted(root: Path, name: str, fault: Callable[[Any], None]) -> Bundle:
+    model = onnx.load_model(root / name)
+    fault(model.graph)
+    onnx.save_model(model, root / name)
+    return seal(root)
+
+
+@pytest.mark.parametrize("fault", [without_scale, one_weight])
+def test_a_fault_of_the_graph_is_named_by_the_second_layer(exported_root: Path, fault: Callable[[Any], None]) -> None:
+    assert short(measure_layers(planted(exported_root, "model.onnx", fault), RECORDED))[0] == "graph"
+
+
+def test_a_fault_of_an_artefact_is_named_by_the_third_layer_alone(exported_root: Path) -> None:
+    report = measure_layers(planted(exported_root, "model.fp16.onnx", one_weight), RECORDED)
+    assert [item.subject.split()[0] for item in report.layers if not item.passed] == ["model.fp16.onnx"]
+    assert short(report) == ["artefact"]
+
+
+def test_an_artefact_that_no_runtime_computes_is_an_objection_and_no_end(exported_root: Path) -> None:
+    (exported_root / "model.fp16.onnx").write_bytes(b"no graph")
+    report = measure_layers(seal(exported_root), RECORDED)
+    assert short(report) == ["artefact"]
+    assert report.layers[-1].passed
+
+
+# Accuracy.
+
+
+def answers(*classes: int, confidence: float = 0.9) -> npt.NDArray[np.float32]:
+    rest = (1 - confidence) / 4
+    return np.array([[confidence if place == chosen else rest for place in range(5)] for chosen in classes], np.float32)
+
+
+def test_macro_f1_is_sklearns() -> None:
+    from sklearn.metrics import f1_score
+
+    random = np.random.default_rng(0)
+    truth, predicted = random.integers(0, 5, 60), random.integers(0, 5, 60)
+    weights = random.integers(0, 3, (4, 60))
+    expected = [f1_score(np.repeat(truth, w), np.repeat(predicted, w), average="macro") for w in weights]
+    np.testing.assert_allclose(macro_f1(answers(*predicted), truth, weights), expected)
+
+
+def test_a_class_that_is_nowhere_does_not_count() -> None:
+    assert macro_f1(answers(0, 1), np.array([0, 1]), np.ones((1, 2)))[0] == 1
+
+
+def test_a_drop_has_its_interval_and_unknown_classes_do_not_count() -> None:
+    truth = np.array([0, 1, 2, 3, 4] * 20 + [-1] * 5)
+    before = answers(*[0, 1, 2, 3, 4] * 20, *[0] * 5)
+    after = answers(*[0, 1, 2, 3, 3] * 20, *[4] * 5, confidence=0.6)
+    change = accuracy_change(before, after, truth)
+    assert change is not None
+    assert (change.tiles, change.macro_f1) == (100, 1.0)
+    assert change.macro_f1_drop == pytest.approx(1 - (3 + 2 / 3) / 5)
+    assert 0.1 < change.interval[0] < change.macro_f1_drop < change.interval[1] < 0.45
+    assert change.ece_change == pytest.approx((0.8 - 0.6) - (1 - 0.9))
+
+
+def test_without_classes_there_is_no_accuracy() -> None:
+    assert accuracy_change(answers(0), answers(1), np.array([-1])) is None
+
+
+def measured(limits: Limits, *, flipped: int = 0) -> LayerResult:
+    truth = np.arange(100) % 5
+    after = truth.copy()
+    after[:flipped] = (after[:flipped] + 1) % 5
+    before = answers(*truth, confidence=0.3)
+    comparison = Comparison([str(tile) for tile in range(100)], truth, CONTRACT.class_names, limits)
+    candidate = answers(*after, confidence=0.3) + np.float32(0.001)
+    return comparison.measure("artefact", "x", precision="int8", reference=before, candidate=candidate)
+
+
+def test_limits_of_ones_own_come_on_top_of_the_gates() -> None:
+    assert measured(Limits()).passed
+    assert "--atol 0.0001" in measured(Limits(atol=1e-4)).objections[0]
+    assert measured(Limits(atol=0.01)).passed
+    few = measured(Limits(min_agreement=0.999), flipped=1)
+    assert any("--min-agreement 99.90%" in item for item in few.objections)
+
+
+def test_a_drop_of_accuracy_that_the_tiles_can_tell_is_an_objection() -> None:
+    assert any("macro-F1 falls by" in item for item in measured(Limits(), flipped=20).objections)
+    assert not any("macro-F1" in item for item in measured(Limits(), flipped=1).objections)
+
+
+# The command.
+
+
+def test_the_command_writes_what_it_is_asked_for(exported: Exported, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("parity.json", "parity.xml", "history.jsonl", "drift.png")}
+    wanted = ("--json", files["parity.json"], "--junit", files["parity.xml"], "--history", files["history.jsonl"])
+    for night in (1, 2):
+        result = run("--model", exported[0].root, "--no-keras", *wanted, "--drift-plot", files["drift.png"])
+        assert result.exit_code == 0, result.stderr
+        assert len(files["history.jsonl"].read_text().splitlines()) == night
+    assert json.loads(files["parity.json"].read_text())["passed"] is True
+    suite = ElementTree.parse(files["parity.xml"]).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "0")
+    picture = cv2.imread(str(files["drift.png"]))
+    assert picture is not None
+    assert picture.std() > 5
+    assert "artefact" in result.stdout
+
+
+def test_what_falls_short_exits_4_and_is_written_all_the_same(exported: Exported, tmp_path: Path) -> None:
+    report = tmp_path / "parity.xml"
+    result = run("--model", exported[0].root, "--no-keras", "--atol", 1e-9, "--junit", report)
+    assert result.exit_code == 4
+    assert result.stderr.splitlines()[-1].startswith("error: graph, model.onnx and ")
+    assert "Traceback" not in result.stderr
+    assert int(ElementTree.parse(report).getroot().get("failures") or 0) >= 1
+
+
+def test_a_machine_without_tensorflow_certifies_by_recorded_answers(exported: Exported) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+        "from cervix_export.cli_parity import main\n"
+        "main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "--model", str(exported[0].root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "recorded answers" in done.stdout
+
+
+def manifest(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
+    for number, data in enumerate(drawn_tiles(4)):
+        (folder / f"{number}.png").write_bytes(data)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
+    return folder / "manifest.csv"
+
+
+def test_tiles_of_ones_own_are_measured_against_keras(exported: Exported, tmp_path: Path) -> None:
+    names = CONTRACT.class_names
+    rows = [(f"{number}.png", names[number], "val" if number else "train") for number in range(4)]
+    report = measure_layers(exported[0], ParityPlan(manifest(tmp_path, rows), ("val",), batch_size=4))
+    assert report.passed
+    assert report.layers[1].tiles == 3
+    assert report.layers[1].accuracy is not None
+    assert report.layers[1].accuracy.tiles == 3
+
+
+CLASS = CONTRACT.class_names[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "message"),
+    [
+        ([("0.png", "dog", "val")], "val", "unknown class 'dog'"),
+        ([("../0.png", CLASS, "val")], "val", "outside of its folder"),
+        ([("/0.png", CLASS, "val")], "val", "outside of its folder"),
+        ([("0.png", CLASS, "val")], "test", "no tiles of the split test"),
+        ([("missing.png", CLASS, "val")], "val", "1 of 1 tiles cannot be used, the first is missing.png"),
+        ([], "val", "no tiles"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(
+    exported: Exported, tmp_path: Path, rows: list[tuple[str, str, str]], split: str, message: str
+) -> None:
+    result = run("--model", exported[0].root, "--data", manifest(tmp_path, rows), "--split", split)
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_manifest_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,label\n")
+    result = run("--data", tmp_path / "manifest.csv", "--model", tmp_path)
+    assert result.exit_code == 2
+    with pytest.raises(Exception, match="has no column path, split"):
+        manifest_tiles(tmp_path / "manifest.csv", splits=["val"], contract=CONTRACT)
+    with pytest.raises(Exception, match="cannot read"):
+        manifest_tiles(tmp_path / "none.csv", splits=[], contract=CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "val"], "--split is of --data"),
+        (["--drift-plot", "x.png"], "--drift-plot draws the nights of --history"),
+        (["--data", "m.csv", "--no-keras"], "--data needs Keras"),
+        (["--atol", "2"], "--atol"),
+        (["--modle", "x"], "--modle"),
+    ],
+)
+def test_wrong_command_lines_are_told_in_one_line(exported: Exported, arguments: list[str], message: str) -> None:
+    result = run("--model", exported[0].root, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bundle_that_was_not_exported_is_told_what_makes_it_so(bundle_root: Path) -> None:
+    result = run("--model", bundle_root, "--no-keras")
+    assert result.exit_code == 1
+    assert "make it with cervix-export" in result.stderr
+
+
+def test_a_history_that_is_none_is_refused(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text("{}\n")
+    paths = ("--history", tmp_path / "history.jsonl", "--drift-plot", tmp_path / "drift.png")
+    result = run("--model", exported[0].root, "--no-keras", *paths)
+    assert result.exit_code == 2
+    assert "line 1: not a line of a parity history" in result.stderr.splitlines()[-1]
+
+
+def test_a_place_that_cannot_be_written_is_an_error_and_no_traceback(exported: Exported, tmp_path: Path) -> None:
+    result = run("--model", exported[0].root, "--no-keras", "--json", tmp_path / "none" / "parity.json")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("error: cannot write ")
