@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
+NIGHTLY := nightly
 
 # Of whoever calls make: these would make the environment's Python see modules from outside of it.
 unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint setup image clean
+.PHONY: demo test lint nightly setup image clean
 
 # Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/.
 demo: setup
@@ -30,6 +31,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/write_reference.py --check
+
+# Does every form of a model still answer like Keras? MODEL names a bundle; without one, the demo's is made and taken.
+# The history and its plot stay in $(NIGHTLY)/.
+nightly: setup $(if $(MODEL),,demo)
+	mkdir -p $(NIGHTLY)
+	$(BIN)/cervix-parity --model $(or $(MODEL),$(DEMO)/bundle) --json $(NIGHTLY)/parity.json --junit $(NIGHTLY)/parity.xml \
+	  --history $(NIGHTLY)/history.jsonl --drift-plot $(NIGHTLY)/drift.png
 
 setup: $(INSTALLED)
 

@@ -130,6 +130,11 @@ def one_weight(graph: Any) -> None:
     item.CopyFrom(numpy_helper.from_array(values, item.name))
 
 
+def unknown_layer(graph: Any) -> None:
+    """The graph has a layer that no runtime knows."""
+    graph.node[-1].op_type = "NoSuchLayer"
+
+
 def planted(root: Path, name: str, fault: Callable[[Any], None]) -> Bundle:
     model = onnx.load_model(root / name)
     fault(model.graph)
@@ -149,8 +154,7 @@ def test_a_fault_of_an_artefact_is_named_by_the_third_layer_alone(exported_root:
 
 
 def test_an_artefact_that_no_runtime_computes_is_an_objection_and_no_end(exported_root: Path) -> None:
-    (exported_root / "model.fp16.onnx").write_bytes(b"no graph")
-    report = measure_layers(seal(exported_root), RECORDED)
+    report = measure_layers(planted(exported_root, "model.fp16.onnx", unknown_layer), RECORDED)
     assert short(report) == ["artefact"]
     assert report.layers[-1].passed
 
