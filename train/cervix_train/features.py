@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import ModelContract
+from cervix_engine.errors import TileError
 from cervix_engine.files import sha256_bytes
+from cervix_engine.preprocess import read_tile
 from cervix_engine.tiles import TileFailure, TileSize
+from cervix_train.feature_runtime import (
+    RACE_TILES,
+    FeatureRuntime,
+    KerasRuntime,
+    choose_runtime,
+    keras_name,
+    runtime_names,
+)
 from cervix_train.feature_store import FeatureStore, TileRecord
 from cervix_train.keras_runtime import KerasModel, load_keras
 from cervix_train.network import extractor_digest
@@ -47,12 +59,12 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cervix" / "features"
 
 
-def cache_key(extractor: KerasModel, contract: ModelContract) -> str:
-    """Hex SHA-256 of all that decides a tile's features, but for the tile itself.
+def cache_keys(extractor: KerasModel, contract: ModelContract) -> dict[str, str]:
+    """For each runtime, hex SHA-256 of all that decides a tile's features, but for the tile itself.
 
-    Keras's version is part of it: another version may compute the same layers a little differently.
+    Versions are part of it: another one may compute the same layers a little differently.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "extractor": extractor_digest(extractor),
         "keras": load_keras().__version__,
         "input_size": list(contract.input_size),
@@ -60,7 +72,9 @@ def cache_key(extractor: KerasModel, contract: ModelContract) -> str:
         "interpolation": contract.interpolation,
         "exif_policy": contract.exif_policy,
     }
-    return sha256_bytes(json.dumps(parts, sort_keys=True).encode())
+    # Keras's key names no runtime: stores that are older than the choice of one stay good.
+    named = {name: parts if name == keras_name() else {**parts, "runtime": name} for name in runtime_names()}
+    return {name: sha256_bytes(json.dumps(own, sort_keys=True).encode()) for name, own in named.items()}
 
 
 def compute_features(
@@ -86,9 +100,12 @@ def compute_features(
         OutputError: the cache cannot be read or written.
     """
     width = int(extractor.output.shape[-1])
+    stores = {name: FeatureStore(cache, key=key, width=width) for name, key in cache_keys(extractor, contract).items()}
+    name, runtime = _choose(extractor, paths, stores, contract)
     found: dict[int, TileRecord] = {}
     failures: dict[int, TileFailure] = {}
-    with FeatureStore(cache, key=cache_key(extractor, contract), width=width) as store:
+    computed = 0
+    with stores[name] as store:
 
         def known(index: int, digest: str) -> bool:
             record = store.get(digest)
@@ -98,16 +115,46 @@ def compute_features(
             advance(1)
             return True
 
-        computed = 0
         batches = tile_batches(paths, contract=contract, batch_size=batch_size, failures=failures, skip=known)
         for batch in batches:
-            records = _records(batch, extractor.predict_on_batch(batch.pixels)[: len(batch)])
+            records = _records(batch, runtime(batch.pixels)[: len(batch)])
             store.put(dict(zip(batch.digests, records, strict=True)))
             found.update(zip(batch.indices, records, strict=True))
             computed += len(batch)
             advance(len(batch))
     advance(len(failures))
     return _assemble(found, failures, computed=computed, width=width)
+
+
+def _choose(
+    extractor: KerasModel, paths: Sequence[Path], stores: dict[str, FeatureStore], contract: ModelContract
+) -> tuple[str, FeatureRuntime]:
+    """The store that is to serve the tiles, by its runtime's name, and what computes those that it lacks."""
+    digests = _digests(paths)
+    held = {name: store.held(digests) for name, store in stores.items()}
+    most = max(held, key=lambda name: len(held[name]))
+    missing = tile_batches(
+        paths,
+        contract=contract,
+        batch_size=RACE_TILES,
+        failures={},
+        skip=lambda _index, digest: digest in held[most],
+    )
+    sample = next(missing, None)
+    if sample is None:
+        return most, KerasRuntime(extractor)
+    counts = {name: sum(digest in found for digest in digests) for name, found in held.items()}
+    runtime = choose_runtime(extractor, held=counts, tiles=len(paths), sample=sample.pixels[: len(sample)])
+    return runtime.name, runtime
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    digests = []
+    for path in paths:
+        # What cannot be read is named by the pass itself.
+        with suppress(TileError):
+            digests.append(sha256_bytes(read_tile(path)))
+    return digests
 
 
 def _records(batch: TileBatch, vectors: npt.NDArray[np.float32]) -> list[TileRecord]:
