@@ -52,6 +52,14 @@ from cervix_train.network import BACKBONES, parse_weights
     show_default=True,
     help="Share of the backbone's layers, from the last, that fine-tuning changes.",
 )
+@click.option(
+    "--augment",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    metavar="K",
+    help="Learn from K altered copies of each training tile too (turned, flipped, lit), in both stages.",
+)
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
     "--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Height and width in pixels."

@@ -18,6 +18,7 @@ from cervix_engine.errors import TileError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.preprocess import read_tile
 from cervix_engine.tiles import TileFailure, TileSize
+from cervix_train.augment import ORIGINAL, Copy, Variant
 from cervix_train.feature_runtime import (
     RACE_TILES,
     FeatureRuntime,
@@ -42,7 +43,8 @@ class FeatureSet:
         sizes: decoded sizes.
         mean_rgb: `float64 (N, 3)`, means of the preprocessed pixels, 0-255.
         failures: why a tile has no features, by its place in the list.
-        computed: how many tiles the extractor was run on; the others were on disk.
+        computed: how many tiles and copies the extractor was run on; the others were on disk.
+        copies: features of altered copies of some of these tiles.
     """
 
     indices: npt.NDArray[np.intp]
@@ -51,6 +53,15 @@ class FeatureSet:
     mean_rgb: npt.NDArray[np.float64]
     failures: dict[int, TileFailure]
     computed: int
+    copies: CopyFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFeatures:
+    """Altered copies and their features, `float32 (N, features)`."""
+
+    copies: tuple[Copy, ...]
+    vectors: npt.NDArray[np.float32]
 
 
 def default_cache() -> Path:
@@ -85,6 +96,7 @@ def compute_features(
     cache: Path,
     batch_size: int,
     advance: Callable[[int], None],
+    copies: Sequence[Copy] = (),
 ) -> FeatureSet:
     """Features of all tiles: from the cache where they are, else computed and put there batch by batch.
 
@@ -94,14 +106,19 @@ def compute_features(
         contract: how tiles are decoded and resized.
         cache: folder of the feature stores.
         batch_size: tiles per call of the extractor.
-        advance: told how many more tiles are done.
+        advance: told how many more tiles and copies are done.
+        copies: altered copies of tiles whose features are wanted too; `index` is a place in `paths`.
 
     Raises:
         OutputError: the cache cannot be read or written.
     """
+    # One pass, so that copies are computed by the runtime that their tiles were computed by.
+    tiles = len(paths)
+    variants = [ORIGINAL] * tiles + [copy.variant for copy in copies]
+    paths = [*paths, *(paths[copy.index] for copy in copies)]
     width = int(extractor.output.shape[-1])
     stores = {name: FeatureStore(cache, key=key, width=width) for name, key in cache_keys(extractor, contract).items()}
-    name, runtime = _choose(extractor, paths, stores, contract)
+    name, runtime = _choose(extractor, paths, variants, stores, contract)
     found: dict[int, TileRecord] = {}
     failures: dict[int, TileFailure] = {}
     computed = 0
@@ -115,7 +132,9 @@ def compute_features(
             advance(1)
             return True
 
-        batches = tile_batches(paths, contract=contract, batch_size=batch_size, failures=failures, skip=known)
+        batches = tile_batches(
+            paths, contract=contract, batch_size=batch_size, failures=failures, skip=known, variants=variants
+        )
         for batch in batches:
             records = _records(batch, runtime(batch.pixels)[: len(batch)])
             store.put(dict(zip(batch.digests, records, strict=True)))
@@ -123,14 +142,18 @@ def compute_features(
             computed += len(batch)
             advance(len(batch))
     advance(len(failures))
-    return _assemble(found, failures, computed=computed, width=width)
+    return _assemble(found, failures, copies, tiles=tiles, computed=computed, width=width)
 
 
 def _choose(
-    extractor: KerasModel, paths: Sequence[Path], stores: dict[str, FeatureStore], contract: ModelContract
+    extractor: KerasModel,
+    paths: Sequence[Path],
+    variants: Sequence[Variant],
+    stores: dict[str, FeatureStore],
+    contract: ModelContract,
 ) -> tuple[str, FeatureRuntime]:
     """The store that is to serve the tiles, by its runtime's name, and what computes those that it lacks."""
-    digests = _digests(paths)
+    digests = _digests(paths, variants)
     held = {name: store.held(digests) for name, store in stores.items()}
     most = max(held, key=lambda name: len(held[name]))
     missing = tile_batches(
@@ -139,6 +162,7 @@ def _choose(
         batch_size=RACE_TILES,
         failures={},
         skip=lambda _index, digest: digest in held[most],
+        variants=variants,
     )
     sample = next(missing, None)
     if sample is None:
@@ -148,12 +172,12 @@ def _choose(
     return runtime.name, runtime
 
 
-def _digests(paths: Sequence[Path]) -> list[str]:
+def _digests(paths: Sequence[Path], variants: Sequence[Variant]) -> list[str]:
     digests = []
-    for path in paths:
+    for path, variant in zip(paths, variants, strict=True):
         # What cannot be read is named by the pass itself.
         with suppress(TileError):
-            digests.append(sha256_bytes(read_tile(path)))
+            digests.append(variant.key(sha256_bytes(read_tile(path))))
     return digests
 
 
@@ -166,15 +190,30 @@ def _records(batch: TileBatch, vectors: npt.NDArray[np.float32]) -> list[TileRec
 
 
 def _assemble(
-    found: dict[int, TileRecord], failures: dict[int, TileFailure], *, computed: int, width: int
+    found: dict[int, TileRecord],
+    failures: dict[int, TileFailure],
+    copies: Sequence[Copy],
+    *,
+    tiles: int,
+    computed: int,
+    width: int,
 ) -> FeatureSet:
-    indices = sorted(found)
+    indices = sorted(index for index in found if index < tiles)
     records = [found[index] for index in indices]
+    usable = [place for place in range(len(copies)) if tiles + place in found]
+
+    def stacked(records: Sequence[TileRecord]) -> npt.NDArray[np.float32]:
+        return np.array([record.features for record in records], np.float32).reshape(-1, width)
+
     return FeatureSet(
         indices=np.array(indices, np.intp),
-        vectors=np.array([record.features for record in records], np.float32).reshape(-1, width),
+        vectors=stacked(records),
         sizes=tuple(record.size for record in records),
         mean_rgb=np.array([record.mean_rgb for record in records], np.float64).reshape(-1, 3),
-        failures=failures,
+        # A copy fails where its tile does, which is said once.
+        failures={index: failure for index, failure in failures.items() if index < tiles},
         computed=computed,
+        copies=CopyFeatures(
+            tuple(copies[place] for place in usable), stacked([found[tiles + place] for place in usable])
+        ),
     )
