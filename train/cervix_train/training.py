@@ -25,6 +25,7 @@ from cervix_train.fit import PATIENCE, FitConfig, History, Resumable
 from cervix_train.intervals import bootstrap_weights
 from cervix_train.keras_runtime import KerasModel, library_versions, load_keras
 from cervix_train.layouts import read_dataset
+from cervix_train.look import group_by_look
 from cervix_train.metrics import Probabilities, measure
 from cervix_train.network import Backbone, Weights, build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
@@ -101,7 +102,7 @@ def train(config: TrainConfig) -> TrainReport:
     check_output(config.out, overwrite=config.overwrite)
     dataset = read_dataset(config.data, classes=config.classes)
     check_trainable(dataset)
-    dataset = assign_splits(dataset, seed=config.seed)
+    dataset = assign_splits(group_by_look(dataset), seed=config.seed)
     _log_dataset(dataset)
     contract = ModelContract(classes=dataset.classes, input_size=config.input_size)
 
