@@ -122,12 +122,17 @@ def _train(
         **rest,
     )
     report = train(config)
-    metrics = report.metrics
-    click.echo(
-        f"test accuracy {metrics['accuracy']:.3f}, macro F1 {metrics['macro']['f1']:.3f} on {metrics['tiles']} tiles; "
-        f"bundle written to {out}",
-        err=True,
+    click.echo(f"{_result(report.metrics)}; bundle written to {out}", err=True)
+
+
+def _result(metrics: dict[str, Any]) -> str:
+    """The closing line's figures, each with its 95 % interval."""
+    scores = (
+        ("test accuracy", metrics["accuracy"], metrics["accuracy_interval"]),
+        ("macro F1", metrics["macro"]["f1"], metrics["macro_f1_interval"]),
     )
+    figures = ", ".join(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f})" for name, value, (low, high) in scores)
+    return f"{figures} on {metrics['tiles']} tiles of {metrics['groups']} groups"
 
 
 if __name__ == "__main__":
