@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,9 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert lines[0] == "60 tiles of 5 classes (cervix_dyk, cervix_koc, cervix_mep, cervix_pab, cervix_sfi)"
-    assert lines[-1].startswith("test accuracy 0.")
+    score = r"[01]\.\d{3} \(95 %: [01]\.\d{3} to [01]\.\d{3}\)"
+    ending = rf"test accuracy {score}, macro F1 {score} on \d+ tiles of \d+ groups; bundle written to "
+    assert re.match(ending, lines[-1]), lines[-1]
     # Every line is ours: nothing of TensorFlow's own log comes through.
     ours = (
         "train ",

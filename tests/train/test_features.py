@@ -12,8 +12,9 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError
 from cervix_engine.preprocess import preprocess
 from cervix_engine.tiles import TileSize
+from cervix_train.feature_runtime import runtime_names
 from cervix_train.feature_store import FeatureStore, TileRecord
-from cervix_train.features import FeatureSet, cache_key, compute_features, default_cache
+from cervix_train.features import FeatureSet, cache_keys, compute_features, default_cache
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import build_extractor
 
@@ -116,13 +117,18 @@ def test_content_decides_not_the_name(
     assert counting.tiles == 1
 
 
-def test_another_preprocessing_or_extractor_is_another_store(extractor: Any, contract: ModelContract) -> None:
-    key = cache_key(extractor, contract)
-    assert cache_key(extractor, replace(contract, temperature=2.0)) == key
-    assert cache_key(extractor, replace(contract, input_size=(32, 40))) != key
-    assert cache_key(extractor, replace(contract, exif_policy="apply")) != key
+def test_another_preprocessing_extractor_or_runtime_is_another_store(extractor: Any, contract: ModelContract) -> None:
+    keys = cache_keys(extractor, contract)
     load_keras(seed=1)
-    assert cache_key(build_extractor("cnn", input_size=(32, 32), weights="none"), contract) != key
+    others = (
+        cache_keys(extractor, replace(contract, input_size=(32, 40))),
+        cache_keys(extractor, replace(contract, exif_policy="apply")),
+        cache_keys(build_extractor("cnn", input_size=(32, 32), weights="none"), contract),
+    )
+    assert cache_keys(extractor, replace(contract, temperature=2.0)) == keys
+    assert list(keys) == list(runtime_names())
+    distinct = [key for found in (keys, *others) for key in found.values()]
+    assert len(set(distinct)) == len(distinct)
 
 
 def test_a_corrupt_tile_is_named_and_left_out(
@@ -191,6 +197,15 @@ def test_half_a_batch_is_never_kept(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "k.sqlite3")
     assert connection.execute("SELECT count(*) FROM tiles").fetchone() == (0,)
     connection.close()
+
+
+def test_asking_what_a_store_holds_makes_none(tmp_path: Path) -> None:
+    asked = FeatureStore(tmp_path, key="k", width=4)
+    assert asked.held(["a"]) == set()
+    assert not asked.path.exists()
+    with asked as store:
+        store.put({"a": record(1.0)})
+    assert asked.held(["a", "b"]) == {"a"}
 
 
 def test_default_cache(monkeypatch: pytest.MonkeyPatch) -> None:

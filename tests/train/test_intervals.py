@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cervix_train.intervals import RESAMPLES, bootstrap_weights, percentile_interval, wilson
+from cervix_train.intervals import RESAMPLES, bootstrap_weights, percentile_interval, share_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,16 @@ def test_whole_groups_are_drawn() -> None:
 def test_undefined_resamples_do_not_count() -> None:
     values = np.append(np.arange(1001.0), np.nan)
     assert percentile_interval(values) == pytest.approx([25, 975])
+
+
+def test_a_shares_interval_is_the_wider_of_both() -> None:
+    # All right: every resample says 1, only Wilson's doubts.
+    sure = np.ones(20, bool)
+    assert share_interval(sure, bootstrap_weights(range(20))) == wilson(20, 20)
+    # Fields of ten tiles that are right or wrong together: Wilson's is too sure.
+    fields = np.repeat([True, True, True, False, True, False], 10)
+    low, high = share_interval(fields, bootstrap_weights([number // 10 for number in range(60)]))
+    scored = wilson(40, 60)
+    assert low < scored[0] - 0.1
+    assert high > scored[1] + 0.1
+    assert share_interval(np.zeros(0, bool), np.zeros((1000, 0))) == [0.0, 1.0]

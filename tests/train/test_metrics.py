@@ -145,3 +145,6 @@ def test_tiles_of_one_group_count_as_one_draw() -> None:
     )
     assert (alone["groups"], copies["groups"]) == (None, 100)
     assert copies["macro_f1_interval"] == pytest.approx(alone["macro_f1_interval"])
+    # Four copies of a tile are no more sure than one, and Wilson's interval alone would be half as wide.
+    widths = [np.ptp(item["accuracy_interval"]) for item in (copies, alone)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)

@@ -88,6 +88,31 @@ def test_reestimate_averages_batch_statistics() -> None:
     assert norm.momentum == 0.99
 
 
+def test_reestimate_gives_the_eager_running_average_of_every_norm() -> None:
+    """The graph against Keras run eagerly with the momentum that makes a running average; the last batch is short."""
+    batches = [random_pixels(count, seed=seed) // (seed + 1) for seed, count in enumerate((8, 8, 5))]
+    extractor, eager = cnn(), cnn()
+    untouched = [weight.numpy() for weight in extractor.trainable_variables]
+    reestimate(extractor, batches, advance=lambda _: None)
+    norms = [layer for layer in eager.get_layer("cnn").layers if layer.name.startswith("norm_")]
+    for number, batch in enumerate(batches):
+        for norm in norms:
+            norm.momentum = number / (number + 1)
+        eager(batch, training=True)
+    assert len(norms) == 4
+    for norm in norms:
+        got = extractor.get_layer("cnn").get_layer(norm.name)
+        assert np.allclose(got.moving_mean, norm.moving_mean, rtol=1e-4, atol=1e-5)
+        assert np.allclose(got.moving_variance, norm.moving_variance, rtol=1e-4, atol=1e-5)
+    assert all(np.array_equal(a, b) for a, b in zip(untouched, extractor.trainable_variables, strict=True))
+
+
+def test_reestimate_leaves_the_statistics_where_there_are_no_tiles() -> None:
+    extractor = cnn()
+    reestimate(extractor, [], advance=lambda _: None)
+    assert not extractor.get_layer("cnn").get_layer("norm_1").moving_mean.numpy().any()
+
+
 def test_reestimate_wakes_up_a_random_network() -> None:
     """Without it, features of different tiles hardly differ for their size."""
     extractor = cnn()

@@ -9,6 +9,10 @@ PyTorch's `torch.optim.swa_utils.update_bn`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 from cervix_engine.preprocess import Pixels
 from cervix_train.keras_runtime import KerasModel, load_keras
@@ -23,14 +27,46 @@ def reestimate(model: KerasModel, batches: Iterable[Pixels], *, advance: Callabl
         advance: told the number of tiles of each batch that is done.
     """
     norms = [layer for layer in _leaves(model) if isinstance(layer, load_keras().layers.BatchNormalization)]
+    statistics = [variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)]
+    sums: list[Any] = [np.zeros(variable.shape) for variable in statistics]
+    done = 0
+    with _moving_statistics_are_the_batchs(norms):
+        forward = _forward(model)
+        for pixels in batches:
+            forward(pixels)
+            for total, variable in zip(sums, statistics, strict=True):
+                total += variable.numpy()
+            done += 1
+            advance(len(pixels))
+    if done:
+        for variable, total in zip(statistics, sums, strict=True):
+            variable.assign(total / done)
+
+
+def _forward(model: KerasModel) -> Callable[[Pixels], object]:
+    """The model in training mode, as a graph: run eagerly, it holds every layer's output until the end.
+
+    A ResNet-101 at 224 px and batch 32 takes 9 GB eagerly.
+    """
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8)]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def forward(pixels: Any) -> Any:
+        # A sum, so that nothing of the size of an activation leaves the graph.
+        return tf.reduce_sum(model(pixels, training=True))
+
+    return forward  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _moving_statistics_are_the_batchs(norms: list[Any]) -> Iterator[None]:
     momenta = [layer.momentum for layer in norms]
     try:
-        for number, pixels in enumerate(batches):
-            for layer in norms:
-                # new = old * n/(n+1) + batch * 1/(n+1): the running average of all batches so far.
-                layer.momentum = number / (number + 1)
-            model(pixels, training=True)
-            advance(len(pixels))
+        for layer in norms:
+            layer.momentum = 0.0
+        yield
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum

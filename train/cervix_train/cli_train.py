@@ -52,6 +52,14 @@ from cervix_train.network import BACKBONES, parse_weights
     show_default=True,
     help="Share of the backbone's layers, from the last, that fine-tuning changes.",
 )
+@click.option(
+    "--augment",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    metavar="K",
+    help="Learn from K altered copies of each training tile too (turned, flipped, lit), in both stages.",
+)
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
     "--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Height and width in pixels."
@@ -114,12 +122,17 @@ def _train(
         **rest,
     )
     report = train(config)
-    metrics = report.metrics
-    click.echo(
-        f"test accuracy {metrics['accuracy']:.3f}, macro F1 {metrics['macro']['f1']:.3f} on {metrics['tiles']} tiles; "
-        f"bundle written to {out}",
-        err=True,
+    click.echo(f"{_result(report.metrics)}; bundle written to {out}", err=True)
+
+
+def _result(metrics: dict[str, Any]) -> str:
+    """The closing line's figures, each with its 95 % interval."""
+    scores = (
+        ("test accuracy", metrics["accuracy"], metrics["accuracy_interval"]),
+        ("macro F1", metrics["macro"]["f1"], metrics["macro_f1_interval"]),
     )
+    figures = ", ".join(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f})" for name, value, (low, high) in scores)
+    return f"{figures} on {metrics['tiles']} tiles of {metrics['groups']} groups"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ data sets or processes may share a store.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS tiles (
     digest TEXT PRIMARY KEY, features BLOB NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
     mean_red REAL NOT NULL, mean_green REAL NOT NULL, mean_blue REAL NOT NULL)"""
 _SELECT = "SELECT features, height, width, mean_red, mean_green, mean_blue FROM tiles WHERE digest = ?"
+_HOLDS = "SELECT EXISTS (SELECT 1 FROM tiles WHERE digest = ?)"
 _INSERT = "INSERT OR REPLACE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -85,6 +86,18 @@ class FeatureStore:
         if len(blob) != 4 * self._width:
             raise self._unusable(f"a row has {len(blob)} bytes, expected {4 * self._width}")
         return TileRecord(np.frombuffer(blob, "<f4").astype(np.float32), TileSize(height, width), tuple(mean))
+
+    def held(self, digests: Iterable[str]) -> set[str]:
+        """Which of these tiles are there. Asked outside of `with` too, and then leaves no file that was not there."""
+        if self._connection is None:
+            if not self.path.exists():
+                return set()
+            with self:
+                return self.held(digests)
+        try:
+            return {digest for digest in digests if self._open.execute(_HOLDS, (digest,)).fetchone()[0]}
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def put(self, records: Mapping[str, TileRecord]) -> None:
         """Keep records by file digest, all or none of them, durably."""

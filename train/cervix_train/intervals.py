@@ -39,6 +39,25 @@ def bootstrap_weights(groups: Sequence[Hashable]) -> npt.NDArray[np.float64]:
     return draws[:, place].astype(np.float64)
 
 
+def share_interval(hits: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]) -> Interval:
+    """The interval of the share of hits: at each end the wider of Wilson's and the bootstrap's.
+
+    Each alone can be too sure: Wilson's where tiles of a field resemble each other, the bootstrap's where all tiles
+    are hits or none is, and every resample says the same.
+
+    Args:
+        hits: `bool (N,)`.
+        weights: how often each is drawn in each resample, `float64 (RESAMPLES, N)`.
+    """
+    scored = wilson(int(hits.sum()), len(hits))
+    drawn = weights.sum(axis=1)
+    if not drawn.any():
+        return scored
+    shares = np.divide(weights @ hits, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
+    resampled = percentile_interval(shares)
+    return [min(scored[0], resampled[0]), max(scored[1], resampled[1])]
+
+
 def percentile_interval(values: npt.NDArray[np.float64]) -> Interval:
     """The middle 95 % of resampled values; resamples in which the value is undefined (NaN) do not count."""
     tail = 100 * (1 - LEVEL) / 2

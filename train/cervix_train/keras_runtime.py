@@ -31,7 +31,7 @@ def load_keras(*, seed: int | None = None) -> Any:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
-        with _native_stderr_held():
+        with native_stderr_held():
             _import_tensorflow()
     keras = _import_keras()
     keras.config.disable_interactive_logging()
@@ -81,7 +81,7 @@ def _make_deterministic() -> None:
 
 
 @contextmanager
-def _native_stderr_held() -> Iterator[None]:
+def native_stderr_held() -> Iterator[None]:
     """Hold back what C++ code writes to descriptor 2; pass it on if the block fails."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -4,7 +4,8 @@ Definitions are scikit-learn's, with `zero_division=0`: precision of a class tha
 Macro averages go over the classes that occur. For `abnormal_vs_rest`, a tile counts as called abnormal when its
 predicted class is of category `abnormal`; AUROC ranks tiles by the sum of those classes' probabilities.
 
-Every `…_interval` holds 95 %: Wilson's of shares, else the bootstrap's, which resamples whole groups of tiles.
+Every `…_interval` holds 95 % by the bootstrap, which resamples whole groups of tiles; of a share it is at each end
+the wider of that and Wilson's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from cervix_engine.contract import TileClass
 from cervix_train.calibration import measure_calibration
-from cervix_train.intervals import bootstrap_weights, percentile_interval, wilson
+from cervix_train.intervals import bootstrap_weights, percentile_interval, share_interval
 
 SCHEMA = "cervix/metrics/1"
 
@@ -65,8 +66,14 @@ def measure(
         "failed": failed,
         "groups": len(set(groups)) if groups is not None else None,
         "accuracy": float((predicted == targets).mean()),
-        "accuracy_interval": wilson(int(np.trace(confusion)), len(targets)),
-        "per_class": [_class_scores(item, *(column[i] for column in scores)) for i, item in enumerate(classes)],
+        "accuracy_interval": share_interval(predicted == targets, weights),
+        "per_class": [
+            {
+                **_class_scores(item, *(column[i] for column in scores)),
+                "recall_interval": share_interval(predicted[targets == i] == i, weights[:, targets == i]),
+            }
+            for i, item in enumerate(classes)
+        ],
         "macro": _average(scores, weights=(support > 0).astype(float)),
         "macro_f1_interval": _macro_f1_interval(predicted, targets, weights, classes=len(classes)),
         "weighted": _average(scores, weights=support.astype(float)),
@@ -79,8 +86,7 @@ def measure(
 
 def _class_scores(item: TileClass, precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
     scores = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-    interval = wilson(round(recall * support), int(support))
-    return {"name": item.name, **scores, "recall_interval": interval, "tiles": int(support)}
+    return {"name": item.name, **scores, "tiles": int(support)}
 
 
 def _average(scores: Sequence[Any], *, weights: npt.NDArray[np.float64]) -> Averages:
@@ -120,9 +126,9 @@ def _abnormal_vs_rest(
     return {
         "abnormal_tiles": int(truth.sum()),
         "sensitivity": float(called[truth].mean()),
-        "sensitivity_interval": wilson(int(called[truth].sum()), int(truth.sum())),
+        "sensitivity_interval": share_interval(called[truth], weights[:, truth]),
         "specificity": float((~called[~truth]).mean()),
-        "specificity_interval": wilson(int((~called[~truth]).sum()), int((~truth).sum())),
+        "specificity_interval": share_interval(~called[~truth], weights[:, ~truth]),
         "auroc": float(_auroc(scores, truth, np.ones((1, len(truth))))[0]),
         "auroc_interval": percentile_interval(_auroc(scores, truth, weights)),
     }

@@ -17,6 +17,7 @@ from cervix_train.features import FeatureSet
 from cervix_train.fit import FitConfig, fit
 from cervix_train.keras_runtime import load_keras
 from cervix_train.layouts import read_dataset
+from cervix_train.look import group_by_look
 from cervix_train.network import build_head
 from cervix_train.parts import split_parts
 from cervix_train.splits import assign_splits
@@ -60,7 +61,7 @@ def price_of_leak(config: TrainConfig, *, seeds: Sequence[int]) -> Price:
     dataset = read_dataset(config.data, classes=config.classes)
     check_trainable(dataset)
     # The splits that the data give, if any, are one draw; here new ones are drawn.
-    grouped = replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles))
+    grouped = group_by_look(replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles)))
     alone = replace(grouped, tiles=tuple(replace(tile, group=tile.path.as_posix()) for tile in grouped.tiles))
     load_keras(seed=config.seed)
     contract = ModelContract(classes=dataset.classes, input_size=config.input_size)

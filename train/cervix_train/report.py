@@ -83,8 +83,8 @@ def _summary(given: ReportInput) -> str:
         f'<p class="lead">{_text(given.record["recipe"]["backbone"])} on {_total(given)} labelled tiles, measured on '
         f"{metrics['tiles']} test tiles{groups} that had no part in training.</p>"
         f'<div class="cards">{boxes}</div>'
-        '<p class="note">Research use only: not a diagnostic device. Intervals of shares are Wilson’s, those of F1 '
-        "and AUROC come from resampling whole groups.</p>"
+        '<p class="note">Research use only: not a diagnostic device. Intervals come from resampling whole groups; '
+        "those of shares are at each end the wider of that and Wilson’s.</p>"
     )
 
 

@@ -1,7 +1,8 @@
 """Decides which tiles train, which choose the best epoch and which test.
 
 A split that comes with the data is kept. Else 70/15/15 is drawn, stratified by class, with groups kept whole:
-crops of one microscope field share pixels, so a random split would test on what was trained on.
+crops of one microscope field share pixels, so a random split would test on what was trained on. Where nothing says
+what belongs together, `look.py` groups near-copies first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ log = logging.getLogger(__name__)
 HELD_OUT = 0.15  # each of val and test
 _FOLDS = 20  # 3 + 3 of 20 folds are 15 % + 15 %
 _SIPAKMED_NAME = re.compile(r"(\d+)_\d+")
+
+
+def stands_alone(tile: LabelledTile) -> bool:
+    """Whether neither the data set nor the tile's name says which group it is of."""
+    return tile.group is None and not _SIPAKMED_NAME.fullmatch(tile.path.stem)
 
 
 def group_of(tile: LabelledTile) -> str:

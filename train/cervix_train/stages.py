@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.preprocess import preprocess, read_tile
+from cervix_engine.files import sha256_bytes
+from cervix_engine.preprocess import Pixels, preprocess, read_tile
+from cervix_train.augment import Variant
 from cervix_train.calibration import Logits, logits_of
 from cervix_train.dataset import Split
 from cervix_train.fit import FitConfig, History, Inputs, LabelledInputs, Resumable, fit
@@ -77,7 +79,8 @@ def fine_tune(
     def labelled(split: Split) -> LabelledInputs:
         part = given.parts[split]
         paths = [given.paths[index] for index in part.indices]
-        return LabelledInputs(pixel_inputs(paths, contract=given.contract), part.labelled.targets)
+        inputs = pixel_inputs(paths, contract=given.contract, variants=part.variants)
+        return LabelledInputs(inputs, part.labelled.targets)
 
     names = Names(f"fine-tuning, {share:.0%} of the layers", checkpoint)
     return _stage(given, given.model, labelled, names, config=config, resumable=resumable)
@@ -97,9 +100,23 @@ def thaw(model: KerasModel, *, share: float) -> None:
         layer.trainable = number >= frozen and not isinstance(layer, norm)
 
 
-def pixel_inputs(paths: Sequence[Path], *, contract: ModelContract) -> Inputs:
-    """A function from indices into `paths` to `uint8 (N, height, width, 3)` pixels."""
-    return lambda indices: np.stack([preprocess(read_tile(paths[index]), contract=contract) for index in indices])
+def pixel_inputs(
+    paths: Sequence[Path], *, contract: ModelContract, variants: Sequence[Variant] | None = None
+) -> Inputs:
+    """A function from indices into `paths` to `uint8 (N, height, width, 3)` pixels.
+
+    Args:
+        paths: the tiles' files.
+        contract: how they are decoded and resized.
+        variants: how each is altered; None leaves all as they are.
+    """
+
+    def pixels(index: int) -> Pixels:
+        data = read_tile(paths[index])
+        whole = preprocess(data, contract=contract)
+        return variants[index].apply(whole, digest=sha256_bytes(data)) if variants else whole
+
+    return lambda indices: np.stack([pixels(index) for index in indices])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cervix_engine.errors import TileError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.preprocess import Pixels, preprocess_into, read_tile
 from cervix_engine.tiles import TileFailure, TileSize
+from cervix_train.augment import ORIGINAL, Variant
 
 
 @dataclass(slots=True)
@@ -24,7 +26,7 @@ class TileBatch:
             shape, with zeros after the last tile: so a model is traced once, and what it says of a tile does not
             depend on how many tiles came with it.
         indices: where each tile stands in the list it was read from.
-        digests: hex SHA-256 of each tile's file.
+        digests: hex SHA-256 of each tile's file; of an altered tile, its variant's key.
         sizes: decoded sizes, before the resize.
     """
 
@@ -36,25 +38,28 @@ class TileBatch:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def add(self, index: int, data: bytes, *, digest: str, contract: ModelContract) -> None:
-        """Decode one more tile into the next free place.
+    def add(self, index: int, data: bytes, *, digest: str, contract: ModelContract, variant: Variant) -> None:
+        """Decode one more tile into the next free place, and alter it; `digest` is its file's.
 
         Raises:
             TileError: it cannot be decoded; the batch is then as before.
         """
-        size = preprocess_into(self.pixels[len(self)], data, contract=contract)
+        place = self.pixels[len(self)]
+        size = preprocess_into(place, data, contract=contract)
+        place[:] = variant.apply(place, digest=digest)
         self.indices.append(index)
-        self.digests.append(digest)
+        self.digests.append(variant.key(digest))
         self.sizes.append(size)
 
 
 def tile_batches(
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     *,
     contract: ModelContract,
     batch_size: int,
     failures: dict[int, TileFailure],
     skip: Callable[[int, str], bool] = lambda _index, _digest: False,
+    variants: Sequence[Variant] | None = None,
 ) -> Iterator[TileBatch]:
     """Read, decode and batch tiles, in order; every path ends in a batch, in `failures`, or is skipped.
 
@@ -63,20 +68,21 @@ def tile_batches(
         contract: how they are decoded and resized.
         batch_size: tiles in a batch; the last one may hold fewer.
         failures: gets an entry, by index, for each tile that cannot be read or decoded.
-        skip: told index and file digest before decoding; True leaves the tile out.
+        skip: told index and digest, as in `TileBatch`, before decoding; True leaves the tile out.
+        variants: how each tile is altered; None leaves all as they are.
     """
     batch = _empty(batch_size, contract)
-    for index, path in enumerate(paths):
+    for index, (path, variant) in enumerate(zip(paths, variants or repeat(ORIGINAL, len(paths)), strict=True)):
         try:
             data = read_tile(path)
         except TileError as error:
             failures[index] = TileFailure("read", str(error))
             continue
         digest = sha256_bytes(data)
-        if skip(index, digest):
+        if skip(index, variant.key(digest)):
             continue
         try:
-            batch.add(index, data, digest=digest, contract=contract)
+            batch.add(index, data, digest=digest, contract=contract, variant=variant)
         except TileError as error:
             failures[index] = TileFailure("decode", str(error))
             continue

@@ -14,6 +14,7 @@ import numpy as np
 
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_train.augment import training_copies
 from cervix_train.batchnorm import reestimate
 from cervix_train.calibration import SCHEMA as CALIBRATION
 from cervix_train.calibration import Logits, before_and_after, fit_temperature, fold_temperature, softmax
@@ -24,6 +25,7 @@ from cervix_train.fit import PATIENCE, FitConfig, History, Resumable
 from cervix_train.intervals import bootstrap_weights
 from cervix_train.keras_runtime import KerasModel, library_versions, load_keras
 from cervix_train.layouts import read_dataset
+from cervix_train.look import group_by_look
 from cervix_train.metrics import Probabilities, measure
 from cervix_train.network import Backbone, Weights, build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
@@ -57,6 +59,7 @@ class TrainConfig:
         patience: epochs without progress after which a stage stops.
         fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
         thaw: share of the backbone's layers, from the last, that learn in it.
+        augment: altered copies of each training tile, for both stages.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
 
@@ -76,6 +79,7 @@ class TrainConfig:
     fine_tune_epochs: int = 0
     fine_tune_learning_rate: float = 1e-5
     thaw: float = 0.5
+    augment: int = 0
     resume: bool | None = None
 
 
@@ -98,7 +102,7 @@ def train(config: TrainConfig) -> TrainReport:
     check_output(config.out, overwrite=config.overwrite)
     dataset = read_dataset(config.data, classes=config.classes)
     check_trainable(dataset)
-    dataset = assign_splits(dataset, seed=config.seed)
+    dataset = assign_splits(group_by_look(dataset), seed=config.seed)
     _log_dataset(dataset)
     contract = ModelContract(classes=dataset.classes, input_size=config.input_size)
 
@@ -202,6 +206,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
         "fine_tune_epochs": config.fine_tune_epochs,
         "fine_tune_learning_rate": config.fine_tune_learning_rate,
         "thaw": config.thaw,
+        "augment": config.augment,
         "seed": config.seed,
     }
 
@@ -273,8 +278,9 @@ def frozen_extractor(config: TrainConfig, dataset: Dataset, contract: ModelContr
 def dataset_features(
     config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, contract: ModelContract
 ) -> FeatureSet:
-    """Features of all tiles, with progress, and a warning for each tile that has none."""
-    with meter("features", total=len(dataset.tiles)) as advance:
+    """Features of all tiles and of training tiles' copies, with progress, and a warning for each tile that has none."""
+    copies = training_copies(dataset, count=config.augment, seed=config.seed)
+    with meter("features", total=len(dataset.tiles) + len(copies)) as advance:
         features = compute_features(
             [dataset.root / tile.path for tile in dataset.tiles],
             extractor=extractor,
@@ -282,8 +288,10 @@ def dataset_features(
             cache=config.cache,
             batch_size=config.batch_size,
             advance=advance,
+            copies=copies,
         )
-    log.info("features: %d computed, %d from the cache", features.computed, len(features.indices) - features.computed)
+    usable = len(features.indices) + len(features.copies.copies)
+    log.info("features: %d computed, %d from the cache", features.computed, usable - features.computed)
     log_failures(dataset.tiles, features.failures)
     return features
 
