@@ -174,7 +174,7 @@ class _Stream:
     def _decode_tile(self, slot: Slot, position: int) -> Decoded:
         tile, out = slot.batch.tiles[position], slot.pixels[position]
         try:
-            data = read_tile(self._settings.root / tile.path)
+            data = read_tile(self._settings.root / tile.path, stamp=tile.stamp)
             return preprocess_into(out, data, contract=self._settings.contract)
         except TileError as error:
             if isinstance(error, TileReadError):

@@ -290,7 +290,7 @@ def main() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO)),
-        "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=2),
+        "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=3),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), lasting=True, stride=3),
         "kill": lambda: at_every_step(campaign, kill),
         "kill-old": lambda: at_every_step(campaign, kill, old=True),
