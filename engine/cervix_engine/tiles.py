@@ -35,6 +35,21 @@ class TileRef:
 
 
 @dataclass(frozen=True, slots=True)
+class TileNotes:
+    """What optional columns say of a tile, predicted or failed.
+
+    Attributes:
+        sha256: hex SHA-256 of its file's bytes, those that were decoded; empty where they could not be read or the
+            run does not hash.
+    """
+
+    sha256: str = ""
+
+
+NO_NOTES = TileNotes()
+
+
+@dataclass(frozen=True, slots=True)
 class TileFailure:
     """Why a tile has no prediction: `reason` is `kind: message` and names no file."""
 
