@@ -12,9 +12,9 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
     stderr          of the first run
 
 Modes: `error` fails one step with EIO, `full` fails one and all later ones with ENOSPC, `kill` is SIGKILL at a
-step, `error-old` and `kill-old` the same with an old table to overwrite, `limit` caps the size of every file, so that
-real writes end in their middle, and `random` kills at random times. `trace` only prints the steps of an undisturbed
-run.
+step, `error-old` and `kill-old` the same with an old table to overwrite, `kill-retry` with one whose failed rows are
+predicted again, `limit` caps the size of every file, so that real writes end in their middle, and `random` kills at
+random times. `trace` only prints the steps of an undisturbed run.
 
 Steps are the calls that change or open something in the table's folder, by Python's own audit events and `fsync`.
 """
@@ -47,7 +47,7 @@ from cervix_engine.errors import UsageError
 from cervix_engine.output import partial
 from cervix_engine.selection import Selection
 from cervix_engine.verify import verify_table
-from engine.run.support import FINISHED, beside, draw_folder
+from engine.run.support import FINISHED, beside, draw_folder, drawn_tile
 
 BATCH, SHARD_TILES = 2, 4
 DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
@@ -127,6 +127,8 @@ class Child:
 class Campaign:
     """Everything that the modes share: the command line, the folder and what the table must be."""
 
+    replacing = "--overwrite"
+
     def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
         self._tiles = tiles
         self._arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
@@ -203,10 +205,27 @@ class Campaign:
         return {"code": code, "table": self.table(), "verdict": self.verdict(), "left": left, "stderr": text}
 
 
+class RetryCampaign(Campaign):
+    """The old table has a failed row, its tile was mended since, and the new table is that of a retry."""
+
+    replacing = "--retry-failures"
+
+    def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
+        own = Path(scratch) / "study"
+        shutil.copytree(tiles, own)
+        super().__init__(str(own), bundle, scratch)
+        shutil.copytree(self.out.parent, self.old_folder, dirs_exist_ok=True)
+        self.old = self.expected
+        (own / "tile_00008.JPG").write_bytes(drawn_tile(8))
+        code, text = self.start(self.replacing).wait()
+        assert code == 0, text
+        self.expected = self.out.read_bytes()
+
+
 def at_every_step(
     campaign: Campaign, fault: Callable[[], None], *, lasting: bool = False, old: bool = False, stride: int = 1
 ) -> Iterator[dict[str, Any]]:
-    options = ("--overwrite",) if old else ()
+    options = (campaign.replacing,) if old else ()
     for at in count(1, stride):
         campaign.fresh(old=old)
         injector = Injector(str(campaign.out.parent), at, fault, lasting)
@@ -286,14 +305,15 @@ def main() -> None:
     partial.SHARD_TILES = SHARD_TILES
     use_the_fake_backend()
     os.fsync = not_synced  # type: ignore[assignment]
-    campaign = Campaign(tiles, bundle, scratch)
+    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO)),
         "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=3),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), lasting=True, stride=3),
         "kill": lambda: at_every_step(campaign, kill),
-        "kill-old": lambda: at_every_step(campaign, kill, old=True),
+        "kill-old": lambda: at_every_step(campaign, kill, old=True, stride=2),
+        "kill-retry": lambda: at_every_step(campaign, kill, old=True, stride=2),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),
         "trace": lambda: [steps(campaign)],
