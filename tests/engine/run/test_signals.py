@@ -47,18 +47,20 @@ def interrupted(arguments: list[str], signum: signal.Signals, *, after: str, del
     return process.returncode, stderr, time.monotonic() - started
 
 
+def run_to_the_end(arguments: list[str]) -> int:
+    return subprocess.run(arguments, capture_output=True, timeout=PATIENCE_S, env=environment()).returncode
+
+
 def done_so_far(out: Path) -> int:
     partial = PartialRun.find(out)
     return partial.tiles if partial else 0
 
 
 def test_at_ten_random_instants(many: Path, bundle: Bundle, tmp_path: Path) -> None:
-    """One table, interrupted ten times: while it starts, while the model loads, in a long batch, and between batches."""
+    """One table, interrupted ten times: while it starts, while a model loads, in a long batch, between batches."""
     expected, out = tmp_path / "expected.csv", tmp_path / "out" / "preds.csv"
     out.parent.mkdir()
-    subprocess.run(
-        command("none", many, bundle, expected), check=True, capture_output=True, timeout=PATIENCE_S, env=environment()
-    )
+    assert run_to_the_end(command("none", many, bundle, expected)) == 0
     choose = random.Random(5)
     instants = [("none", "started"), ("load", "loading"), ("batch", "computing"), ("load", "loading")]
     instants += [("none", "computing")] * 5 + [("batch", "computing")]
@@ -74,10 +76,7 @@ def test_at_ten_random_instants(many: Path, bundle: Bundle, tmp_path: Path) -> N
         progress.append(done_so_far(out))
     assert progress == sorted(progress)
     assert 0 < progress[-1] < TILES
-    done = subprocess.run(
-        command("none", many, bundle, out), capture_output=True, timeout=PATIENCE_S, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
+    assert run_to_the_end(command("none", many, bundle, out)) == 0
     assert out.read_bytes() == expected.read_bytes()
     assert beside(out) == FINISHED
     assert RunReport.load(report_beside(out)).resumed >= progress[-1]
