@@ -86,4 +86,5 @@ def test_the_report_says_that_it_was_interrupted(many: Path, bundle: Bundle, tmp
     out = tmp_path / "preds.csv"
     interrupted(command("none", many, bundle, out), signal.SIGTERM, after="computing", delay_s=0.2)
     report = RunReport.load(report_beside(out))
-    assert (report.status, report.found, report.ok) == ("interrupted", TILES, done_so_far(out))
+    assert (report.status, report.reason) == ("interrupted", "Interrupted: SIGTERM")
+    assert (report.found, report.ok) == (TILES, done_so_far(out))
