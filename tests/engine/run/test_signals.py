@@ -19,7 +19,7 @@ from engine.run.support import FINISHED, PATIENCE_S, beside, draw_folder, enviro
 pytestmark = pytest.mark.timeout(600)
 
 TILES, BATCH = 400, 4
-SOON_S = 30.0  # the 2 s are for a quiet machine; what is interrupted here would go on for minutes
+SOON_S = 30.0  # 2 s are promised on a quiet machine; what is interrupted here would go on for minutes
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
