@@ -5,34 +5,35 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from cervix_engine.backends import Backend, BackendInfo, open_backend
+from cervix_engine.backends import BackendInfo, open_backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
-from cervix_engine.files import sha256_file, write_json
+from cervix_engine.files import sha256_file
 from cervix_engine.machine import usable_cpus
 from cervix_engine.output.journal import RunIdentity, output_errors
+from cervix_engine.output.names import escape_name
 from cervix_engine.output.partial import (
     PartialRun,
-    ShardWriter,
     clear_unless_begun,
     clear_work_folder,
     output_lock,
     work_folder,
 )
-from cervix_engine.output.rows import RowFormat
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import StreamSettings, batches_of, stream
-from cervix_engine.run_report import Provenance, RunReport
+from cervix_engine.output.rows import OPTIONAL, RowFormat
+from cervix_engine.predict import Progress, no_progress, predict_partial
+from cervix_engine.retry import finished_run, list_failed, require_same_run
+from cervix_engine.run_report import Provenance, RunReport, report_beside, settle_report
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
-from cervix_engine.tiles import TileFailure
+
+__all__ = ["BatchConfig", "discover_beside", "predict_folder", "predict_partial", "run_identity"]
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -54,6 +55,8 @@ class BatchConfig:
         require_parity: refuse to run without a certificate.
         expect_digest: hex SHA-256 that pins the bundle.
         budget: how many tiles may fail before the run stops.
+        hash_tiles: whether each row has the SHA-256 of its tile's bytes.
+        retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
     tiles: Path
@@ -67,17 +70,29 @@ class BatchConfig:
     require_parity: bool = False
     expect_digest: str | None = None
     budget: FailureBudget = DEFAULT_BUDGET
+    hash_tiles: bool = False
+    retry_failures: bool = False
 
     @property
     def report_path(self) -> Path:
-        return self.out.with_name(self.out.name + ".run.json")
+        return report_beside(self.out)
+
+    def optional_columns(self, earlier: RunIdentity | None) -> tuple[str, ...]:
+        """Those of `OPTIONAL` that are asked for, or that the run which is continued has."""
+        asked = {"sha256"} if self.hash_tiles else set()
+        asked |= set(earlier.columns) if earlier else set()
+        return tuple(name for name in OPTIONAL if name in asked)
+
+    def arguments(self) -> dict[str, Any]:
+        """What was asked, by option, for the run's report."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: _as_json(value) for name, value in values.items()}
 
 
-Progress = Callable[[int, int], None]
-
-
-def no_progress(_done: int, _found: int) -> None:
-    """For callers that show none."""
+def _as_json(value: object) -> object:
+    if isinstance(value, Path):
+        return escape_name(os.fspath(value))
+    return asdict(value) if isinstance(value, FailureBudget) else value
 
 
 def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> RunReport:
@@ -97,48 +112,65 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
         try:
             partial = PartialRun.find(config.out) if config.resume else None
             if partial is not None and partial.is_committed():
+                settle_report(config.report_path)
                 partial.clear()
                 if not config.overwrite and _asks_the_same(config, bundle, partial.journal.identity):
                     return RunReport.load(config.report_path)
                 partial = None
-            if config.out.exists() and not config.overwrite:
+            finished = finished_run(config.out) if config.retry_failures else None
+            if finished and not finished.failed:
+                return finished
+            if config.out.exists() and not config.overwrite and not finished:
                 raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
-            return _predict(config, bundle, partial, started=started, progress=progress)
+            return _predict(config, bundle, partial, finished, started=started, progress=progress)
         finally:
             clear_unless_begun(config.out)
 
 
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
-    return (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
+    same_kind = config.retry_failures == (finished.retry_of is not None)
+    return same_kind and (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
 
 
 def _predict(
-    config: BatchConfig, bundle: Bundle, partial: PartialRun | None, *, started: float, progress: Progress
+    config: BatchConfig,
+    bundle: Bundle,
+    partial: PartialRun | None,
+    finished: RunReport | None,
+    *,
+    started: float,
+    progress: Progress,
 ) -> RunReport:
-    earlier = partial.journal.identity if partial else None
+    earlier = partial.journal.identity if partial else finished.identity if finished else None
     if earlier and config.precision != "auto":
         # Before the selection, which would look for another one on the earlier run's backend, and blame the machine.
-        earlier.check(replace(earlier, precision=config.precision))
+        _require_same(partial, finished, replace(earlier, precision=config.precision))
     selection = select(
         bundle,
         precision=earlier.precision if earlier and config.precision == "auto" else config.precision,
         backend=earlier.backend if earlier else None,
         require_parity=config.require_parity,
     )
-    listing = partial.listing(config.tiles) if partial else discover_beside(config.out, config.tiles)
+    listing = partial.listing(config.tiles) if partial else _list(config, finished)
     model = open_backend(bundle, combination=selection.combination)
     batch_size = config.batch_size or (earlier.batch_size if earlier else DEFAULT_BATCH_SIZE)
     identity = run_identity(
-        bundle.contract, model.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
+        bundle.contract,
+        model.info,
+        bundle_digest=bundle.digest,
+        batch_size=batch_size,
+        listing=listing,
+        optional=config.optional_columns(earlier),
+        retry_of=finished.table.table_sha256 if finished and finished.table else None,
     )
-    if partial:
-        partial.journal.identity.check(identity)
+    _require_same(partial, finished, identity)
     with model as backend:
         provenance = Provenance(
             bundle_digest=bundle.digest,
             certificate=selection.certificate.path if selection.certificate else None,
             replay_absdiff=replay_golden(bundle, backend, batch_size=batch_size),
             start_s=time.perf_counter() - started,
+            arguments=config.arguments(),
         )
         partial = partial or PartialRun.create(config.out, identity=identity, listing=listing)
         return predict_partial(
@@ -154,65 +186,24 @@ def _predict(
         )
 
 
-def predict_partial(
-    partial: PartialRun,
-    listing: Listing,
-    *,
-    contract: ModelContract,
-    backend: Backend,
-    workers: int,
-    report_path: Path,
-    provenance: Provenance,
-    budget: FailureBudget = DEFAULT_BUDGET,
-    progress: Progress = no_progress,
-) -> RunReport:
-    """Predict what a partial run still lacks, with a loaded backend, and commit the table.
-
-    Raises:
-        CervixError: as `predict_folder`.
-    """
-    batch_size = partial.journal.identity.batch_size
-    settings = StreamSettings(listing.root, contract, batch_size, workers)
-    stats, row_format = StreamStats(), RowFormat(contract)
-    resumed, failed, started = partial.tiles, partial.failures.total(), time.perf_counter()
-    missing = partial.missing(batches_of(listing, batch_size))
-    predicted = stream(missing, backend=backend, settings=settings, stats=stats)
-    # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
-    with ShardWriter(partial, row_format) as shards, closing(predicted) as results:
-        clock = stats.clock("write")
-        while (result := clock.next(results)) is not None:
-            with clock.busy():
-                shards.write(result)
-            clock.tiles += len(result.outcomes)
-            failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
-            budget.check(failed=failed, seen=resumed + clock.tiles)
-            progress(resumed + clock.tiles, listing.found)
-        with clock.busy():
-            shards.close_shard()
-    _balance_books(partial, found=listing.found)
-    report = RunReport(
-        found=listing.found,
-        ignored=listing.ignored,
-        resumed=resumed,
-        ok=partial.ok,
-        failures=dict(sorted(partial.failures.items())),
-        backend=backend.info,
-        provenance=provenance,
-        batch_size=batch_size,
-        stream_s=time.perf_counter() - started,
-        stages=stats.stages(),
-        table=partial.assemble(row_format.columns),
-    )
-    with output_errors("cannot write the run's report"):
-        write_json(report_path, report.to_json())
-    partial.commit()
-    return report
+def _require_same(partial: PartialRun | None, finished: RunReport | None, now: RunIdentity) -> None:
+    if finished:
+        require_same_run(finished.identity, now)
+    if partial:
+        partial.journal.identity.check(now)
 
 
 def run_identity(
-    contract: ModelContract, info: BackendInfo, *, bundle_digest: str, batch_size: int, listing: Listing
+    contract: ModelContract,
+    info: BackendInfo,
+    *,
+    bundle_digest: str,
+    batch_size: int,
+    listing: Listing,
+    optional: Collection[str] = (),
+    retry_of: str | None = None,
 ) -> RunIdentity:
-    """The identity under which a listing is predicted."""
+    """The identity under which a listing is predicted; `optional` names further columns, `retry_of` as there."""
     with output_errors("cannot read the listing"):
         listing_sha256 = sha256_file(listing.path)
     return RunIdentity(
@@ -225,24 +216,29 @@ def run_identity(
         precision=info.precision,
         threads=info.threads,
         batch_size=batch_size,
-        columns=RowFormat(contract).columns,
+        columns=RowFormat(contract, optional=optional).columns,
         listing_sha256=listing_sha256,
+        retry_of=retry_of,
     )
 
 
 def discover_beside(out: Path, tiles: Path) -> Listing:
     """List the tiles below `tiles` in a new work folder beside `out`; what lay there is discarded."""
+    return discover(tiles, spool=_new_work_folder(out))
+
+
+def _list(config: BatchConfig, finished: RunReport | None) -> Listing:
+    if finished is None:
+        return discover_beside(config.out, config.tiles)
+    return list_failed(config.out, finished, config.tiles, spool=_new_work_folder(config.out))
+
+
+def _new_work_folder(out: Path) -> Path:
     clear_work_folder(out)
     folder = work_folder(out)
     with output_errors(f"cannot write in {out.parent}"):
         folder.mkdir()
-    return discover(tiles, spool=folder)
-
-
-def _balance_books(partial: PartialRun, *, found: int) -> None:
-    # The conservation law; a violation is this program's defect and must leave no table.
-    if partial.tiles != found:
-        raise RuntimeError(f"{found} tiles found, but {partial.ok} ok and {partial.failures.total()} failed")
+    return folder
 
 
 def _check_paths(config: BatchConfig) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles import TileRef
+from cervix_engine.tiles import TileRef, TileStamp
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class Listing:
 
     def __iter__(self) -> Iterator[TileRef]:
         root_name = self.root.resolve().name or "root"
-        for index, (name, _, _) in enumerate(self._records()):
+        for index, (name, size, mtime_ns) in enumerate(self._records()):
             folder = name.rpartition(b"/")[0]
             slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
-            yield TileRef(index, os.fsdecode(name), slide)
+            yield TileRef(index, os.fsdecode(name), slide, TileStamp(size, mtime_ns))
 
     def _records(self) -> Iterator[Record]:
         try:
@@ -106,6 +106,33 @@ def discover(root: Path, *, spool: Path) -> Listing:
     if not found:
         raise UsageError(f"no tiles in {root}: {ignored[0]} other files; known suffixes are {_known()}")
     return Listing(root, spool / "listing", found, ignored[0])
+
+
+def list_again(names: Iterable[bytes], root: Path, *, spool: Path, ignored: int) -> Listing:
+    """List tiles that were found before, in the order given, into `spool / "listing"`, as they are now.
+
+    One that is gone, or leads out of `root` by now, is listed as an empty file of no time, which it cannot be read as.
+
+    Raises:
+        OutputError: the listing cannot be written.
+    """
+    inside = os.path.realpath(os.fsencode(root)) + b"/"
+    records = ((name, *_size_and_time(inside + name, inside)) for name in names)
+    try:
+        found = _write_records(spool / "listing", records)
+    except OSError as error:
+        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+    return Listing(root, spool / "listing", found, ignored)
+
+
+def _size_and_time(path: bytes, inside: bytes) -> tuple[int, int]:
+    try:
+        if os.path.realpath(path).startswith(inside):
+            status = os.stat(path)  # noqa: PTH116 - bytes
+            return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        pass
+    return 0, 0
 
 
 def _known() -> str:

@@ -41,12 +41,18 @@ SOME_FAILED = 3
     "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run; else discard it."
 )
 @click.option(
+    "--retry-failures",
+    is_flag=True,
+    help="Predict only the failed tiles of a finished table again; its other rows stay as they are.",
+)
+@click.option(
     "--max-failures",
     default="10%",
     show_default=True,
     metavar="COUNT|SHARE%",
     help="Stop, resumable, when more tiles fail; a share counts from the 1,000th tile on.",
 )
+@click.option("--hash", "hash_tiles", is_flag=True, help="Put the SHA-256 of each tile's bytes in a column sha256.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Write details there, names of tiles included.")
 @click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4).")
 @click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
@@ -62,7 +68,9 @@ def main(
     workers: int | None,
     overwrite: bool,
     resume: bool,
+    retry_failures: bool,
     max_failures: str,
+    hash_tiles: bool,
     log_file: Path | None,
     require_parity: bool,
     expect_digest: str | None,
@@ -92,6 +100,8 @@ def main(
         require_parity=require_parity,
         expect_digest=expect_digest,
         budget=FailureBudget.parse(max_failures),
+        hash_tiles=hash_tiles,
+        retry_failures=retry_failures,
     )
     with prompt_interruption(), debug_log(log_file), batch_progress() as progress:
         report = predict_folder(config, progress=progress)

@@ -33,7 +33,10 @@ def output_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Everything that a row can depend on. Equal identities give byte-identical tables."""
+    """Everything that a row can depend on. Equal identities give byte-identical tables.
+
+    `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
+    """
 
     root: str
     bundle_digest: str
@@ -46,16 +49,24 @@ class RunIdentity:
     batch_size: int
     columns: tuple[str, ...]
     listing_sha256: str
+    retry_of: str | None = None
 
-    def check(self, other: RunIdentity) -> None:
-        """Raises ResumeMismatchError that names the first difference to the run that lies there."""
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunIdentity:
+        return cls(**{**data, "columns": tuple(data["columns"])})
+
+    def check(
+        self,
+        other: RunIdentity,
+        *,
+        what: str = "a partial run lies there",
+        remedy: str = "run it as before, or pass --no-resume to discard it",
+    ) -> None:
+        """Raises ResumeMismatchError that names the first difference to `what` has this identity, and the remedy."""
         for item in fields(self):
             stored, now = getattr(self, item.name), getattr(other, item.name)
             if stored != now:
-                raise ResumeMismatchError(
-                    f"a partial run lies there with {item.name} {stored}, this one has {now}: "
-                    "run it as before, or pass --no-resume to discard it"
-                )
+                raise ResumeMismatchError(f"{what} with {item.name} {stored}, this one has {now}: {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +124,7 @@ class Journal:
         header = _entry(lines[0]) if lines else None
         if header is None or header.get("schema") != SCHEMA:
             raise OutputError("the partial run's journal is broken or another version's: discard it with --no-resume")
-        identity = {**header["identity"], "columns": tuple(header["identity"]["columns"])}
-        journal = cls(path, RunIdentity(**identity), header["found"], header["ignored"], [])
+        journal = cls(path, RunIdentity.from_json(header["identity"]), header["found"], header["ignored"], [])
         journal._replay(lines[1:])
         if torn:
             journal._cut_torn_line(len(torn))

@@ -6,8 +6,8 @@
         shard-000000000.csv rows of whole batches, without a header
 
 Committing is: every shard and journal line fsynced -> the table assembled in the folder, fsynced -> its digest
-in the journal -> `preds.csv.run.json` -> `preds.csv.rows` (a check of each row) -> rename to `preds.csv` -> fsync of
-its folder -> this folder removed.
+in the journal -> and in `preds.csv.run.json` -> `preds.csv.rows` (a check of each row) -> rename to `preds.csv` ->
+fsync of its folder -> `preds.csv.run.json` says `done` -> this folder removed.
 A kill at any point leaves either no new table and a run that can go on, or the table and a folder to clear.
 """
 
@@ -92,7 +92,7 @@ class PartialRun:
     """The folder of a run that is not finished, and the one way in which it becomes a table."""
 
     def __init__(self, out: Path, journal: Journal) -> None:
-        self._out = out
+        self.out = out
         self._folder = work_folder(out)
         self.journal = journal
 
@@ -156,8 +156,8 @@ class PartialRun:
     def is_committed(self) -> bool:
         """Whether the table was already renamed into place and only this folder is left to clear."""
         digest = self.journal.assembled
-        with output_errors(f"cannot read {self._out}"):
-            return digest is not None and self._out.is_file() and sha256_file(self._out) == digest
+        with output_errors(f"cannot read {self.out}"):
+            return digest is not None and self.out.is_file() and sha256_file(self.out) == digest
 
     def assemble(self, columns: Iterable[str]) -> TableDigests:
         """Put header and shards together in a durable file, and note its digest; `commit` publishes it."""
@@ -166,23 +166,38 @@ class PartialRun:
         with output_errors("cannot assemble the table"):
             with table.open("wb") as file, checks.open("wb") as check_file:
                 file.write(header)
-                for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
-                    rows = (self._folder / shard.file).read_bytes()
-                    file.write(rows)
-                    check_file.write(b"".join(map(row_check, rows.splitlines())))
+                for row in self._mended_rows() if self.journal.identity.retry_of else self._rows():
+                    file.write(row)
+                    check_file.write(row_check(row))
             fsync_file(table)
             fsync_file(checks)
             digests = TableDigests(sha256_file(table), row_check(header).hex(), sha256_file(checks))
         self.journal.mark_assembled(digests.table_sha256)
         return digests
 
+    def _rows(self) -> Iterator[bytes]:
+        for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
+            with (self._folder / shard.file).open("rb") as file:
+                yield from file
+
+    def _mended_rows(self) -> Iterator[bytes]:
+        """The rows of the finished table, with this run's in the places of the failed ones."""
+        if sha256_file(self.out) != self.journal.identity.retry_of:
+            raise OutputError(f"{self.out} is not the table any more whose failed rows were predicted again")
+        status_at = self.journal.identity.columns.index("status")
+        again = self._rows()
+        with self.out.open("rb") as file:
+            next(file)
+            for row in file:
+                (cells,) = csv.reader([row.decode("utf-8")])
+                yield next(again) if cells[status_at] == "failed" else row
+
     def commit(self) -> None:
-        """Rename the assembled table and its row checks into place, durably, then clear the folder."""
+        """Rename the assembled table and its row checks into place, durably; `clear` is what is left to do."""
         with output_errors("cannot put the table in its place"):
-            (self._folder / "rows").replace(checks_path(self._out))
-            (self._folder / "table").replace(self._out)
-            fsync_folder(self._out.parent)
-        self.clear()
+            (self._folder / "rows").replace(checks_path(self.out))
+            (self._folder / "table").replace(self.out)
+            fsync_folder(self.out.parent)
 
     def clear(self) -> None:
         """Remove a committed run's folder, the journal last: after a kill meanwhile this is done again."""
@@ -249,9 +264,9 @@ class ShardWriter:
         if not results:
             return
         rows = [
-            self._format.row(tile, outcome)
+            self._format.row(*of_tile)
             for result in results
-            for tile, outcome in zip(result.batch.tiles, result.outcomes, strict=True)
+            for of_tile in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)
         ]
         failures = Counter(
             outcome.kind for result in results for outcome in result.outcomes if isinstance(outcome, TileFailure)

@@ -7,12 +7,14 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
 
     at, step        where the fault was, such as 17, "fsync shard-000000002.csv"
     code, table     exit code (-9: killed) and table ("none", "old", "new" or "broken") behind the fault
-    again           exit code and table of the next, undisturbed start, and what then lies in the folder
+    verdict         what `cervix-verify` says of the table
+    again           the same of the next, undisturbed start, and what then lies in the folder
     stderr          of the first run
 
 Modes: `error` fails one step with EIO, `full` fails one and all later ones with ENOSPC, `kill` is SIGKILL at a
-step, `kill-old` the same with an old table to overwrite, `limit` caps the size of every file, so that real writes
-end in their middle, and `random` kills at random times. `trace` only prints the steps of an undisturbed run.
+step, `error-old` and `kill-old` the same with an old table to overwrite, `kill-retry` with one whose failed rows are
+predicted again, `limit` caps the size of every file, so that real writes end in their middle, and `random` kills at
+random times. `trace` only prints the steps of an undisturbed run.
 
 Steps are the calls that change or open something in the table's folder, by Python's own audit events and `fsync`.
 """
@@ -41,12 +43,13 @@ from cervix_engine import batch
 from cervix_engine.backends import Combination
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.cli.batch import main as cervix_batch
+from cervix_engine.errors import UsageError
 from cervix_engine.output import partial
 from cervix_engine.selection import Selection
-from engine.run.support import beside
+from cervix_engine.verify import verify_table
+from engine.run.support import FINISHED, beside, draw_folder, drawn_tile
 
 BATCH, SHARD_TILES = 2, 4
-OLD = b"an old table"
 DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
 STANDARD_ERROR = 2
 EVENTS = {
@@ -124,8 +127,11 @@ class Child:
 class Campaign:
     """Everything that the modes share: the command line, the folder and what the table must be."""
 
+    replacing = "--overwrite"
+
     def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
-        self._arguments = [tiles, "--model", bundle, "-b", str(BATCH), "-j", "2"]
+        self._tiles = tiles
+        self._arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
         self.scratch = Path(scratch)
         self.out = self.scratch / "out" / "preds.csv"
         self.fresh()
@@ -134,23 +140,37 @@ class Campaign:
         self.duration = time.monotonic() - started
         assert code in DONE, text
         self.expected = self.out.read_bytes()
+        self.old_folder = self._older_run()
+        self.old = (self.old_folder / self.out.name).read_bytes()
+
+    def _older_run(self) -> Path:
+        """The finished table of a few other tiles."""
+        folder, tiles = self.scratch / "old", self.scratch / "old tiles"
+        draw_folder(tiles, 3, seed=9)
+        folder.mkdir()
+        code, text = self.start("--out", str(folder / self.out.name), tiles=str(tiles)).wait()
+        assert code in DONE, text
+        return folder
 
     def fresh(self, *, old: bool = False) -> None:
         shutil.rmtree(self.out.parent, ignore_errors=True)
         self.out.parent.mkdir()
-        if old:
-            self.out.write_bytes(OLD)
+        for name in FINISHED if old else ():
+            shutil.copy(self.old_folder / name, self.out.parent)
 
-    def start(self, *options: str, injector: Injector | None = None, limit: int | None = None) -> Child:
+    def start(
+        self, *options: str, injector: Injector | None = None, limit: int | None = None, tiles: str | None = None
+    ) -> Child:
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            self._run(writing, options, injector, limit)
+            command = [tiles or self._tiles, *self._arguments, "--out", str(self.out), *options]
+            self._run(writing, command, injector, limit)
         os.close(writing)
         return Child(pid, reading)
 
-    def _run(self, pipe: int, options: tuple[str, ...], injector: Injector | None, limit: int | None) -> NoReturn:
+    def _run(self, pipe: int, command: list[str], injector: Injector | None, limit: int | None) -> NoReturn:
         code = DEFECT
         try:
             os.dup2(pipe, 1)
@@ -159,7 +179,7 @@ class Campaign:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             if injector is not None:
                 injector.install()
-            cervix_batch([*self._arguments, "--out", str(self.out), *options])
+            cervix_batch(command)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else DEFECT
         except BaseException:  # noqa: BLE001 - a defect: its traceback is the finding
@@ -170,17 +190,42 @@ class Campaign:
     def table(self) -> str:
         if not self.out.exists():
             return "none"
-        return {self.expected: "new", OLD: "old"}.get(self.out.read_bytes(), "broken")
+        return {self.expected: "new", self.old: "old"}.get(self.out.read_bytes(), "broken")
+
+    def verdict(self) -> str:
+        try:
+            findings = verify_table(self.out)
+        except UsageError as error:
+            return str(error)
+        return ", ".join(finding.kind for finding in findings) or "as written"
 
     def again(self, *options: str) -> dict[str, Any]:
         code, text = self.start(*options).wait()
-        return {"code": code, "table": self.table(), "left": sorted(beside(self.out)), "stderr": text}
+        left = sorted(beside(self.out))
+        return {"code": code, "table": self.table(), "verdict": self.verdict(), "left": left, "stderr": text}
+
+
+class RetryCampaign(Campaign):
+    """The old table has a failed row, its tile was mended since, and the new table is that of a retry."""
+
+    replacing = "--retry-failures"
+
+    def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
+        own = Path(scratch) / "study"
+        shutil.copytree(tiles, own)
+        super().__init__(str(own), bundle, scratch)
+        shutil.copytree(self.out.parent, self.old_folder, dirs_exist_ok=True)
+        self.old = self.expected
+        (own / "tile_00008.JPG").write_bytes(drawn_tile(8))
+        code, text = self.start(self.replacing).wait()
+        assert code == 0, text
+        self.expected = self.out.read_bytes()
 
 
 def at_every_step(
     campaign: Campaign, fault: Callable[[], None], *, lasting: bool = False, old: bool = False, stride: int = 1
 ) -> Iterator[dict[str, Any]]:
-    options = ("--overwrite",) if old else ()
+    options = (campaign.replacing,) if old else ()
     for at in count(1, stride):
         campaign.fresh(old=old)
         injector = Injector(str(campaign.out.parent), at, fault, lasting)
@@ -195,6 +240,7 @@ def at_every_step(
             "step": step,
             "code": code,
             "table": table,
+            "verdict": campaign.verdict(),
             "stderr": stderr,
             "again": campaign.again(*options),
         }
@@ -259,13 +305,15 @@ def main() -> None:
     partial.SHARD_TILES = SHARD_TILES
     use_the_fake_backend()
     os.fsync = not_synced  # type: ignore[assignment]
-    campaign = Campaign(tiles, bundle, scratch)
+    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO)),
+        "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=5),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), lasting=True, stride=3),
         "kill": lambda: at_every_step(campaign, kill),
         "kill-old": lambda: at_every_step(campaign, kill, old=True, stride=2),
+        "kill-retry": lambda: at_every_step(campaign, kill, old=True, stride=3),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),
         "trace": lambda: [steps(campaign)],

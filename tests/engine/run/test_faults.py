@@ -41,11 +41,19 @@ def campaign(mode: str, tiles: Path, bundle: Bundle, scratch: Path) -> list[dict
 def assert_completed(finding: dict[str, Any], *, old: bool = False) -> None:
     """The start after the fault ends with the undisturbed run's table, and with nothing left over."""
     again = finding["again"]
-    assert again["table"] == "new", finding
+    assert (again["table"], again["verdict"]) == ("new", "as written"), finding
     assert set(again["left"]) == FINISHED, finding
     # 3: one tile is bad. 2: the first start had finished but for its farewell, so its table is an existing one.
     finished_before = finding["table"] == "new" and not old
     assert again["code"] == 3 or (again["code"] == 2 and finished_before), finding
+
+
+def assert_verified(finding: dict[str, Any]) -> None:
+    """What lies there is a table and its own report, at every instant, or the word that there is none yet."""
+    if finding["table"] == "none":
+        assert finding["verdict"].startswith("no such table: "), finding
+    else:
+        assert finding["verdict"] == "as written", finding
 
 
 def assert_one_line_of_error(text: str) -> None:
@@ -65,8 +73,19 @@ def test_an_error_of_the_file_system_at_every_step(mode: str, few: Path, bundle:
         else:  # the step was not needed: a folder that is there, a temporary file that is made in another way
             assert finding["code"] == 3, finding
             assert finding["table"] == "new", finding
+        assert_verified(finding)
         assert_completed(finding)
     assert refused >= len(findings) - 3
+
+
+def test_an_error_at_every_fifth_step_beside_an_old_table(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("error-old", few, bundle, tmp_path)
+    assert len(findings) > 10
+    for finding in findings:
+        assert finding["table"] in ("old", "new"), finding
+        assert finding["code"] in (1, 3), finding
+        assert_verified(finding)
+        assert_completed(finding, old=True)
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -79,7 +98,19 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
     assert tables == sorted(tables, key="new".__eq__)  # from the rename on, and not before
     for finding in findings:
         assert finding["code"] == -signal.SIGKILL, finding
+        assert_verified(finding)
         assert_completed(finding, old=old)
+
+
+def test_a_kill_at_every_third_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("kill-retry", few, bundle, tmp_path)
+    assert len(findings) > 10
+    assert {finding["table"] for finding in findings} == {"old", "new"}
+    for finding in findings:
+        assert_verified(finding)
+        again = finding["again"]
+        assert (again["code"], again["table"], again["verdict"]) == (0, "new", "as written"), finding
+        assert set(again["left"]) == FINISHED, finding
 
 
 def test_a_full_disk_in_the_middle_of_any_file(few: Path, bundle: Bundle, tmp_path: Path) -> None:
