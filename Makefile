@@ -10,7 +10,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint setup image clean
+.PHONY: demo test torture lint setup image clean
 
 # Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/.
 demo: setup
@@ -24,6 +24,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The long campaigns, about an hour: kills, hostile files, fuzzing, a soak; told in torture/report.md. With $$CERVIX_DATA
+# also on real tiles, with $$CERVIX_MODEL too. One part, with options: PYTHONPATH=tests .venv/bin/python -m torture kills --help
+torture: setup
+	PYTHONPATH=tests $(BIN)/python -m torture
 
 lint: setup
 	$(BIN)/ruff check .
@@ -44,5 +49,5 @@ image: setup
 	bash scripts/build_image.sh
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) torture build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find engine export train tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

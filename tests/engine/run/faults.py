@@ -125,7 +125,7 @@ class Campaign:
     """Everything that the modes share: the command line, the folder and what the table must be."""
 
     def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
-        self._arguments = [tiles, "--model", bundle, "-b", str(BATCH), "-j", "2"]
+        self.arguments = [tiles, "--model", bundle, "-b", str(BATCH), "-j", "2"]
         self.scratch = Path(scratch)
         self.out = self.scratch / "out" / "preds.csv"
         self.fresh()
@@ -159,7 +159,7 @@ class Campaign:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             if injector is not None:
                 injector.install()
-            cervix_batch([*self._arguments, "--out", str(self.out), *options])
+            cervix_batch([*self.arguments, "--out", str(self.out), *options])
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else DEFECT
         except BaseException:  # noqa: BLE001 - a defect: its traceback is the finding
