@@ -101,7 +101,9 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
                 if not config.overwrite and _asks_the_same(config, bundle, partial.journal.identity):
                     return RunReport.load(config.report_path)
                 partial = None
-            if config.out.exists() and not config.overwrite:
+            with output_errors(f"cannot look at {config.out}"):
+                exists = config.out.exists()
+            if exists and not config.overwrite:
                 raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
             return _predict(config, bundle, partial, started=started, progress=progress)
         finally:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from cervix_engine.output import partial
-from engine.run.faults import DONE, SHARD_TILES, Campaign, Injector, at_every_step, kill
+from engine.run.faults import DONE, SHARD_TILES, Campaign, at_every_step
+from engine.run.injector import Injector, kill
 from engine.run.support import FINISHED, beside
 
 KILLED = -signal.SIGKILL
@@ -84,7 +85,7 @@ def at_random_instants(campaign: Campaign, *, kills: int, seed: int, tally: Tall
 def at_every_point(campaign: Campaign, *, tally: Tally) -> None:
     """Kill at each step of a run in turn, without and with an old table to overwrite; the next start finishes it."""
     for old in (False, True):
-        for finding in at_every_step(campaign, kill, old=old):
+        for finding in at_every_step(campaign, kill, campaign.changes, old=old):
             tally.starts += 2
             tally.kills[finding["step"].split()[0]] += 1
             tally.tables += 1

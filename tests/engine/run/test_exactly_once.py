@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -200,6 +201,28 @@ def test_only_missing_batches_are_computed(run: Run, undisturbed: bytes, missing
     assert_finished(run, undisturbed)
     assert run.computed == lost
     assert report.resumed == TILES - lost * BATCH
+
+
+@pytest.mark.parametrize("percent_left", [90, 75, 50, 25, 10, 0])
+def test_what_is_computed_again_is_what_is_missing(
+    run: Run, percent_left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_module, "SHARD_TILES", BATCH)
+    tiles = draw_folder(tmp_path / "forty", 40)  # 20 batches, a shard each
+    run(tiles=tiles)
+    expected = run.out.read_bytes()
+    run.out.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_module.PartialRun, "commit", full_disk)
+        with pytest.raises(OutputError):
+            run(tiles=tiles)
+    missing = 20 - 20 * percent_left // 100
+    for shard in random.Random(percent_left).sample(run.shards(), missing):
+        shard.unlink()
+    report = run(tiles=tiles)
+    assert run.out.read_bytes() == expected
+    assert run.computed == missing
+    assert report.resumed == 40 - missing * BATCH
 
 
 def test_a_gap_ends_a_shard(run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
