@@ -36,9 +36,9 @@ def main(context: click.Context, reports: Path) -> None:
 
 
 def _run_all(reports: Path) -> int:
-    chosen = [["points"], ["kills"], ["hostile"], ["fuzz"], ["soak"]]
+    chosen = [["points"], ["errors"], ["kills"], ["hostile"], ["fuzz"], ["soak"]]
     if os.environ.get("CERVIX_MODEL") and os.environ.get("CERVIX_DATA"):
-        chosen.insert(2, ["kills-model"])
+        chosen.insert(3, ["kills-model"])
     # Each in a process of its own: forking needs one without threads, and the soak one without a past.
     command = [sys.executable, "-m", "torture", "--reports", str(reports)]
     codes = [subprocess.run([*command, *part]).returncode for part in chosen]
@@ -65,6 +65,14 @@ def _run(part: str, reports: Path, campaign: Callable[[Path], Seen]) -> None:
 def points(reports: Path, tiles: int) -> None:
     """Kill a run at each of its steps in turn."""
     _run("points", reports, lambda scratch: parts.points(scratch, tiles=tiles))
+
+
+@main.command()
+@click.option("--tiles", type=click.IntRange(1), default=11, show_default=True, help="Drawn tiles a run.")
+@click.pass_obj
+def errors(reports: Path, tiles: int) -> None:
+    """Let each call on the output, the listing and the tiles fail in turn."""
+    _run("errors", reports, lambda scratch: parts.errors(scratch, tiles=tiles))
 
 
 @main.command()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from cervix_engine.batch import BatchConfig
 from cervix_engine.output import partial
-from engine.run.faults import BATCH, SHARD_TILES, Campaign
+from engine.run.faults import BATCH, SHARD_TILES, Campaign, use_the_fake_backend
 from engine.run.support import draw_folder, make_bundle
 from torture.corpus import OK, corpus, plant
+from torture.errors import at_every_call
 from torture.fuzz import MAX_INPUT_BYTES
 from torture.fuzz import fuzz as fuzz_decoder
 from torture.hostile import HEADROOM_BYTES, Finished, cuts, judge, judge_cuts, kinds, outcomes, predict, refusals
@@ -27,14 +28,27 @@ def points(scratch: Path, *, tiles: int) -> Seen:
     """Kill forked runs of the tiny model at each step in turn."""
     tally = Tally()
     at_every_point(_forked(scratch, tiles), tally=tally)
-    return Seen({"tiles a run": tiles, **_tallied(tally)}, tuple(tally.violations))
+    return Seen({"tiles a run": tiles + 1, **_tallied(tally)}, tuple(tally.violations))
+
+
+def errors(scratch: Path, *, tiles: int) -> Seen:
+    """Let each call of forked runs fail in turn; on the fake backend, for a model has no part in it."""
+    use_the_fake_backend()
+    seen = at_every_call(_forked(scratch, tiles))
+    facts: Facts = {
+        "tiles a run": tiles + 1,
+        "calls that failed": seen.calls.total(),
+        "how": _counted(seen.calls),
+        "of them not needed": seen.needless,
+    }
+    return Seen(facts, tuple(seen.violations))
 
 
 def kills(scratch: Path, *, count: int, programs: int, tiles: int, seed: int) -> Seen:
     """Kill forked runs and programs of the tiny model at random instants."""
     forked, tally = _forked(scratch, tiles), Tally()
     at_random_instants(forked, kills=count, seed=seed, tally=tally)
-    facts: Facts = {"seed": seed, "tiles a run": tiles, "seconds of an undisturbed forked run": forked.duration}
+    facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "seconds of an undisturbed forked run": forked.duration}
     if programs:
         executed = _campaign(Executed, scratch / "tiles", scratch / "bundle", scratch / "executed")
         at_random_instants(executed, kills=programs, seed=seed + 1, tally=tally)
@@ -106,7 +120,7 @@ def fuzz(scratch: Path, *, executions: int, seed: int) -> Seen:
         "seed": seed,
         "seeds": seen.seeds,
         "executions": seen.executions,
-        "outcomes": ", ".join(f"{count:,} {kind}" for kind, count in seen.outcomes.most_common()),
+        "outcomes": _counted(seen.outcomes),
         "edges reached": seen.coverage,
         "inputs kept": seen.corpus,
         "longest input, bytes": MAX_INPUT_BYTES,
@@ -172,11 +186,15 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+
+
 def _tallied(tally: Tally) -> Facts:
     return {
         "tiles a batch, a shard": f"{BATCH}, {SHARD_TILES}",
         "kills": tally.kills.total(),
-        "where": ", ".join(f"{count:,} {phase}" for phase, count in tally.kills.most_common()),
+        "where": _counted(tally.kills),
         "starts": tally.starts,
         "tables finished and compared": tally.tables,
     }

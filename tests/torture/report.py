@@ -15,8 +15,11 @@ SCHEMA = "cervix/torture/1"
 RULES = {
     "points": "Killed at any step of writing its table, a run leaves the old table, none or the whole new one, and the "
     "next start ends with the bytes of an undisturbed run.",
-    "kills": "The same for `kill -9` at instants drawn evenly over a run's time, again and again until it is done.",
-    "kills-model": "The same with a bundle of its own and real tiles, each run a program.",
+    "errors": "Whichever call on the output or the listing fails, and however, the run ends with one line of error "
+    "and no table or the whole one, or it was not in need of that call; the next start ends with the bytes of an "
+    "undisturbed run. A tile that cannot be read is a row.",
+    "kills": "As `points`, for `kill -9` at instants drawn evenly over a run's time, again and again until it is done.",
+    "kills-model": "As `kills`, with a bundle of its own and real tiles, each run a program.",
     "hostile": "Each file of a hostile folder becomes what is specified for it; a real JPEG that is cut is a failed "
     "row; no real tile is refused; no crash, no hang, and bounded memory.",
     "fuzz": "On any bytes, the decode wrapper fills its slot or raises a `TileError` that leaves it as it was.",

@@ -10,7 +10,8 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import jsonschema
 import pytest
@@ -19,6 +20,7 @@ from cervix_engine.errors import TileDecodeError
 from engine.run.faults import Campaign, Child
 from engine.run.support import FINISHED, PATIENCE_S, drawn_tile, environment, make_bundle
 from torture.corpus import IGNORED, OK, corpus, plant
+from torture.errors import at_every_call
 from torture.hostile import Finished, cuts, judge, judge_cuts, predict, refusals
 from torture.kills import Tally, at_every_point, at_random_instants
 from torture.report import RULES, TOLD, PartReport, Seen, load, page
@@ -70,6 +72,7 @@ class Staged:
     """A campaign whose runs are told how to end: (exit code, table, what lies beside it)."""
 
     duration = 0.0
+    changes: ClassVar[dict[str, frozenset[str]]] = {}
 
     def __init__(self, folder: Path, *ends: tuple[int, str, set[str]]) -> None:
         self.out = folder / "preds.csv"
@@ -147,6 +150,34 @@ def test_steps_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: p
         tally = Tally()
         at_every_point(cast(Campaign, Staged(tmp_path)), tally=tally)
         assert (tally.kills, len(tally.violations)) == (Counter(fsync=1), expected), finding
+
+
+# ---- errors
+
+
+def test_errors_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {"step": "fsync table", "code": 1, "table": "none", "stderr": "error: no\n"}
+    whole["again"] = again = {"code": 0, "table": "new", "left": sorted(FINISHED), "stderr": ""}
+    right = [whole, {**whole, "step": "mkdir out", "code": 0, "table": "new"}, {**whole, "table": "new"}]
+    wrong = [
+        {**whole, "table": "broken"},
+        {**whole, "stderr": "Traceback\n...\n"},
+        {**whole, "code": 0, "table": "new"},
+        {**whole, "step": "stat tile.jpg", "code": 0, "table": "broken"},
+        {**whole, "again": {**again, "table": "none"}},
+        {**whole, "again": {**again, "left": []}},
+        {**whole, "again": {**again, "code": 1}},
+    ]
+    tile = {"step": "open tile.jpg", "code": 3, "rows": ["tile.jpg,,failed,unreadable: no"]}
+    tiles = [tile, {**tile, "rows": []}, {**tile, "code": 0}]
+    found = [[*right, *wrong], [], [], []]
+    monkeypatch.setattr("torture.errors.at_every_step", lambda *_, **__: found.pop(0))
+    monkeypatch.setattr("torture.errors.at_every_write", lambda *_: [])
+    monkeypatch.setattr("torture.errors.at_every_tile", lambda *_: tiles)
+    seen = at_every_call(cast(Campaign, SimpleNamespace(steps={}, changes={})))
+    assert len(seen.violations) == len(wrong) + len(tiles) - 1, seen.violations
+    assert seen.calls == {"EIO": 10, "EIO of a tile": 3}
+    assert seen.needless == 3
 
 
 # ---- hostile files
