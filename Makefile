@@ -25,8 +25,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# The long campaigns, about an hour: kills, hostile files, fuzzing, a soak; told in torture/report.md. With $$CERVIX_DATA
-# also on real tiles, with $$CERVIX_MODEL too. One part, with options: PYTHONPATH=tests .venv/bin/python -m torture kills --help
+# The long campaigns, about an hour: kills, hostile files, fuzzing, a soak; told in torture/report.md. With $CERVIX_DATA also
+# over real tiles, with $CERVIX_MODEL too with that bundle. One part alone, with options:
+# PYTHONPATH=tests .venv/bin/python -m torture kills --help
 torture: setup
 	PYTHONPATH=tests $(BIN)/python -m torture
 

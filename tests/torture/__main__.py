@@ -25,7 +25,7 @@ _REAL_DATA = click.option(
 _SEED = click.option("--seed", type=click.IntRange(1), default=1, show_default=True)
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, subcommand_metavar="[PART [OPTIONS]]")
 @click.option("--reports", type=click.Path(path_type=Path), default="torture", show_default=True)
 @click.pass_context
 def main(context: click.Context, reports: Path) -> None:
