@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from cervix_engine.backends import Backend, BackendInfo, open_backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
@@ -16,9 +17,10 @@ from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
-from cervix_engine.files import sha256_file, write_json
+from cervix_engine.files import sha256_file
 from cervix_engine.machine import usable_cpus
 from cervix_engine.output.journal import RunIdentity, output_errors
+from cervix_engine.output.names import escape_name
 from cervix_engine.output.partial import (
     PartialRun,
     ShardWriter,
@@ -28,9 +30,17 @@ from cervix_engine.output.partial import (
     work_folder,
 )
 from cervix_engine.output.rows import RowFormat
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import StreamSettings, batches_of, stream
-from cervix_engine.run_report import Provenance, RunReport
+from cervix_engine.pipeline.stats import StageClock, StreamStats
+from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.run_report import (
+    Provenance,
+    ReportFile,
+    RunReport,
+    books,
+    replaced_report,
+    report_beside,
+    settle_report,
+)
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
 from cervix_engine.tiles import TileFailure
 
@@ -70,7 +80,18 @@ class BatchConfig:
 
     @property
     def report_path(self) -> Path:
-        return self.out.with_name(self.out.name + ".run.json")
+        return report_beside(self.out)
+
+    def arguments(self) -> dict[str, Any]:
+        """What was asked, by option, for the run's report."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, Path):
+        return escape_name(os.fspath(value))
+    return asdict(value) if isinstance(value, FailureBudget) else value
 
 
 Progress = Callable[[int, int], None]
@@ -97,6 +118,7 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
         try:
             partial = PartialRun.find(config.out) if config.resume else None
             if partial is not None and partial.is_committed():
+                settle_report(config.report_path)
                 partial.clear()
                 if not config.overwrite and _asks_the_same(config, bundle, partial.journal.identity):
                     return RunReport.load(config.report_path)
@@ -141,6 +163,7 @@ def _predict(
             certificate=selection.certificate.path if selection.certificate else None,
             replay_absdiff=replay_golden(bundle, backend, batch_size=batch_size),
             start_s=time.perf_counter() - started,
+            arguments=config.arguments(),
         )
         partial = partial or PartialRun.create(config.out, identity=identity, listing=listing)
         return predict_partial(
@@ -173,42 +196,58 @@ def predict_partial(
     Raises:
         CervixError: as `predict_folder`.
     """
-    batch_size = partial.journal.identity.batch_size
-    settings = StreamSettings(listing.root, contract, batch_size, workers)
-    stats, row_format = StreamStats(), RowFormat(contract)
-    resumed, failed, started = partial.tiles, partial.failures.total(), time.perf_counter()
-    missing = partial.missing(batches_of(listing, batch_size))
-    predicted = stream(missing, backend=backend, settings=settings, stats=stats)
+    report = ReportFile(
+        report_path,
+        RunReport(
+            found=listing.found,
+            ignored=listing.ignored,
+            resumed=partial.tiles,
+            backend=backend.info,
+            provenance=provenance,
+            identity=partial.journal.identity,
+            replaces=replaced_report(partial.out),
+        ),
+    )
+    with report.running(partial):
+        settings = StreamSettings(listing.root, contract, partial.journal.identity.batch_size, workers)
+        row_format, stats, started = RowFormat(contract), StreamStats(), time.perf_counter()
+        missing = partial.missing(batches_of(listing, settings.batch_size))
+        predicted = stream(missing, backend=backend, settings=settings, stats=stats)
+        _write_shards(partial, predicted, row_format, clock=stats.clock("write"), budget=budget, progress=progress)
+        _balance_books(partial, found=listing.found)
+        report.update(
+            **books(partial),
+            stream_s=time.perf_counter() - started,
+            stages=stats.stages(),
+            table=partial.assemble(row_format.columns),
+        )
+        partial.commit()
+        finished = report.settle()
+    partial.clear()
+    return finished
+
+
+def _write_shards(
+    partial: PartialRun,
+    predicted: Generator[BatchResult, None, None],
+    row_format: RowFormat,
+    *,
+    clock: StageClock,
+    budget: FailureBudget,
+    progress: Progress,
+) -> None:
+    resumed, failed, found = partial.tiles, partial.failures.total(), partial.journal.found
     # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
     with ShardWriter(partial, row_format) as shards, closing(predicted) as results:
-        clock = stats.clock("write")
         while (result := clock.next(results)) is not None:
             with clock.busy():
                 shards.write(result)
             clock.tiles += len(result.outcomes)
             failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
             budget.check(failed=failed, seen=resumed + clock.tiles)
-            progress(resumed + clock.tiles, listing.found)
+            progress(resumed + clock.tiles, found)
         with clock.busy():
             shards.close_shard()
-    _balance_books(partial, found=listing.found)
-    report = RunReport(
-        found=listing.found,
-        ignored=listing.ignored,
-        resumed=resumed,
-        ok=partial.ok,
-        failures=dict(sorted(partial.failures.items())),
-        backend=backend.info,
-        provenance=provenance,
-        batch_size=batch_size,
-        stream_s=time.perf_counter() - started,
-        stages=stats.stages(),
-        table=partial.assemble(row_format.columns),
-    )
-    with output_errors("cannot write the run's report"):
-        write_json(report_path, report.to_json())
-    partial.commit()
-    return report
 
 
 def run_identity(

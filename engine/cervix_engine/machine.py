@@ -7,6 +7,8 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
+from cervix_engine import __version__
+
 # From the widest to the narrowest: kernels, and so last digits, are chosen by the first one present.
 _INSTRUCTION_SETS = (
     ("amx_bf16", "amx"),
@@ -20,15 +22,27 @@ _INSTRUCTION_SETS = (
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
     """The CPU's feature flags as Linux lists them; empty where that is unknown."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    return frozenset(_cpuinfo("flags", "Features").split())
+
+
+def cpu_model() -> str:
+    """The CPU's name as its maker gives it; where that is unknown, its architecture."""
+    return _cpuinfo("model name") or platform.machine() or "unknown"
+
+
+def software() -> dict[str, str]:
+    """What answers rest on besides the runtime: versions by name, the system and the CPU."""
+    import cv2
+    import numpy as np
+
+    return {
+        "cervix": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "os": platform.platform(),
+        "cpu": cpu_model(),
+    }
 
 
 def cpu_class() -> str:
@@ -48,3 +62,16 @@ def cpu_has_bf16() -> bool:
 def usable_cpus() -> int:
     """Cores that this process may run on, which a container can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The first value of any of `keys` in Linux's list; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in keys:
+            return value.strip()
+    return ""

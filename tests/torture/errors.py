@@ -56,6 +56,8 @@ def _wrong(finding: dict[str, Any]) -> Iterator[str]:
             yield f"done, and the table is {table}"
     elif table not in ("none", "new") or finding["stderr"].count("\n") != 1:
         yield f"the table is {table}, exit code {finding['code']}: {finding['stderr'][-500:]}"
+    if (table != "none" and finding["verdict"] != "as written") or again["verdict"] != "as written":
+        yield f"cervix-verify says {finding['verdict']}, and next {again['verdict']}"
     if again["table"] != "new" or set(again["left"]) != FINISHED:
         yield f"the next start leaves {again['left']}, the table is {again['table']}"
     if again["code"] not in DONE and (again["code"], table) != (2, "new"):

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cervix_engine.output import partial
 from engine.run.faults import DONE, SHARD_TILES, Campaign, at_every_step
@@ -33,7 +33,7 @@ HANGS_AFTER_S = 300.0
 class Executed(Campaign):
     """The same command as a program of its own."""
 
-    def _run(self, pipe: int, options: tuple[str, ...], injector: Injector | None, limit: int | None) -> NoReturn:
+    def _run(self, pipe: int, command: list[str], injector: Injector | None, limit: int | None) -> NoReturn:
         assert injector is None, "faults are injected into forked runs only"
         assert limit is None, "files are limited in forked runs only"
         os.dup2(pipe, 1)
@@ -42,7 +42,7 @@ class Executed(Campaign):
             f"from cervix_engine.output import partial; partial.SHARD_TILES = {SHARD_TILES}\n"
             "from cervix_engine.cli.batch import main; main()"
         )
-        os.execv(sys.executable, [sys.executable, "-c", code, *self.arguments, "--out", str(self.out), *options])
+        os.execv(sys.executable, [sys.executable, "-c", code, *command])
 
 
 @dataclass
@@ -93,7 +93,9 @@ def at_every_point(campaign: Campaign, *, tally: Tally) -> None:
             where = f"killed at {finding['step']}"
             tally.require(finding["code"] == KILLED, f"{where}: ended with {finding['code']}")
             tally.require(finding["table"] in (before, "new"), f"{where}: the table is {finding['table']}")
+            tally.require(_verified(finding), f"{where}: cervix-verify says {finding['verdict']}")
             tally.require(again["table"] == "new", f"{where}: the next table is {again['table']}")
+            tally.require(_verified(again), f"{where}: of the next table cervix-verify says {again['verdict']}")
             tally.require(set(again["left"]) == FINISHED, f"{where}: left over is {again['left']}")
             finished = finding["table"] == "new" and not old
             tally.require(again["code"] in DONE or (finished and again["code"] == EXISTS), f"{where}: {again}")
@@ -115,6 +117,8 @@ def _finishes(campaign: Campaign, chance: random.Random, tally: Tally, *, old: b
         return True
     table = campaign.table()
     tally.require(table in ("old" if old else "none", "new"), f"after a kill the table is {table}")
+    verdict = campaign.verdict()
+    tally.require(_verified({"table": table, "verdict": verdict}), f"of a table cervix-verify says {verdict}")
     if code == KILLED:
         tally.kills[_phase(campaign, table)] += 1
         return bool(tally.violations) or (table == "new" and beside(campaign.out) == FINISHED)
@@ -122,6 +126,11 @@ def _finishes(campaign: Campaign, chance: random.Random, tally: Tally, *, old: b
     tally.require(table == "new", f"the finished table is {table}")
     tally.require(beside(campaign.out) == FINISHED, f"left over is {sorted(beside(campaign.out))}")
     return True
+
+
+def _verified(finding: dict[str, Any]) -> bool:
+    """Whether a table, where there is one, is as its report says, whenever the run was killed."""
+    return bool(finding["table"] == "none" or finding["verdict"] == "as written")
 
 
 def _phase(campaign: Campaign, table: str) -> str:

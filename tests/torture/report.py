@@ -13,8 +13,8 @@ SCHEMA = "cervix/torture/1"
 
 # The parts, in the order in which they are told, each with what must hold.
 RULES = {
-    "points": "Killed at any step of writing its table, a run leaves the old table, none or the whole new one, and the "
-    "next start ends with the bytes of an undisturbed run.",
+    "points": "Killed at any step of writing its table, a run leaves the old table, none or the whole new one, each "
+    "as its report says, and the next start ends with the bytes of an undisturbed run.",
     "errors": "Whichever call on the output or the listing fails, and however, the run ends with one line of error "
     "and no table or the whole one, or it was not in need of that call; the next start ends with the bytes of an "
     "undisturbed run. A tile that cannot be read is a row.",

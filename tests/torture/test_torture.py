@@ -100,6 +100,9 @@ class Staged:
     def table(self) -> str:
         return self._end[1]
 
+    def verdict(self) -> str:
+        return "edited" if self._end[1] == "broken" else "as written"
+
     def __enter__(self) -> Staged:
         self._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         return self
@@ -135,14 +138,16 @@ def test_kills_tell_whatever_is_not_as_it_must_be(
 
 
 def test_steps_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {"step": "fsync table", "code": KILLED, "table": "none"}
-    whole["again"] = {"code": 0, "table": "new", "left": sorted(FINISHED)}
+    whole: dict[str, Any] = {"step": "fsync table", "code": KILLED, "table": "none", "verdict": "no such table"}
+    whole["again"] = again = {"code": 0, "table": "new", "verdict": "as written", "left": sorted(FINISHED)}
     wrong = [
         {**whole, "code": 0},
-        {**whole, "table": "broken"},
-        {**whole, "again": {**cast(dict[str, Any], whole["again"]), "table": "none"}},
-        {**whole, "again": {**cast(dict[str, Any], whole["again"]), "left": ["table"]}},
-        {**whole, "again": {**cast(dict[str, Any], whole["again"]), "code": 2}},
+        {**whole, "table": "broken", "verdict": "as written"},
+        {**whole, "table": "new", "verdict": "edited"},
+        {**whole, "again": {**again, "verdict": "edited"}},
+        {**whole, "again": {**again, "table": "none"}},
+        {**whole, "again": {**again, "left": ["table"]}},
+        {**whole, "again": {**again, "code": 2}},
     ]
     for finding, expected in ((whole, 0), *((finding, 1) for finding in wrong)):
         found = [[finding], []]  # without an old table, and with one
@@ -156,14 +161,17 @@ def test_steps_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: p
 
 
 def test_errors_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {"step": "fsync table", "code": 1, "table": "none", "stderr": "error: no\n"}
-    whole["again"] = again = {"code": 0, "table": "new", "left": sorted(FINISHED), "stderr": ""}
-    right = [whole, {**whole, "step": "mkdir out", "code": 0, "table": "new"}, {**whole, "table": "new"}]
+    whole: dict[str, Any] = {"step": "fsync table", "code": 1, "table": "none", "verdict": "no such table"}
+    whole["stderr"] = "error: no\n"
+    finished = {"code": 0, "table": "new", "verdict": "as written"}
+    whole["again"] = again = {**finished, "left": sorted(FINISHED), "stderr": ""}
+    right = [whole, {**whole, "step": "mkdir out", **finished}, {**whole, **finished, "code": 1}]
     wrong = [
-        {**whole, "table": "broken"},
+        {**whole, "table": "broken", "verdict": "as written"},
+        {**whole, "table": "new", "verdict": "edited"},
         {**whole, "stderr": "Traceback\n...\n"},
-        {**whole, "code": 0, "table": "new"},
-        {**whole, "step": "stat tile.jpg", "code": 0, "table": "broken"},
+        {**whole, **finished},
+        {**whole, **finished, "step": "stat tile.jpg", "table": "broken"},
         {**whole, "again": {**again, "table": "none"}},
         {**whole, "again": {**again, "left": []}},
         {**whole, "again": {**again, "code": 1}},
@@ -176,7 +184,7 @@ def test_errors_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("torture.errors.at_every_tile", lambda *_: tiles)
     seen = at_every_call(cast(Campaign, SimpleNamespace(steps={}, changes={})))
     assert len(seen.violations) == len(wrong) + len(tiles) - 1, seen.violations
-    assert seen.calls == {"EIO": 10, "EIO of a tile": 3}
+    assert seen.calls == {"EIO": len(right) + len(wrong), "EIO of a tile": 3}
     assert seen.needless == 3
 
 

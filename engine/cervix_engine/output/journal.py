@@ -47,6 +47,10 @@ class RunIdentity:
     columns: tuple[str, ...]
     listing_sha256: str
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunIdentity:
+        return cls(**{**data, "columns": tuple(data["columns"])})
+
     def check(self, other: RunIdentity) -> None:
         """Raises ResumeMismatchError that names the first difference to the run that lies there."""
         for item in fields(self):
@@ -113,8 +117,7 @@ class Journal:
         header = _entry(lines[0]) if lines else None
         if header is None or header.get("schema") != SCHEMA:
             raise OutputError("the partial run's journal is broken or another version's: discard it with --no-resume")
-        identity = {**header["identity"], "columns": tuple(header["identity"]["columns"])}
-        journal = cls(path, RunIdentity(**identity), header["found"], header["ignored"], [])
+        journal = cls(path, RunIdentity.from_json(header["identity"]), header["found"], header["ignored"], [])
         journal._replay(lines[1:])
         if torn:
             journal._cut_torn_line(len(torn))

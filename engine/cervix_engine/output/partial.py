@@ -6,8 +6,8 @@
         shard-000000000.csv rows of whole batches, without a header
 
 Committing is: every shard and journal line fsynced -> the table assembled in the folder, fsynced -> its digest
-in the journal -> `preds.csv.run.json` -> `preds.csv.rows` (a check of each row) -> rename to `preds.csv` -> fsync of
-its folder -> this folder removed.
+in the journal -> and in `preds.csv.run.json` -> `preds.csv.rows` (a check of each row) -> rename to `preds.csv` ->
+fsync of its folder -> `preds.csv.run.json` says `done` -> this folder removed.
 A kill at any point leaves either no new table and a run that can go on, or the table and a folder to clear.
 """
 
@@ -92,7 +92,7 @@ class PartialRun:
     """The folder of a run that is not finished, and the one way in which it becomes a table."""
 
     def __init__(self, out: Path, journal: Journal) -> None:
-        self._out = out
+        self.out = out
         self._folder = work_folder(out)
         self.journal = journal
 
@@ -156,8 +156,8 @@ class PartialRun:
     def is_committed(self) -> bool:
         """Whether the table was already renamed into place and only this folder is left to clear."""
         digest = self.journal.assembled
-        with output_errors(f"cannot read {self._out}"):
-            return digest is not None and self._out.is_file() and sha256_file(self._out) == digest
+        with output_errors(f"cannot read {self.out}"):
+            return digest is not None and self.out.is_file() and sha256_file(self.out) == digest
 
     def assemble(self, columns: Iterable[str]) -> TableDigests:
         """Put header and shards together in a durable file, and note its digest; `commit` publishes it."""
@@ -177,12 +177,11 @@ class PartialRun:
         return digests
 
     def commit(self) -> None:
-        """Rename the assembled table and its row checks into place, durably, then clear the folder."""
+        """Rename the assembled table and its row checks into place, durably; `clear` is what is left to do."""
         with output_errors("cannot put the table in its place"):
-            (self._folder / "rows").replace(checks_path(self._out))
-            (self._folder / "table").replace(self._out)
-            fsync_folder(self._out.parent)
-        self.clear()
+            (self._folder / "rows").replace(checks_path(self.out))
+            (self._folder / "table").replace(self.out)
+            fsync_folder(self.out.parent)
 
     def clear(self) -> None:
         """Remove a committed run's folder, the journal last: after a kill meanwhile this is done again."""

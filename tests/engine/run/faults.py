@@ -7,13 +7,15 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
 
     at, step        where the fault was, such as 17, "fsync shard-000000002.csv"
     code, table     exit code (-9: killed) and table ("none", "old", "new" or "broken") behind the fault
-    again           exit code and table of the next, undisturbed start, and what then lies in the folder
+    verdict         what `cervix-verify` says of the table
+    again           the same of the next, undisturbed start, and what then lies in the folder
     stderr          of the first run
 
 Modes: `error` fails one step with EIO, `denied` with EACCES, `full` fails one and all later ones with ENOSPC, `short`
 lets a write take half of its bytes before the disk is full, `unreadable` fails opening or reading one tile, `kill` is
-SIGKILL at a step, `kill-old` the same with an old table to overwrite, `limit` caps the size of every file, so that real
-writes end in their middle, and `random` kills at random times. `trace` only prints the steps of an undisturbed run.
+SIGKILL at a step, `error-old` and `kill-old` are the same with an old table to overwrite, `limit` caps the size of
+every file, so that real writes end in their middle, and `random` kills at random times. `trace` only prints the steps
+of an undisturbed run.
 
 Steps are what a run does in the table's folder, and how it lists the tiles; see `injector.py`. For kills, only what
 changes something.
@@ -43,22 +45,14 @@ from cervix_engine import batch
 from cervix_engine.backends import Combination
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.cli.batch import main as cervix_batch
+from cervix_engine.errors import UsageError
 from cervix_engine.output import partial
 from cervix_engine.selection import Selection
-from engine.run.injector import (
-    CHANGING,
-    LISTING,
-    READING,
-    STANDARD_ERROR,
-    Injector,
-    error,
-    kill,
-    short_write,
-)
-from engine.run.support import beside
+from cervix_engine.verify import verify_table
+from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
+from engine.run.support import FINISHED, beside, draw_folder
 
 BATCH, SHARD_TILES = 2, 4
-OLD = b"an old table"
 Watched = dict[str, frozenset[str]]
 DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
 
@@ -81,7 +75,7 @@ class Campaign:
 
     def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
         self.tiles = tiles
-        self.arguments = [tiles, "--model", bundle, "-b", str(BATCH), "-j", "2"]
+        self.arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
         self.scratch = Path(scratch)
         self.out = self.scratch / "out" / "preds.csv"
         self.fresh()
@@ -90,23 +84,37 @@ class Campaign:
         self.duration = time.monotonic() - started
         assert code in DONE, text
         self.expected = self.out.read_bytes()
+        self.old_folder = self._older_run()
+        self.old = (self.old_folder / self.out.name).read_bytes()
+
+    def _older_run(self) -> Path:
+        """The finished table of a few other tiles."""
+        folder, tiles = self.scratch / "old", self.scratch / "old tiles"
+        draw_folder(tiles, 3, seed=9)
+        folder.mkdir()
+        code, text = self.start("--out", str(folder / self.out.name), tiles=str(tiles)).wait()
+        assert code in DONE, text
+        return folder
 
     def fresh(self, *, old: bool = False) -> None:
         shutil.rmtree(self.out.parent, ignore_errors=True)
         self.out.parent.mkdir()
-        if old:
-            self.out.write_bytes(OLD)
+        for name in FINISHED if old else ():
+            shutil.copy(self.old_folder / name, self.out.parent)
 
-    def start(self, *options: str, injector: Injector | None = None, limit: int | None = None) -> Child:
+    def start(
+        self, *options: str, injector: Injector | None = None, limit: int | None = None, tiles: str | None = None
+    ) -> Child:
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            self._run(writing, options, injector, limit)
+            command = [tiles or self.tiles, *self.arguments, "--out", str(self.out), *options]
+            self._run(writing, command, injector, limit)
         os.close(writing)
         return Child(pid, reading)
 
-    def _run(self, pipe: int, options: tuple[str, ...], injector: Injector | None, limit: int | None) -> NoReturn:
+    def _run(self, pipe: int, command: list[str], injector: Injector | None, limit: int | None) -> NoReturn:
         code = DEFECT
         try:
             os.dup2(pipe, 1)
@@ -115,7 +123,7 @@ class Campaign:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             if injector is not None:
                 injector.install()
-            cervix_batch([*self.arguments, "--out", str(self.out), *options])
+            cervix_batch(command)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else DEFECT
         except BaseException:  # noqa: BLE001 - a defect: its traceback is the finding
@@ -136,11 +144,19 @@ class Campaign:
     def table(self) -> str:
         if not self.out.exists():
             return "none"
-        return {self.expected: "new", OLD: "old"}.get(self.out.read_bytes(), "broken")
+        return {self.expected: "new", self.old: "old"}.get(self.out.read_bytes(), "broken")
+
+    def verdict(self) -> str:
+        try:
+            findings = verify_table(self.out)
+        except UsageError as error:
+            return str(error)
+        return ", ".join(finding.kind for finding in findings) or "as written"
 
     def again(self, *options: str) -> dict[str, Any]:
         code, text = self.start(*options).wait()
-        return {"code": code, "table": self.table(), "left": sorted(beside(self.out)), "stderr": text}
+        left = sorted(beside(self.out))
+        return {"code": code, "table": self.table(), "verdict": self.verdict(), "left": left, "stderr": text}
 
 
 def at_every_step(
@@ -167,6 +183,7 @@ def at_every_step(
             "step": step,
             "code": code,
             "table": table,
+            "verdict": campaign.verdict(),
             "stderr": stderr,
             "rows": campaign.out.read_text("utf-8").splitlines() if table == "broken" else [],
             "again": campaign.again(*options),
@@ -251,11 +268,12 @@ def main() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps),
+        "error-old": lambda: at_every_step(campaign, error(errno.EIO), campaign.changes, old=True, stride=2),
         "denied": lambda: at_every_step(campaign, error(errno.EACCES), campaign.steps, stride=4),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), campaign.changes, lasting=True, stride=3),
         "short": lambda: at_every_write(campaign),
         "kill": lambda: at_every_step(campaign, kill, campaign.changes),
-        "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
+        "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True),
         "unreadable": lambda: at_every_tile(campaign),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),

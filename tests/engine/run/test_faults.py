@@ -41,11 +41,19 @@ def campaign(mode: str, tiles: Path, bundle: Bundle, scratch: Path) -> list[dict
 def assert_completed(finding: dict[str, Any], *, old: bool = False) -> None:
     """The start after the fault ends with the undisturbed run's table, and with nothing left over."""
     again = finding["again"]
-    assert again["table"] == "new", finding
+    assert (again["table"], again["verdict"]) == ("new", "as written"), finding
     assert set(again["left"]) == FINISHED, finding
     # 3: one tile is bad. 2: the first start had finished but for its farewell, so its table is an existing one.
     finished_before = finding["table"] == "new" and not old
     assert again["code"] == 3 or (again["code"] == 2 and finished_before), finding
+
+
+def assert_verified(finding: dict[str, Any]) -> None:
+    """What lies there is a table and its own report, at every instant, or the word that there is none yet."""
+    if finding["table"] == "none":
+        assert finding["verdict"].startswith("no such table: "), finding
+    else:
+        assert finding["verdict"] == "as written", finding
 
 
 def assert_one_line_of_error(text: str) -> None:
@@ -68,6 +76,7 @@ def test_an_error_of_the_file_system_at_every_step(
             # 2: what cannot be looked at before anything else is as good as not there.
             assert finding["code"] == 1 or (finding["code"], finding["step"]) == (2, f"stat {few.name}"), finding
             assert_one_line_of_error(finding["stderr"])
+        assert_verified(finding)
         assert_completed(finding)
     # A folder that is there, a temporary file that is made in another way, and first looks that are repeated. Never a
     # look at a tile.
@@ -88,6 +97,16 @@ def test_a_tile_that_cannot_be_opened_or_read_is_a_row(few: Path, bundle: Bundle
         assert row.endswith(",failed,unreadable: Input/output error")
 
 
+def test_an_error_at_any_step_leaves_an_old_table_or_the_new_one(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("error-old", few, bundle, tmp_path)
+    assert len(findings) > 25
+    for finding in findings:
+        assert finding["table"] in ("old", "new"), finding
+        assert finding["code"] in (1, 3), finding
+        assert_verified(finding)
+        assert_completed(finding, old=True)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("kill-old" if old else "kill", few, bundle, tmp_path)
@@ -98,6 +117,7 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
     assert tables == sorted(tables, key="new".__eq__)  # from the rename on, and not before
     for finding in findings:
         assert finding["code"] == -signal.SIGKILL, finding
+        assert_verified(finding)
         assert_completed(finding, old=old)
 
 

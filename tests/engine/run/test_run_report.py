@@ -1,0 +1,170 @@
+"""`preds.csv.run.json` is true from a run's start to its end, and an old table keeps its own until it is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cervix_engine.batch import BatchConfig, predict_folder
+from cervix_engine.bundle import Bundle
+from cervix_engine.errors import FailureBudgetExceeded, OutputError, UsageError
+from cervix_engine.output import partial as partial_module
+from cervix_engine.run_report import RunReport, report_of
+from cervix_engine.verify import verify_table
+from engine.run.support import draw_folder
+
+pytestmark = pytest.mark.timeout(120)
+
+Validate = Callable[[str, Any], None]
+
+
+@pytest.fixture
+def config(tiles: Path, bundle: Bundle, tmp_path: Path) -> BatchConfig:
+    return BatchConfig(tiles=tiles, out=tmp_path / "preds.csv", model=bundle.root, batch_size=8)
+
+
+def stored(config: BatchConfig) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(config.report_path.read_text(encoding="utf-8"))
+    return document
+
+
+def seen_while_running(config: BatchConfig) -> dict[str, Any]:
+    """The report as it is behind the first batch."""
+    seen: list[dict[str, Any]] = []
+    predict_folder(config, progress=lambda *_: seen.append(stored(config)))
+    return seen[0]
+
+
+def stopped(config: BatchConfig, error: BaseException) -> dict[str, Any]:
+    """The report that a run leaves behind which `error` stopped after its second batch."""
+
+    def stop(done: int, _found: int) -> None:
+        if done >= 16:
+            raise error
+
+    with pytest.raises(type(error)):
+        predict_folder(config, progress=stop)
+    return stored(config)
+
+
+def test_it_is_there_from_the_start(config: BatchConfig, bundle: Bundle, validate: Validate) -> None:
+    report = seen_while_running(config)
+    validate("run", report)
+    assert (report["status"], report["found"], report["ok"], report["table"]) == ("running", 50, 0, None)
+    provenance = report["provenance"]
+    assert provenance["bundle_digest"] == bundle.digest
+    assert provenance["arguments"]["tiles"] == str(config.tiles)
+    assert (provenance["arguments"]["batch_size"], provenance["arguments"]["budget"]["share"]) == (8, 0.1)
+    assert provenance["software"]["numpy"] == np.__version__
+    assert (report["backend"]["precision"], report["backend"]["device"]) == ("fp32", "cpu")
+
+
+def test_at_the_end_it_says_what_happened(config: BatchConfig, validate: Validate) -> None:
+    report = predict_folder(config)
+    document = stored(config)
+    validate("run", document)
+    assert RunReport.load(config.report_path) == report
+    assert (report.status, report.reason, report.replaces, report.ok) == ("done", None, None, 50)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+        (FailureBudgetExceeded("too many tiles failed"), "failed", "too many tiles failed"),
+        (BrokenPipeError(32, "Broken pipe"), "failed", "BrokenPipeError: [Errno 32] Broken pipe"),
+        (OutputError("cannot read \udcff.png"), "failed", "cannot read \\udcff.png"),
+    ],
+    ids=["interrupt", "budget", "defect", "name"],
+)
+def test_it_says_why_a_run_ended(
+    config: BatchConfig, validate: Validate, error: BaseException, status: str, reason: str
+) -> None:
+    report = stopped(config, error)
+    validate("run", report)
+    assert (report["status"], report["reason"]) == (status, reason)
+    assert report["ok"] >= 16
+    with pytest.raises(UsageError, match=f"no such table: .*its run is {status}"):
+        verify_table(config.out)
+    assert predict_folder(config).resumed == report["ok"]
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_what_ended_the_run(
+    config: BatchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        monkeypatch.setattr("cervix_engine.run_report.write_json", no_space)
+        raise FailureBudgetExceeded("too many")
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FailureBudgetExceeded, match="too many"):
+        predict_folder(config, progress=full_disk)
+    assert stored(config)["status"] == "running"
+
+
+def test_an_old_table_keeps_its_report_until_it_is_replaced(config: BatchConfig, tmp_path: Path) -> None:
+    first = predict_folder(config)
+    other = replace(config, tiles=draw_folder(tmp_path / "others", 24, seed=5), overwrite=True)
+    report = stopped(other, KeyboardInterrupt())
+    assert (report["status"], report["found"]) == ("interrupted", 24)
+    assert report_of(config.out) == first
+    assert verify_table(config.out) == []
+    assert stopped(replace(other, resume=False), KeyboardInterrupt())["replaces"] == first.to_json()
+    last = predict_folder(other)
+    assert (last.found, last.replaces) == (24, None)
+    assert report_of(config.out) == last
+    assert verify_table(config.out) == []
+
+
+def test_edits_of_a_table_that_is_being_replaced_are_found(config: BatchConfig) -> None:
+    predict_folder(config)
+    stopped(replace(config, overwrite=True), KeyboardInterrupt())
+    config.out.write_bytes(config.out.read_bytes().replace(b"ok", b"no", 1))
+    assert [finding.kind for finding in verify_table(config.out)] == ["edited", "missing"]
+
+
+def test_between_the_row_checks_and_the_table(
+    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = predict_folder(config)
+    other = replace(config, tiles=draw_folder(tmp_path / "others", 24, seed=5), overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_module.PartialRun, "commit", rows_only)
+        with pytest.raises(OutputError):
+            predict_folder(other)
+    assert report_of(config.out) == first
+    assert verify_table(config.out) == []
+    whole = config.out.read_bytes()
+    config.out.write_bytes(whole.replace(b"ok", b"no", 1))
+    with pytest.raises(UsageError, match="a run stopped while it replaced the table: start it again"):
+        verify_table(config.out)
+
+
+def rows_only(partial: partial_module.PartialRun) -> None:
+    (partial_module.work_folder(partial.out) / "rows").replace(partial_module.checks_path(partial.out))
+    raise OutputError("stopped here")
+
+
+def test_a_table_of_unknown_origin_has_no_report_to_keep(config: BatchConfig) -> None:
+    config.out.write_text("not ours")
+    report = stopped(replace(config, overwrite=True), KeyboardInterrupt())
+    assert report["replaces"] is None
+    with pytest.raises(UsageError, match="a run that made no table: interrupted"):
+        verify_table(config.out)
+
+
+def test_names_that_are_not_utf_8(config: BatchConfig, tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/study\xff"))
+    draw_folder(root, 3)
+    report = predict_folder(replace(config, tiles=root))
+    assert RunReport.load(config.report_path) == report
+    assert report.identity.root == str(root.resolve())
