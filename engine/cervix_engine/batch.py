@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cervix_engine.backends import Backend, BackendInfo, open_backend
+from cervix_engine.backends import BackendInfo, open_backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
@@ -23,26 +22,17 @@ from cervix_engine.output.journal import RunIdentity, output_errors
 from cervix_engine.output.names import escape_name
 from cervix_engine.output.partial import (
     PartialRun,
-    ShardWriter,
     clear_unless_begun,
     clear_work_folder,
     output_lock,
     work_folder,
 )
-from cervix_engine.output.rows import RowFormat
-from cervix_engine.pipeline.stats import StageClock, StreamStats
-from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
-from cervix_engine.run_report import (
-    Provenance,
-    ReportFile,
-    RunReport,
-    books,
-    replaced_report,
-    report_beside,
-    settle_report,
-)
+from cervix_engine.output.rows import OPTIONAL, RowFormat
+from cervix_engine.predict import Progress, no_progress, predict_partial
+from cervix_engine.run_report import Provenance, RunReport, report_beside, settle_report
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
-from cervix_engine.tiles import TileFailure
+
+__all__ = ["BatchConfig", "discover_beside", "predict_folder", "predict_partial", "run_identity"]
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -64,6 +54,7 @@ class BatchConfig:
         require_parity: refuse to run without a certificate.
         expect_digest: hex SHA-256 that pins the bundle.
         budget: how many tiles may fail before the run stops.
+        hash_tiles: whether each row has the SHA-256 of its tile's bytes.
     """
 
     tiles: Path
@@ -77,10 +68,17 @@ class BatchConfig:
     require_parity: bool = False
     expect_digest: str | None = None
     budget: FailureBudget = DEFAULT_BUDGET
+    hash_tiles: bool = False
 
     @property
     def report_path(self) -> Path:
         return report_beside(self.out)
+
+    def optional_columns(self, earlier: RunIdentity | None) -> tuple[str, ...]:
+        """Those of `OPTIONAL` that are asked for, or that the run which is continued has."""
+        asked = {"sha256"} if self.hash_tiles else set()
+        asked |= set(earlier.columns) if earlier else set()
+        return tuple(name for name in OPTIONAL if name in asked)
 
     def arguments(self) -> dict[str, Any]:
         """What was asked, by option, for the run's report."""
@@ -92,13 +90,6 @@ def _as_json(value: object) -> object:
     if isinstance(value, Path):
         return escape_name(os.fspath(value))
     return asdict(value) if isinstance(value, FailureBudget) else value
-
-
-Progress = Callable[[int, int], None]
-
-
-def no_progress(_done: int, _found: int) -> None:
-    """For callers that show none."""
 
 
 def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> RunReport:
@@ -153,7 +144,12 @@ def _predict(
     model = open_backend(bundle, combination=selection.combination)
     batch_size = config.batch_size or (earlier.batch_size if earlier else DEFAULT_BATCH_SIZE)
     identity = run_identity(
-        bundle.contract, model.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
+        bundle.contract,
+        model.info,
+        bundle_digest=bundle.digest,
+        batch_size=batch_size,
+        listing=listing,
+        optional=config.optional_columns(earlier),
     )
     if partial:
         partial.journal.identity.check(identity)
@@ -179,81 +175,16 @@ def _predict(
         )
 
 
-def predict_partial(
-    partial: PartialRun,
-    listing: Listing,
-    *,
-    contract: ModelContract,
-    backend: Backend,
-    workers: int,
-    report_path: Path,
-    provenance: Provenance,
-    budget: FailureBudget = DEFAULT_BUDGET,
-    progress: Progress = no_progress,
-) -> RunReport:
-    """Predict what a partial run still lacks, with a loaded backend, and commit the table.
-
-    Raises:
-        CervixError: as `predict_folder`.
-    """
-    report = ReportFile(
-        report_path,
-        RunReport(
-            found=listing.found,
-            ignored=listing.ignored,
-            resumed=partial.tiles,
-            backend=backend.info,
-            provenance=provenance,
-            identity=partial.journal.identity,
-            replaces=replaced_report(partial.out),
-        ),
-    )
-    with report.running(partial):
-        settings = StreamSettings(listing.root, contract, partial.journal.identity.batch_size, workers)
-        row_format, stats, started = RowFormat(contract), StreamStats(), time.perf_counter()
-        missing = partial.missing(batches_of(listing, settings.batch_size))
-        predicted = stream(missing, backend=backend, settings=settings, stats=stats)
-        _write_shards(partial, predicted, row_format, clock=stats.clock("write"), budget=budget, progress=progress)
-        _balance_books(partial, found=listing.found)
-        report.update(
-            **books(partial),
-            stream_s=time.perf_counter() - started,
-            stages=stats.stages(),
-            table=partial.assemble(row_format.columns),
-        )
-        partial.commit()
-        finished = report.settle()
-    partial.clear()
-    return finished
-
-
-def _write_shards(
-    partial: PartialRun,
-    predicted: Generator[BatchResult, None, None],
-    row_format: RowFormat,
-    *,
-    clock: StageClock,
-    budget: FailureBudget,
-    progress: Progress,
-) -> None:
-    resumed, failed, found = partial.tiles, partial.failures.total(), partial.journal.found
-    # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
-    with ShardWriter(partial, row_format) as shards, closing(predicted) as results:
-        while (result := clock.next(results)) is not None:
-            with clock.busy():
-                shards.write(result)
-            clock.tiles += len(result.outcomes)
-            failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
-            budget.check(failed=failed, seen=resumed + clock.tiles)
-            progress(resumed + clock.tiles, found)
-        with clock.busy():
-            shards.close_shard()
-
-
 def run_identity(
-    contract: ModelContract, info: BackendInfo, *, bundle_digest: str, batch_size: int, listing: Listing
+    contract: ModelContract,
+    info: BackendInfo,
+    *,
+    bundle_digest: str,
+    batch_size: int,
+    listing: Listing,
+    optional: Collection[str] = (),
 ) -> RunIdentity:
-    """The identity under which a listing is predicted."""
+    """The identity under which a listing is predicted; `optional` names further columns."""
     with output_errors("cannot read the listing"):
         listing_sha256 = sha256_file(listing.path)
     return RunIdentity(
@@ -266,7 +197,7 @@ def run_identity(
         precision=info.precision,
         threads=info.threads,
         batch_size=batch_size,
-        columns=RowFormat(contract).columns,
+        columns=RowFormat(contract, optional=optional).columns,
         listing_sha256=listing_sha256,
     )
 
@@ -278,12 +209,6 @@ def discover_beside(out: Path, tiles: Path) -> Listing:
     with output_errors(f"cannot write in {out.parent}"):
         folder.mkdir()
     return discover(tiles, spool=folder)
-
-
-def _balance_books(partial: PartialRun, *, found: int) -> None:
-    # The conservation law; a violation is this program's defect and must leave no table.
-    if partial.tiles != found:
-        raise RuntimeError(f"{found} tiles found, but {partial.ok} ok and {partial.failures.total()} failed")
 
 
 def _check_paths(config: BatchConfig) -> None:

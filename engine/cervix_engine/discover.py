@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles import TileRef
+from cervix_engine.tiles import TileRef, TileStamp
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,10 @@ class Listing:
 
     def __iter__(self) -> Iterator[TileRef]:
         root_name = self.root.resolve().name or "root"
-        for index, (name, _, _) in enumerate(self._records()):
+        for index, (name, size, mtime_ns) in enumerate(self._records()):
             folder = name.rpartition(b"/")[0]
             slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
-            yield TileRef(index, os.fsdecode(name), slide)
+            yield TileRef(index, os.fsdecode(name), slide, TileStamp(size, mtime_ns))
 
     def _records(self) -> Iterator[Record]:
         try:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ListingError, TileDecodeError, TileReadError
 from cervix_engine.headers import TileHeader, inspect
-from cervix_engine.tiles import TileSize
+from cervix_engine.tiles import TileSize, TileStamp
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -31,11 +31,16 @@ _JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran ou
 _JPEG_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
 
 
-def read_tile(path: Path) -> bytes:
+def read_tile(path: Path, *, stamp: TileStamp | None = None) -> bytes:
     """Read one tile's bytes, once.
 
+    Args:
+        path: the file.
+        stamp: what it was when it was listed; None takes whatever lies there.
+
     Raises:
-        TileReadError: the file cannot be opened or read, is no regular file, or is too large.
+        TileReadError: the file cannot be opened or read, is no regular file, is too large, or is not the
+            one that was listed.
         ListingError: the machine has no descriptors or memory left, which is not the tile's fault.
     """
     try:
@@ -46,7 +51,12 @@ def read_tile(path: Path) -> bytes:
                 raise TileReadError("not_a_file", "expected a regular file")
             if status.st_size > MAX_TILE_BYTES:
                 raise TileReadError("too_large", f"{status.st_size} bytes, limit {MAX_TILE_BYTES}")
-            return file.readall()
+            if stamp is not None and stamp != TileStamp(status.st_size, status.st_mtime_ns):
+                raise TileReadError("changed", "not the file that was listed: another size or time of change")
+            data = file.readall()
+            if stamp is not None and len(data) != stamp.size_bytes:
+                raise TileReadError("changed", "the file changed while it was read")
+            return data
     except TileReadError:
         raise
     except IsADirectoryError as error:

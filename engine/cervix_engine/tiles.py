@@ -1,4 +1,4 @@
-"""The three words the engine speaks in: a tile that was found, and the two things that can become of it."""
+"""The words the engine speaks in: a tile that was found, and the two things that can become of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal["read", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class TileStamp:
+    """What tells a file from what it was when it was listed: its size and the time of its last change."""
+
+    size_bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +25,28 @@ class TileRef:
         path: relative to the root, `/`-separated, undecodable bytes as surrogate escapes. It is the
             tile's identity: a stem alone is not unique.
         slide_id: the manifest's value, else the parent folder, else the root's name.
+        stamp: the file as it was listed; None where any will do.
     """
 
     index: int
     path: str
     slide_id: str
+    stamp: TileStamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TileNotes:
+    """What optional columns say of a tile, predicted or failed.
+
+    Attributes:
+        sha256: hex SHA-256 of its file's bytes, those that were decoded; empty where they could not be read or the
+            run does not hash.
+    """
+
+    sha256: str = ""
+
+
+NO_NOTES = TileNotes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Checks a finished table against what its run wrote down: every edited, missing, doubled or moved row is found.
 
 A run leaves 8 bytes of each row's SHA-256 beside its table, in row order (`preds.csv.rows`), and the digest of the
-whole table and of those bytes in `preds.csv.run.json`. With the tiles and the bundle at hand the rows can also be
-computed again.
+whole table and of those bytes in `preds.csv.run.json`. A table with the SHA-256 of each tile (`cervix-batch --hash`)
+also says whether the tiles are still those that were predicted.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.errors import OutputError, TileReadError, UsageError
 from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.output.names import unescape_name
 from cervix_engine.output.partial import TableDigests, checks_path, row_check
+from cervix_engine.preprocess import read_tile
 from cervix_engine.run_report import RunReport, report_beside, report_of
+from cervix_engine.table_reader import Table
 
 RowChecks = npt.NDArray[np.uint64]
 
@@ -59,6 +62,35 @@ def verify_table(table: Path) -> list[Finding]:
     if row_check(header).hex() != digests.header_check:
         findings.insert(0, Finding("header", 1, "the header is not the one that was written"))
     return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not (line ends?)")]
+
+
+def verify_tiles(table: Path, root: Path) -> list[Finding]:
+    """Hash the tiles below `root` again and compare with the table's column `sha256`.
+
+    Returns:
+        The rows whose tile is gone, cannot be read, or has other bytes than those that were predicted.
+
+    Raises:
+        UsageError: there is no such folder, or the table has no column of that name.
+    """
+    if not root.is_dir():
+        raise UsageError(f"no such folder: {root}")
+    if "sha256" not in Table.open(table).columns:
+        raise UsageError(f"{table} has no column sha256 to compare tiles with: cervix-batch --hash writes one")
+    findings = []
+    for line, row in enumerate(_rows(table), start=2):
+        # A tile that could not be read had no bytes to hash.
+        if row["sha256"] and (finding := _tile_finding(root, row, line)):
+            findings.append(finding)
+    return findings
+
+
+def _tile_finding(root: Path, row: dict[str, str], line: int) -> Finding | None:
+    try:
+        same = sha256_bytes(read_tile(root / unescape_name(row["path"]))) == row["sha256"]
+    except TileReadError as error:
+        return Finding("tile_gone", line, f"this row's tile cannot be read: {error}")
+    return None if same else Finding("tile_changed", line, "this row's tile has other bytes than were predicted")
 
 
 def _differences(recorded: RowChecks, found: RowChecks) -> list[Finding]:

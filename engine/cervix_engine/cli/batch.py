@@ -47,6 +47,7 @@ SOME_FAILED = 3
     metavar="COUNT|SHARE%",
     help="Stop, resumable, when more tiles fail; a share counts from the 1,000th tile on.",
 )
+@click.option("--hash", "hash_tiles", is_flag=True, help="Put the SHA-256 of each tile's bytes in a column sha256.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Write details there, names of tiles included.")
 @click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4).")
 @click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
@@ -63,6 +64,7 @@ def main(
     overwrite: bool,
     resume: bool,
     max_failures: str,
+    hash_tiles: bool,
     log_file: Path | None,
     require_parity: bool,
     expect_digest: str | None,
@@ -92,6 +94,7 @@ def main(
         require_parity=require_parity,
         expect_digest=expect_digest,
         budget=FailureBudget.parse(max_failures),
+        hash_tiles=hash_tiles,
     )
     with prompt_interruption(), debug_log(log_file), batch_progress() as progress:
         report = predict_folder(config, progress=progress)

@@ -18,18 +18,20 @@ SHOWN = 20
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=click.Path(path_type=Path))
+@click.option("--tiles", type=click.Path(path_type=Path), help="Also compare these with the hashes in the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")
 @click.version_option(__version__)
 @cervix_errors
-def main(table: Path, as_json: bool) -> int:
+def main(table: Path, tiles: Path | None, as_json: bool) -> int:
     """Find every edited, missing, doubled or moved row of a finished TABLE.
 
-    Compares with what the run left beside it, TABLE.run.json and TABLE.rows. Exit codes: 0 as it was written, 1
+    Compares with what the run left beside it, TABLE.run.json and TABLE.rows; and with --tiles, the folder that was
+    predicted with cervix-batch --hash, whether its tiles are still those. Exit codes: 0 as it was written, 1
     altered, 2 nothing to compare with.
     """
-    from cervix_engine.verify import verify_table
+    from cervix_engine.verify import verify_table, verify_tiles
 
-    findings = verify_table(table)
+    findings = verify_table(table) + (verify_tiles(table, tiles) if tiles else [])
     if as_json:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
     for finding in findings[:SHOWN]:

@@ -248,9 +248,9 @@ class ShardWriter:
         if not results:
             return
         rows = [
-            self._format.row(tile, outcome)
+            self._format.row(*of_tile)
             for result in results
-            for tile, outcome in zip(result.batch.tiles, result.outcomes, strict=True)
+            for of_tile in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)
         ]
         failures = Counter(
             outcome.kind for result in results for outcome in result.outcomes if isinstance(outcome, TileFailure)

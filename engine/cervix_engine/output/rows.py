@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from cervix_engine.contract import ModelContract
 from cervix_engine.output.names import escape_name
 from cervix_engine.pipeline.stream import Outcome
-from cervix_engine.tiles import TileFailure, TileRef
+from cervix_engine.tiles import NO_NOTES, TileFailure, TileNotes, TileRef
+
+# What a run can be asked for besides, each behind the standard columns.
+OPTIONAL: dict[str, Callable[[TileNotes], str]] = {"sha256": lambda notes: notes.sha256}
 
 
 class RowFormat:
     """Turns outcomes into cells.
 
     `pred` is the argmax of the unrounded probabilities, `%.6f` is for the reader. A failed tile's prediction
-    columns are empty, never zero.
+    columns are empty, never zero. `optional` names columns of `OPTIONAL`; they stand last, in its order.
     """
 
-    def __init__(self, contract: ModelContract) -> None:
+    def __init__(self, contract: ModelContract, *, optional: Collection[str] = ()) -> None:
         self._classes = contract.classes
+        self._optional = {name: cell for name, cell in OPTIONAL.items() if name in optional}
         self.columns: tuple[str, ...] = (
             *("path", "slide_id", "minx", "miny", "width", "height", "pred", "confidence"),
             *(f"prob_{name}" for name in contract.class_names),
             *("category", "status", "error"),
+            *self._optional,
         )
 
-    def row(self, tile: TileRef, outcome: Outcome) -> list[str]:
+    def row(self, tile: TileRef, outcome: Outcome, notes: TileNotes = NO_NOTES) -> list[str]:
         """The cells of one row, in the order of `columns`."""
         name, slide = escape_name(tile.path), escape_name(tile.slide_id)
+        optional = [cell(notes) for cell in self._optional.values()]
         if isinstance(outcome, TileFailure):
-            empty = [""] * (len(self.columns) - 4)
-            return [name, slide, *empty, "failed", outcome.reason]
+            empty = [""] * (len(self.columns) - 4 - len(optional))
+            return [name, slide, *empty, "failed", outcome.reason, *optional]
         probabilities = outcome.probabilities
         confidence = max(probabilities)
         best = self._classes[probabilities.index(confidence)]
@@ -45,4 +53,5 @@ class RowFormat:
             best.category,
             "ok",
             "",
+            *optional,
         ]

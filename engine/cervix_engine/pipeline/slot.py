@@ -9,7 +9,7 @@ import numpy as np
 
 from cervix_engine.pipeline.channel import Stop, Stopped
 from cervix_engine.preprocess import Pixels
-from cervix_engine.tiles import TileFailure, TileRef, TileSize
+from cervix_engine.tiles import NO_NOTES, TileFailure, TileNotes, TileRef, TileSize
 
 Decoded = TileSize | TileFailure
 
@@ -32,6 +32,7 @@ class Slot:
     def __init__(self, stop: Stop, *, batch_size: int, input_size: tuple[int, int]) -> None:
         self.pixels: Pixels = np.zeros((batch_size, *input_size, 3), np.uint8)
         self.decoded: list[Decoded | None] = []
+        self.notes: list[TileNotes] = []
         self.batch = TileBatch(0, ())
         self._stop = stop
         self._pending = 0
@@ -43,6 +44,7 @@ class Slot:
         """Start over with a new batch; the places behind its last tile are blanked, so padding never varies."""
         self.batch = batch
         self.decoded = [None] * len(batch.tiles)
+        self.notes = [NO_NOTES] * len(batch.tiles)
         self.pixels[len(batch.tiles) :] = 0
         self._pending = len(batch.tiles)
         self._filled.clear()

@@ -25,11 +25,12 @@ from cervix_engine.backends.base import Backend
 from cervix_engine.contract import ModelContract
 from cervix_engine.discover import SameRoot
 from cervix_engine.errors import InferenceError, TileError, TileReadError
+from cervix_engine.files import sha256_bytes
 from cervix_engine.pipeline.channel import Channel, Stop, Stopped
 from cervix_engine.pipeline.slot import Decoded, Slot, TileBatch
 from cervix_engine.pipeline.stats import StageClock, StreamStats
 from cervix_engine.preprocess import preprocess_into, read_tile
-from cervix_engine.tiles import Prediction, TileFailure, TileRef
+from cervix_engine.tiles import Prediction, TileFailure, TileNotes, TileRef
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ Outcome = Prediction | TileFailure
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """One outcome per tile of a batch, in the batch's order."""
+    """One outcome per tile of a batch, and what was noted of it, in the batch's order."""
 
     batch: TileBatch
     outcomes: tuple[Outcome, ...]
+    notes: tuple[TileNotes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,16 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does."""
+    """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does.
+
+    `hash_tiles` notes the SHA-256 of each tile's bytes.
+    """
 
     root: Path
     contract: ModelContract
     batch_size: int
     workers: int
+    hash_tiles: bool = False
 
 
 def stream(
@@ -174,7 +180,9 @@ class _Stream:
     def _decode_tile(self, slot: Slot, position: int) -> Decoded:
         tile, out = slot.batch.tiles[position], slot.pixels[position]
         try:
-            data = read_tile(self._settings.root / tile.path)
+            data = read_tile(self._settings.root / tile.path, stamp=tile.stamp)
+            if self._settings.hash_tiles:
+                slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
             return preprocess_into(out, data, contract=self._settings.contract)
         except TileError as error:
             if isinstance(error, TileReadError):
@@ -203,7 +211,8 @@ class _Stream:
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise InferenceError(f"the model gave {probabilities.shape}, expected {expected} and only finite numbers")
         count = len(slot.batch.tiles)
-        return BatchResult(slot.batch, tuple(map(_outcome, slot.decoded, probabilities[:count].tolist())))
+        outcomes = tuple(map(_outcome, slot.decoded, probabilities[:count].tolist()))
+        return BatchResult(slot.batch, outcomes, tuple(slot.notes))
 
 
 def _outcome(decoded: Decoded | None, probabilities: list[float]) -> Outcome:

@@ -1,0 +1,103 @@
+"""Predicts what a partial run still lacks, and makes it the table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+
+from cervix_engine.backends import Backend
+from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
+from cervix_engine.contract import ModelContract
+from cervix_engine.discover import Listing
+from cervix_engine.output.partial import PartialRun, ShardWriter
+from cervix_engine.output.rows import RowFormat
+from cervix_engine.pipeline.stats import StageClock, StreamStats
+from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.run_report import Provenance, ReportFile, RunReport, books, replaced_report
+from cervix_engine.tiles import TileFailure
+
+Progress = Callable[[int, int], None]
+
+
+def no_progress(_done: int, _found: int) -> None:
+    """For callers that show none."""
+
+
+def predict_partial(
+    partial: PartialRun,
+    listing: Listing,
+    *,
+    contract: ModelContract,
+    backend: Backend,
+    workers: int,
+    report_path: Path,
+    provenance: Provenance,
+    budget: FailureBudget = DEFAULT_BUDGET,
+    progress: Progress = no_progress,
+) -> RunReport:
+    """Predict what a partial run still lacks, with a loaded backend, and commit the table.
+
+    Raises:
+        CervixError: as `predict_folder`.
+    """
+    report = ReportFile(
+        report_path,
+        RunReport(
+            found=listing.found,
+            ignored=listing.ignored,
+            resumed=partial.tiles,
+            backend=backend.info,
+            provenance=provenance,
+            identity=partial.journal.identity,
+            replaces=replaced_report(partial.out),
+        ),
+    )
+    with report.running(partial):
+        columns, batch_size = partial.journal.identity.columns, partial.journal.identity.batch_size
+        settings = StreamSettings(listing.root, contract, batch_size, workers, hash_tiles="sha256" in columns)
+        row_format, stats, started = RowFormat(contract, optional=columns), StreamStats(), time.perf_counter()
+        missing = partial.missing(batches_of(listing, batch_size))
+        predicted = stream(missing, backend=backend, settings=settings, stats=stats)
+        _write_shards(partial, predicted, row_format, clock=stats.clock("write"), budget=budget, progress=progress)
+        _balance_books(partial, found=listing.found)
+        report.update(
+            **books(partial),
+            stream_s=time.perf_counter() - started,
+            stages=stats.stages(),
+            table=partial.assemble(row_format.columns),
+        )
+        partial.commit()
+        finished = report.settle()
+    partial.clear()
+    return finished
+
+
+def _write_shards(
+    partial: PartialRun,
+    predicted: Generator[BatchResult, None, None],
+    row_format: RowFormat,
+    *,
+    clock: StageClock,
+    budget: FailureBudget,
+    progress: Progress,
+) -> None:
+    resumed, failed, found = partial.tiles, partial.failures.total(), partial.journal.found
+    # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
+    with ShardWriter(partial, row_format) as shards, closing(predicted) as results:
+        while (result := clock.next(results)) is not None:
+            with clock.busy():
+                shards.write(result)
+            clock.tiles += len(result.outcomes)
+            failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
+            budget.check(failed=failed, seen=resumed + clock.tiles)
+            progress(resumed + clock.tiles, found)
+        with clock.busy():
+            shards.close_shard()
+
+
+def _balance_books(partial: PartialRun, *, found: int) -> None:
+    # The conservation law; a violation is this program's defect and must leave no table.
+    if partial.tiles != found:
+        raise RuntimeError(f"{found} tiles found, but {partial.ok} ok and {partial.failures.total()} failed")
