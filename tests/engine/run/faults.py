@@ -267,7 +267,7 @@ def main() -> None:
     campaign = Campaign(tiles, bundle, scratch)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
-        "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps),
+        "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps, stride=2),
         "error-old": lambda: at_every_step(campaign, error(errno.EIO), campaign.changes, old=True, stride=3),
         "denied": lambda: at_every_step(campaign, error(errno.EACCES), campaign.steps, stride=4),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), campaign.changes, lasting=True, stride=3),

@@ -11,10 +11,11 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonschema
 import pytest
@@ -36,6 +37,7 @@ from cervix_engine.output import partial as partial_module
 from cervix_engine.output.partial import output_lock, work_folder
 from cervix_engine.pipeline.stream import SLOTS
 from cervix_engine.run_report import RunReport
+from cervix_engine.verify import verify_table
 from engine.run.support import FINISHED, PATIENCE_S, SpyBackend, beside, draw_folder, read_table, threads_end, tiny_onnx
 from engine.run.support import make_bundle as make_bundle_at
 
@@ -273,6 +275,27 @@ def test_shards_are_closed_by_time_too(run: Run, undisturbed: bytes, monkeypatch
     assert [entry["batches"] for entry in run.entries()[1:]] == [1] * run.stored
     run()
     assert_finished(run, undisturbed)
+
+
+def test_the_same_table_in_its_place_is_not_taken_for_the_new_one(
+    run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    assemble = partial_module.PartialRun.assemble
+
+    def assemble_and_stop(partial: partial_module.PartialRun, columns: Iterable[str]) -> NoReturn:
+        assemble(partial, columns)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_module.PartialRun, "assemble", assemble_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(overwrite=True)
+    report = run(overwrite=True)
+    assert_finished(run, undisturbed)
+    assert (run.computed, report.resumed) == (0, TILES)
+    assert RunReport.load(run.config.report_path) == report
+    assert verify_table(run.out) == []
 
 
 # ---- the journal
