@@ -29,6 +29,7 @@ from cervix_engine.output.partial import (
 )
 from cervix_engine.output.rows import OPTIONAL, RowFormat
 from cervix_engine.predict import Progress, no_progress, predict_partial
+from cervix_engine.retry import finished_run, list_failed, require_same_run
 from cervix_engine.run_report import Provenance, RunReport, report_beside, settle_report
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
 
@@ -55,6 +56,7 @@ class BatchConfig:
         expect_digest: hex SHA-256 that pins the bundle.
         budget: how many tiles may fail before the run stops.
         hash_tiles: whether each row has the SHA-256 of its tile's bytes.
+        retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
     tiles: Path
@@ -69,6 +71,7 @@ class BatchConfig:
     expect_digest: str | None = None
     budget: FailureBudget = DEFAULT_BUDGET
     hash_tiles: bool = False
+    retry_failures: bool = False
 
     @property
     def report_path(self) -> Path:
@@ -114,33 +117,43 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
                 if not config.overwrite and _asks_the_same(config, bundle, partial.journal.identity):
                     return RunReport.load(config.report_path)
                 partial = None
+            finished = finished_run(config.out) if config.retry_failures else None
+            if finished and not finished.failed:
+                return finished
             with output_errors(f"cannot look at {config.out}"):
                 exists = config.out.exists()
-            if exists and not config.overwrite:
+            if exists and not config.overwrite and not finished:
                 raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
-            return _predict(config, bundle, partial, started=started, progress=progress)
+            return _predict(config, bundle, partial, finished, started=started, progress=progress)
         finally:
             clear_unless_begun(config.out)
 
 
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
-    return (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
+    same_kind = config.retry_failures == (finished.retry_of is not None)
+    return same_kind and (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
 
 
 def _predict(
-    config: BatchConfig, bundle: Bundle, partial: PartialRun | None, *, started: float, progress: Progress
+    config: BatchConfig,
+    bundle: Bundle,
+    partial: PartialRun | None,
+    finished: RunReport | None,
+    *,
+    started: float,
+    progress: Progress,
 ) -> RunReport:
-    earlier = partial.journal.identity if partial else None
+    earlier = partial.journal.identity if partial else finished.identity if finished else None
     if earlier and config.precision != "auto":
         # Before the selection, which would look for another one on the earlier run's backend, and blame the machine.
-        earlier.check(replace(earlier, precision=config.precision))
+        _require_same(partial, finished, replace(earlier, precision=config.precision))
     selection = select(
         bundle,
         precision=earlier.precision if earlier and config.precision == "auto" else config.precision,
         backend=earlier.backend if earlier else None,
         require_parity=config.require_parity,
     )
-    listing = partial.listing(config.tiles) if partial else discover_beside(config.out, config.tiles)
+    listing = partial.listing(config.tiles) if partial else _list(config, finished)
     model = open_backend(bundle, combination=selection.combination)
     batch_size = config.batch_size or (earlier.batch_size if earlier else DEFAULT_BATCH_SIZE)
     identity = run_identity(
@@ -150,9 +163,9 @@ def _predict(
         batch_size=batch_size,
         listing=listing,
         optional=config.optional_columns(earlier),
+        retry_of=finished.table.table_sha256 if finished and finished.table else None,
     )
-    if partial:
-        partial.journal.identity.check(identity)
+    _require_same(partial, finished, identity)
     with model as backend:
         provenance = Provenance(
             bundle_digest=bundle.digest,
@@ -175,6 +188,13 @@ def _predict(
         )
 
 
+def _require_same(partial: PartialRun | None, finished: RunReport | None, now: RunIdentity) -> None:
+    if finished:
+        require_same_run(finished.identity, now)
+    if partial:
+        partial.journal.identity.check(now)
+
+
 def run_identity(
     contract: ModelContract,
     info: BackendInfo,
@@ -183,6 +203,7 @@ def run_identity(
     batch_size: int,
     listing: Listing,
     optional: Collection[str] = (),
+    retry_of: str | None = None,
 ) -> RunIdentity:
     """The identity under which a listing is predicted; `optional` names further columns."""
     with output_errors("cannot read the listing"):
@@ -199,16 +220,27 @@ def run_identity(
         batch_size=batch_size,
         columns=RowFormat(contract, optional=optional).columns,
         listing_sha256=listing_sha256,
+        retry_of=retry_of,
     )
 
 
 def discover_beside(out: Path, tiles: Path) -> Listing:
     """List the tiles below `tiles` in a new work folder beside `out`; what lay there is discarded."""
+    return discover(tiles, spool=_new_work_folder(out))
+
+
+def _list(config: BatchConfig, finished: RunReport | None) -> Listing:
+    if finished is None:
+        return discover_beside(config.out, config.tiles)
+    return list_failed(config.out, finished, config.tiles, spool=_new_work_folder(config.out))
+
+
+def _new_work_folder(out: Path) -> Path:
     clear_work_folder(out)
     folder = work_folder(out)
     with output_errors(f"cannot write in {out.parent}"):
         folder.mkdir()
-    return discover(tiles, spool=folder)
+    return folder
 
 
 def _check_paths(config: BatchConfig) -> None:

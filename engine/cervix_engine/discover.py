@@ -113,6 +113,33 @@ def discover(root: Path, *, spool: Path) -> Listing:
     return Listing(root, spool / "listing", found, ignored[0])
 
 
+def list_again(names: Iterable[bytes], root: Path, *, spool: Path, ignored: int) -> Listing:
+    """List tiles that were found before, in the order given, into `spool / "listing"`, as they are now.
+
+    One that is gone, or leads out of `root` by now, is listed as an empty file of no time, which it cannot be read as.
+
+    Raises:
+        OutputError: the listing cannot be written.
+    """
+    inside = os.path.realpath(os.fsencode(root)) + b"/"
+    records = ((name, *_size_and_time(inside + name, inside)) for name in names)
+    try:
+        found = _write_records(spool / "listing", records)
+    except OSError as error:
+        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+    return Listing(root, spool / "listing", found, ignored)
+
+
+def _size_and_time(path: bytes, inside: bytes) -> tuple[int, int]:
+    try:
+        if os.path.realpath(path).startswith(inside):
+            status = os.stat(path)  # noqa: PTH116 - bytes
+            return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        pass
+    return 0, 0
+
+
 def _known() -> str:
     return " ".join(suffix.decode() for suffix in SUFFIXES)
 

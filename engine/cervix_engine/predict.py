@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from cervix_engine.backends import Backend
@@ -15,7 +16,7 @@ from cervix_engine.output.partial import PartialRun, ShardWriter
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.stats import StageClock, StreamStats
 from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
-from cervix_engine.run_report import Provenance, ReportFile, RunReport, books, replaced_report
+from cervix_engine.run_report import Provenance, ReportFile, RunReport, replaced_report
 from cervix_engine.tiles import TileFailure
 
 Progress = Callable[[int, int], None]
@@ -42,28 +43,28 @@ def predict_partial(
     Raises:
         CervixError: as `predict_folder`.
     """
-    report = ReportFile(
-        report_path,
-        RunReport(
-            found=listing.found,
-            ignored=listing.ignored,
-            resumed=partial.tiles,
-            backend=backend.info,
-            provenance=provenance,
-            identity=partial.journal.identity,
-            replaces=replaced_report(partial.out),
-        ),
+    identity, replaced = partial.journal.identity, replaced_report(partial.out)
+    kept = replaced.ok if replaced and identity.retry_of else 0
+    start = RunReport(
+        found=kept + listing.found,
+        ignored=listing.ignored,
+        resumed=kept + partial.tiles,
+        backend=backend.info,
+        provenance=provenance,
+        identity=identity,
+        replaces=replaced,
     )
-    with report.running(partial):
-        columns, batch_size = partial.journal.identity.columns, partial.journal.identity.batch_size
+    report = ReportFile(report_path, start, partial=partial, kept=kept)
+    with report.running():
+        columns, batch_size = identity.columns, identity.batch_size
         settings = StreamSettings(listing.root, contract, batch_size, workers, hash_tiles="sha256" in columns)
         row_format, stats, started = RowFormat(contract, optional=columns), StreamStats(), time.perf_counter()
         missing = partial.missing(batches_of(listing, batch_size))
         predicted = stream(missing, backend=backend, settings=settings, stats=stats)
-        _write_shards(partial, predicted, row_format, clock=stats.clock("write"), budget=budget, progress=progress)
+        books = _Books(kept + partial.tiles, partial.failures.total(), start.found, budget, progress)
+        _write_shards(partial, predicted, row_format, clock=stats.clock("write"), books=books)
         _balance_books(partial, found=listing.found)
         report.update(
-            **books(partial),
             stream_s=time.perf_counter() - started,
             stages=stats.stages(),
             table=partial.assemble(row_format.columns),
@@ -74,25 +75,38 @@ def predict_partial(
     return finished
 
 
+@dataclass(slots=True)
+class _Books:
+    """Tiles and failures so far, of all that were found; whoever should know is told after each batch."""
+
+    seen: int
+    failed: int
+    found: int
+    budget: FailureBudget
+    progress: Progress
+
+    def add(self, result: BatchResult) -> None:
+        self.seen += len(result.outcomes)
+        self.failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
+        self.budget.check(failed=self.failed, seen=self.seen)
+        self.progress(self.seen, self.found)
+
+
 def _write_shards(
     partial: PartialRun,
     predicted: Generator[BatchResult, None, None],
     row_format: RowFormat,
     *,
     clock: StageClock,
-    budget: FailureBudget,
-    progress: Progress,
+    books: _Books,
 ) -> None:
-    resumed, failed, found = partial.tiles, partial.failures.total(), partial.journal.found
     # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
     with ShardWriter(partial, row_format) as shards, closing(predicted) as results:
         while (result := clock.next(results)) is not None:
             with clock.busy():
                 shards.write(result)
             clock.tiles += len(result.outcomes)
-            failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
-            budget.check(failed=failed, seen=resumed + clock.tiles)
-            progress(resumed + clock.tiles, found)
+            books.add(result)
         with clock.busy():
             shards.close_shard()
 

@@ -191,31 +191,41 @@ class ReportFile:
     """A run's report on disk while the run goes on: what it says is true at every instant.
 
     A finished table that is to be replaced keeps its own report, inside the new one, until the rename.
+
+    Args:
+        path: where it goes.
+        report: as the run starts.
+        partial: the run; its books are the report's.
+        kept: rows of a finished table that are the new one's too.
     """
 
-    def __init__(self, path: Path, report: RunReport) -> None:
+    def __init__(self, path: Path, report: RunReport, *, partial: PartialRun, kept: int = 0) -> None:
         self._path = path
-        self._write(report)
+        self._report = report
+        self._partial = partial
+        self._kept = kept
+        self.update()
 
     @contextmanager
-    def running(self, partial: PartialRun) -> Iterator[None]:
-        """Note why the block was left where it fails, and what `partial` holds by then, if that can be written."""
+    def running(self) -> Iterator[None]:
+        """Note why the block was left where it fails, if that can be written."""
         try:
             yield
         except BaseException as error:
             status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             # What ended the run may keep this from being written too; it alone is what the caller must see.
             with suppress(OutputError):
-                self.update(status=status, reason=_reason(error), **books(partial))
+                self.update(status=status, reason=_reason(error))
             raise
 
     def update(self, **changes: Any) -> RunReport:
-        """Write the report with some of its fields changed.
+        """Write the report with what the run has done so far, and some of its fields changed.
 
         Raises:
             OutputError: it cannot be written.
         """
-        return self._write(replace(self._report, **changes))
+        failures = dict(sorted(self._partial.failures.items()))
+        return self._write(replace(self._report, ok=self._kept + self._partial.ok, failures=failures, **changes))
 
     def settle(self) -> RunReport:
         """Say that the table is in its place.
@@ -226,15 +236,9 @@ class ReportFile:
         return self._write(self._report.settled())
 
     def _write(self, report: RunReport) -> RunReport:
-        with output_errors("cannot write the run's report"):
-            write_json(self._path, report.to_json())
+        _write(self._path, report)
         self._report = report
         return report
-
-
-def books(partial: PartialRun) -> dict[str, Any]:
-    """What a partial run has done so far, as fields of its report."""
-    return {"ok": partial.ok, "failures": dict(sorted(partial.failures.items()))}
 
 
 def settle_report(path: Path) -> None:
@@ -242,7 +246,12 @@ def settle_report(path: Path) -> None:
     with output_errors(f"cannot look at {path}"):
         exists = path.exists()
     if exists and (report := RunReport.load(path)).status != "done":
-        ReportFile(path, report.settled())
+        _write(path, report.settled())
+
+
+def _write(path: Path, report: RunReport) -> None:
+    with output_errors("cannot write the run's report"):
+        write_json(path, report.to_json())
 
 
 def _reason(error: BaseException) -> str:

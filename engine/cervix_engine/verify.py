@@ -8,6 +8,7 @@ also says whether the tiles are still those that were predicted.
 from __future__ import annotations
 
 import csv
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,12 +57,25 @@ def verify_table(table: Path) -> list[Finding]:
     recorded = _read_checks(table, digests)
     if whole:
         return _check_books(table, report)
-    with table.open("rb") as file:
-        header, *lines = file.read().splitlines() or [b""]
+    header, *lines = _lines(table)
     findings = _differences(recorded, np.frombuffer(b"".join(map(row_check, lines)), np.uint64))
     if row_check(header).hex() != digests.header_check:
         findings.insert(0, Finding("header", 1, "the header is not the one that was written"))
-    return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not (line ends?)")]
+    findings += _line_ends([header, *lines])
+    return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not")]
+
+
+def _lines(table: Path) -> list[bytes]:
+    """Each line with its end, at least one; only a line feed ends one, as in what a run writes."""
+    with table.open("rb") as file:
+        return list(file) or [b""]
+
+
+def _line_ends(lines: list[bytes]) -> list[Finding]:
+    other = [number for number, line in enumerate(lines, start=1) if line[-2:] == b"\r\n" or line[-1:] != b"\n"]
+    if len(other) == len(lines):
+        return [Finding("line_end", None, "no line of the file ends as it was written")]
+    return [Finding("line_end", number, "this line does not end as it was written") for number in other]
 
 
 def verify_tiles(table: Path, root: Path) -> list[Finding]:
@@ -95,22 +109,38 @@ def _tile_finding(root: Path, row: dict[str, str], line: int) -> Finding | None:
 
 def _differences(recorded: RowChecks, found: RowChecks) -> list[Finding]:
     order = {int(check): index for index, check in enumerate(recorded)}
-    seen: set[int] = set()
-    findings, expected = [], 0
+    findings: list[Finding] = []
+    lines: dict[int, int] = {}  # of each row of the run, by its index, where it was found first
     for line, check in enumerate(map(int, found), start=2):
         index = order.get(check)
         if index is None:
             findings.append(Finding("edited", line, "this row was not written by the run"))
-        elif index in seen:
+        elif index in lines:
             findings.append(Finding("doubled", line, f"the same row as row {index + 1} of the run"))
         else:
-            if index < expected:
-                findings.append(Finding("moved", line, f"row {index + 1} of the run, out of its order"))
-            seen.add(index)
-            expected = max(expected, index + 1)
-    missing = (index for index in range(len(recorded)) if index not in seen)
+            lines[index] = line
+    findings += [
+        Finding("moved", lines[index], f"row {index + 1} of the run, out of its order") for index in _moved(list(lines))
+    ]
+    findings.sort(key=lambda finding: finding.line or 0)
+    missing = (index for index in range(len(recorded)) if index not in lines)
     findings += [Finding("missing", None, f"row {index + 1} of the run is not there as written") for index in missing]
     return findings
+
+
+def _moved(indices: list[int]) -> set[int]:
+    """The fewest rows that have to be put elsewhere to bring all in order: those outside a longest rising sequence."""
+    tails: list[int] = []  # the lowest last index of a rising sequence of each length
+    before: dict[int, int | None] = {}
+    for index in indices:
+        place = bisect_left(tails, index)
+        before[index] = tails[place - 1] if place else None
+        tails[place : place + 1] = [index]
+    moved, kept = set(indices), tails[-1] if tails else None
+    while kept is not None:
+        moved.remove(kept)
+        kept = before[kept]
+    return moved
 
 
 def _check_books(table: Path, report: RunReport) -> list[Finding]:

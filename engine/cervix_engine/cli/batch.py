@@ -41,6 +41,11 @@ SOME_FAILED = 3
     "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run; else discard it."
 )
 @click.option(
+    "--retry-failures",
+    is_flag=True,
+    help="Predict only the failed tiles of a finished table again; its other rows stay as they are.",
+)
+@click.option(
     "--max-failures",
     default="10%",
     show_default=True,
@@ -63,6 +68,7 @@ def main(
     workers: int | None,
     overwrite: bool,
     resume: bool,
+    retry_failures: bool,
     max_failures: str,
     hash_tiles: bool,
     log_file: Path | None,
@@ -95,6 +101,7 @@ def main(
         expect_digest=expect_digest,
         budget=FailureBudget.parse(max_failures),
         hash_tiles=hash_tiles,
+        retry_failures=retry_failures,
     )
     with prompt_interruption(), debug_log(log_file), batch_progress() as progress:
         report = predict_folder(config, progress=progress)

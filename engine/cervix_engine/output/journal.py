@@ -33,7 +33,10 @@ def output_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Everything that a row can depend on. Equal identities give byte-identical tables."""
+    """Everything that a row can depend on. Equal identities give byte-identical tables.
+
+    `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
+    """
 
     root: str
     bundle_digest: str
@@ -46,20 +49,24 @@ class RunIdentity:
     batch_size: int
     columns: tuple[str, ...]
     listing_sha256: str
+    retry_of: str | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunIdentity:
         return cls(**{**data, "columns": tuple(data["columns"])})
 
-    def check(self, other: RunIdentity) -> None:
-        """Raises ResumeMismatchError that names the first difference to the run that lies there."""
+    def check(
+        self,
+        other: RunIdentity,
+        *,
+        what: str = "a partial run lies there",
+        remedy: str = "run it as before, or pass --no-resume to discard it",
+    ) -> None:
+        """Raises ResumeMismatchError that names the first difference to `what` has this identity, and the remedy."""
         for item in fields(self):
             stored, now = getattr(self, item.name), getattr(other, item.name)
             if stored != now:
-                raise ResumeMismatchError(
-                    f"a partial run lies there with {item.name} {stored}, this one has {now}: "
-                    "run it as before, or pass --no-resume to discard it"
-                )
+                raise ResumeMismatchError(f"{what} with {item.name} {stored}, this one has {now}: {remedy}")
 
 
 @dataclass(frozen=True, slots=True)

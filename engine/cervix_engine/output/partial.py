@@ -169,15 +169,31 @@ class PartialRun:
         with output_errors("cannot assemble the table"):
             with table.open("wb") as file, checks.open("wb") as check_file:
                 file.write(header)
-                for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
-                    rows = (self._folder / shard.file).read_bytes()
-                    file.write(rows)
-                    check_file.write(b"".join(map(row_check, rows.splitlines())))
+                for row in self._mended_rows() if self.journal.identity.retry_of else self._rows():
+                    file.write(row)
+                    check_file.write(row_check(row))
             fsync_file(table)
             fsync_file(checks)
             digests = TableDigests(sha256_file(table), row_check(header).hex(), sha256_file(checks))
         self.journal.mark_assembled(digests.table_sha256)
         return digests
+
+    def _rows(self) -> Iterator[bytes]:
+        for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
+            with (self._folder / shard.file).open("rb") as file:
+                yield from file
+
+    def _mended_rows(self) -> Iterator[bytes]:
+        """The rows of the finished table, with this run's in the places of the failed ones."""
+        if sha256_file(self.out) != self.journal.identity.retry_of:
+            raise OutputError(f"{self.out} is not the table any more whose failed rows were predicted again")
+        status_at = self.journal.identity.columns.index("status")
+        again = self._rows()
+        with self.out.open("rb") as file:
+            next(file)
+            for row in file:
+                (cells,) = csv.reader([row.decode("utf-8")])
+                yield next(again) if cells[status_at] == "failed" else row
 
     def commit(self) -> None:
         """Rename the assembled table and its row checks into place, durably; `clear` is what is left to do."""

@@ -13,9 +13,9 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
 
 Modes: `error` fails one step with EIO, `denied` with EACCES, `full` fails one and all later ones with ENOSPC, `short`
 lets a write take half of its bytes before the disk is full, `unreadable` fails opening or reading one tile, `kill` is
-SIGKILL at a step, `error-old` and `kill-old` are the same with an old table to overwrite, `limit` caps the size of
-every file, so that real writes end in their middle, and `random` kills at random times. `trace` only prints the steps
-of an undisturbed run.
+SIGKILL at a step, `error-old` and `kill-old` are the same with an old table to overwrite, `kill-retry` with one whose
+failed rows are predicted again, `limit` caps the size of every file, so that real writes end in their middle, and
+`random` kills at random times. `trace` only prints the steps of an undisturbed run.
 
 Steps are what a run does in the table's folder, and how it lists the tiles; see `injector.py`. For kills, only what
 changes something.
@@ -50,7 +50,7 @@ from cervix_engine.output import partial
 from cervix_engine.selection import Selection
 from cervix_engine.verify import verify_table
 from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
-from engine.run.support import FINISHED, beside, draw_folder
+from engine.run.support import FINISHED, beside, draw_folder, drawn_tile
 
 BATCH, SHARD_TILES = 2, 4
 Watched = dict[str, frozenset[str]]
@@ -72,6 +72,8 @@ class Child:
 
 class Campaign:
     """Everything that the modes share: the command line, the folder and what the table must be."""
+
+    replacing = "--overwrite"
 
     def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
         self.tiles = tiles
@@ -159,6 +161,23 @@ class Campaign:
         return {"code": code, "table": self.table(), "verdict": self.verdict(), "left": left, "stderr": text}
 
 
+class RetryCampaign(Campaign):
+    """The old table has a failed row, its tile was mended since, and the new table is that of a retry."""
+
+    replacing = "--retry-failures"
+
+    def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
+        own = Path(scratch) / "study"
+        shutil.copytree(tiles, own)
+        super().__init__(str(own), bundle, scratch)
+        shutil.copytree(self.out.parent, self.old_folder, dirs_exist_ok=True)
+        self.old = self.expected
+        (own / "tile_00008.JPG").write_bytes(drawn_tile(8))
+        code, text = self.start(self.replacing).wait()
+        assert code == 0, text
+        self.expected = self.out.read_bytes()
+
+
 def at_every_step(
     campaign: Campaign,
     fault: Callable[[], None],
@@ -168,7 +187,7 @@ def at_every_step(
     old: bool = False,
     stride: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    options = ("--overwrite",) if old else ()
+    options = (campaign.replacing,) if old else ()
     for at in count(1, stride):
         campaign.fresh(old=old)
         injector = Injector(watched, at, fault, lasting)
@@ -264,7 +283,7 @@ def main() -> None:
     partial.SHARD_TILES = SHARD_TILES
     use_the_fake_backend()
     os.fsync = not_synced  # type: ignore[assignment]
-    campaign = Campaign(tiles, bundle, scratch)
+    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps, stride=2),
@@ -273,7 +292,8 @@ def main() -> None:
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), campaign.changes, lasting=True, stride=3),
         "short": lambda: at_every_write(campaign),
         "kill": lambda: at_every_step(campaign, kill, campaign.changes),
-        "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True),
+        "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
+        "kill-retry": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
         "unreadable": lambda: at_every_tile(campaign),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),

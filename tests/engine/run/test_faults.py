@@ -121,6 +121,17 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
         assert_completed(finding, old=old)
 
 
+def test_a_kill_at_every_other_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("kill-retry", few, bundle, tmp_path)
+    assert len(findings) > 10
+    assert {finding["table"] for finding in findings} == {"old", "new"}
+    for finding in findings:
+        assert_verified(finding)
+        again = finding["again"]
+        assert (again["code"], again["table"], again["verdict"]) == (0, "new", "as written"), finding
+        assert set(again["left"]) == FINISHED, finding
+
+
 def test_a_full_disk_in_the_middle_of_any_file(few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("limit", few, bundle, tmp_path)
     assert len(findings) > 15

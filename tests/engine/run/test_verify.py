@@ -80,7 +80,15 @@ def test_rows_that_changed_places_are_found(table: Path) -> None:
     lines = lines_of(table)
     lines[4], lines[7] = lines[7], lines[4]
     table.write_bytes(b"".join(lines))
-    assert {finding.kind for finding in verify_table(table)} == {"moved"}
+    assert [(finding.kind, finding.line) for finding in verify_table(table)] == [("moved", 5), ("moved", 8)]
+
+
+@pytest.mark.parametrize(("taken", "put"), [(5, 40), (40, 5)])
+def test_of_many_rows_only_the_one_that_was_moved_is_named(table: Path, taken: int, put: int) -> None:
+    lines = lines_of(table)
+    lines.insert(put, lines.pop(taken))
+    table.write_bytes(b"".join(lines))
+    assert [(finding.kind, finding.line) for finding in verify_table(table)] == [("moved", put + 1)]
 
 
 def test_a_foreign_row_is_found(table: Path) -> None:
@@ -97,7 +105,22 @@ def test_an_edited_header_is_found(table: Path) -> None:
 
 def test_other_line_ends_are_said_to_be_that(table: Path) -> None:
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n"))
-    assert [finding.kind for finding in verify_table(table)] == ["bytes"]
+    assert [(finding.kind, finding.line) for finding in verify_table(table)] == [("line_end", None)]
+
+
+def test_one_other_line_end_is_named(table: Path) -> None:
+    lines = lines_of(table)
+    lines[6] = lines[6].replace(b"\n", b"\r\n")
+    lines[-1] = lines[-1].removesuffix(b"\n")
+    table.write_bytes(b"".join(lines))
+    assert [(finding.kind, finding.line) for finding in verify_table(table)] == [("line_end", 7), ("line_end", 51)]
+
+
+def test_bytes_that_belong_to_no_row_are_found(table: Path) -> None:
+    lines = lines_of(table)
+    lines[3] = lines[3].replace(b"\n", b"\r\r\n")
+    table.write_bytes(b"".join(lines))
+    assert [(finding.kind, finding.line) for finding in verify_table(table)] == [("line_end", 4)]
 
 
 def test_an_emptied_table_misses_every_row(table: Path) -> None:
