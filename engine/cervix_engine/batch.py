@@ -205,7 +205,7 @@ def run_identity(
     optional: Collection[str] = (),
     retry_of: str | None = None,
 ) -> RunIdentity:
-    """The identity under which a listing is predicted; `optional` names further columns."""
+    """The identity under which a listing is predicted; `optional` names further columns, `retry_of` as there."""
     with output_errors("cannot read the listing"):
         listing_sha256 = sha256_file(listing.path)
     return RunIdentity(

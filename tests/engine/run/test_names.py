@@ -5,13 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import os
+import random
+import traceback
 import unicodedata
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cervix_engine.batch import BatchConfig, predict_folder
+from cervix_engine.bundle import Bundle
+from cervix_engine.cli.batch import main
 from cervix_engine.output.names import escape_name, unescape_name
+from engine.run.support import draw_folder, drawn_tile, read_table
 
 NASTY = (b"=", b"+", b"-", b"@", b"%", b"%41", b"\n", b'"', b",", b"\xff", b"\xc3\xa9", b"\xe2\x80\xa8", b"/")
 PATHS = st.one_of(
@@ -64,3 +72,116 @@ def test_different_names_have_different_cells(one: bytes, other: bytes) -> None:
 )
 def test_cells_are_readable(raw: bytes, cell: str) -> None:
     assert escape_name(os.fsdecode(raw)) == cell
+
+
+# ---- many names, and real ones
+
+LONGEST = 255
+PIECES = (
+    *NASTY[:-1],
+    b" ",
+    b".",
+    b"\\",
+    b"'",
+    b"\t",
+    b"\x7f",
+    b"\xe2\x80\xae",
+    b"\xf0\x9f\x94\xac",
+    b"\xed\xb3\xbf",
+    b"a",
+)
+
+
+def random_name(choose: random.Random) -> bytes:
+    """A name that Linux can hold: any bytes but NUL and `/`, of 1 to 255; half of them of what is awkward."""
+    length = LONGEST if choose.random() < 0.02 else choose.choice((1, 2, 3, 5, 8, 13, 21))
+    if choose.random() < 0.5:
+        name = b"".join(choose.choices(PIECES, k=length))[:length]
+    else:
+        name = choose.randbytes(length).replace(b"\0", b"\1").replace(b"/", b"\\")
+    return b"_" if name in (b".", b"..") else name
+
+
+def test_a_hundred_thousand_random_names_survive_a_table() -> None:
+    choose = random.Random(20)
+    names = [b"/".join(random_name(choose) for _ in range(choose.randint(1, 3))) for _ in range(100_000)]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([escape_name(os.fsdecode(name)), "next"] for name in names)
+    table = text.getvalue().encode("utf-8")
+    assert table.count(b"\n") == len(names)
+    rows = csv.reader(io.StringIO(table.decode("utf-8"), newline=""))
+    assert [os.fsencode(unescape_name(cell)) for cell, _ in rows] == names
+
+
+def test_a_thousand_random_names_of_real_files(bundle: Bundle, tmp_path: Path) -> None:
+    choose = random.Random(21)
+    root = os.fsencode(tmp_path / "study")
+    os.mkdir(root)  # noqa: PTH102 - bytes
+    Path(tmp_path / "one.png").write_bytes(drawn_tile(1))
+    # Names that start with a dot are hidden files and so no tiles.
+    names = {random_name(choose)[: LONGEST - 4].lstrip(b".") + b".png" for _ in range(1000)} - {b".png"}
+    for name in names:
+        os.link(os.fsencode(tmp_path / "one.png"), root + b"/" + name)
+    out = tmp_path / "preds.csv"
+    assert predict_folder(BatchConfig(tmp_path / "study", out, bundle.root)).failed == 0
+    found = [os.fsencode(unescape_name(row["path"])) for row in read_table(out)]
+    assert len(names) > 600
+    assert found == sorted(names)
+
+
+PLANTED = "Jane_Doe_1962-04-30"
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """Good and bad tiles, and what is ignored, all in files and folders named after a patient."""
+    root = draw_folder(tmp_path / "study" / PLANTED, 12)
+    for number, data in enumerate((b"", b"no tile", drawn_tile(3)[:-40])):
+        (root / f"{PLANTED} {number}.png").write_bytes(data)
+    (root / f"{PLANTED}.txt").write_bytes(b"x")
+    (root / f"{PLANTED}.tif").symlink_to(tmp_path / "nowhere.tif")
+    return tmp_path / "study"
+
+
+def run(planted: Path, bundle: Bundle, *options: str) -> str:
+    """Everything that a run says: on both streams, and as a traceback where it does not end by itself."""
+    out = planted.parent / "preds.csv"
+    done = CliRunner().invoke(main, [str(planted), "--out", str(out), "--model", str(bundle.root), *options])
+    return done.output + "".join(map(str, done.exc_info or ()))
+
+
+def test_no_name_leaves_the_table(planted: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    said = run(planted, bundle, "--json")
+    assert "15 tiles: 12 predicted, 3 failed" in said
+    assert PLANTED not in said
+    assert PLANTED not in caplog.text
+    assert PLANTED in (planted.parent / "preds.csv").read_text()
+    assert PLANTED not in (planted.parent / "preds.csv.run.json").read_text()
+
+
+def test_no_name_is_said_when_a_run_is_refused_or_fails(
+    planted: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def denied(folder: object) -> None:
+        raise PermissionError(13, "Permission denied", folder)
+
+    assert "more than --max-failures 0 allows" in (said := run(planted, bundle, "--max-failures", "0"))
+    assert PLANTED not in said
+    with monkeypatch.context() as patch:
+        patch.setattr("cervix_engine.discover.os.scandir", denied)
+        assert "cannot be listed" in (said := run(planted, bundle, "--no-resume"))
+    assert PLANTED not in said + caplog.text
+
+
+def test_no_name_is_in_the_traceback_of_a_defect(
+    planted: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("cervix_engine.pipeline.stream.preprocess_into", defect)
+    out = planted.parent / "preds.csv"
+    done = CliRunner().invoke(main, [str(planted), "--out", str(out), "--model", str(bundle.root)])
+    assert done.exc_info is not None
+    assert "a defect" in (told := "".join(traceback.format_exception(done.exception)))
+    assert PLANTED not in told + done.output
