@@ -11,7 +11,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint nightly setup image clean
+.PHONY: demo test torture lint nightly setup image clean
 
 # Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/.
 demo: setup
@@ -25,6 +25,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The long campaigns, about an hour: kills, hostile files, fuzzing, a soak; told in torture/report.md. With $CERVIX_DATA also
+# over real tiles, with $CERVIX_MODEL too with that bundle. One part alone, with options:
+# PYTHONPATH=tests .venv/bin/python -m torture kills --help
+torture: setup
+	PYTHONPATH=tests $(BIN)/python -m torture
 
 lint: setup
 	$(BIN)/ruff check .
@@ -52,5 +58,5 @@ image: setup
 	bash scripts/build_image.sh
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) torture build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find engine export train tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

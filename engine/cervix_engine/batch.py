@@ -120,7 +120,9 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
             finished = finished_run(config.out) if config.retry_failures else None
             if finished and not finished.failed:
                 return finished
-            if config.out.exists() and not config.overwrite and not finished:
+            with output_errors(f"cannot look at {config.out}"):
+                exists = config.out.exists()
+            if exists and not config.overwrite and not finished:
                 raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
             return _predict(config, bundle, partial, finished, started=started, progress=progress)
         finally:

@@ -6,13 +6,14 @@ once and then read, by the run and by whoever resumes it: what was found is deci
 
 from __future__ import annotations
 
+import errno
 import heapq
 import logging
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -28,6 +29,9 @@ SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
 
 # 16,384 records of about 100 bytes: the sort holds a few MB however many tiles there are.
 _RUN_LENGTH = 16_384
+
+# A link that leads nowhere, or a file that went away meanwhile.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 Record = tuple[bytes, int, int]  # path relative to the root, size in bytes, mtime in ns
 
@@ -94,8 +98,9 @@ def discover(root: Path, *, spool: Path) -> Listing:
         ListingError: a folder below it cannot be listed.
         OutputError: the listing cannot be written.
     """
-    if not root.is_dir():
-        raise UsageError(f"no such folder: {root}" if not root.exists() else f"not a folder: {root}")
+    with _listing_errors(os.fsencode(root)):
+        if not root.is_dir():
+            raise UsageError(f"no such folder: {root}" if not root.exists() else f"not a folder: {root}")
     ignored = [0]
     try:
         with ExitStack() as stack:
@@ -148,24 +153,30 @@ def _walk(root: bytes, ignored: list[int]) -> Iterator[Record]:
             if entry.name.startswith(b"."):
                 continue
             name = folder + b"/" + entry.name if folder else entry.name
-            if entry.is_dir(follow_symlinks=False):
+            with _listing_errors(name):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                status = None if is_folder else _tile_status(entry, inside)
+            if is_folder:
                 folders.append(name)
-                continue
-            status = _tile_status(entry, inside)
-            if status is None:
+            elif status is None:
                 ignored[0] += 1
             else:
                 yield name, status.st_size, status.st_mtime_ns
 
 
 def _scan(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+    with _listing_errors(folder), os.scandir(folder) as entries:
+        yield from entries
+
+
+@contextmanager
+def _listing_errors(path: bytes) -> Iterator[None]:
     try:
-        with os.scandir(folder) as entries:
-            yield from entries
+        yield
     except OSError as error:
-        # A folder that cannot be listed holds an unknown number of tiles, so no count could be trusted.
+        # Behind what cannot be looked at lies an unknown number of tiles, so no count could be trusted.
         # Its name stays in the debug log: names can identify patients.
-        log.debug("cannot list the folder %r", os.fsdecode(folder))
+        log.debug("cannot list %r", os.fsdecode(path))
         message = f"a folder of the input cannot be listed ({error.strerror}); --log-file says which"
         raise ListingError(message) from error
 
@@ -177,8 +188,10 @@ def _tile_status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | N
         if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
             return None
         status = entry.stat()
-    except OSError:
-        return None  # a dangling link, or a file that went away meanwhile
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
     return status if stat.S_ISREG(status.st_mode) else None
 
 

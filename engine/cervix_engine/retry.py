@@ -27,7 +27,9 @@ def finished_run(table: Path) -> RunReport:
         UsageError: there is no finished table, or nothing that says how it was made.
         OutputError: it is not as its run wrote it.
     """
-    if not table.is_file():
+    with output_errors(f"cannot look at {table}"):
+        there = table.is_file()
+    if not there:
         raise UsageError(f"no finished table whose failed rows could be predicted again: {table}")
     try:
         report = report_of(table)

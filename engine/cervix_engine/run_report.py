@@ -179,8 +179,10 @@ def report_of(table: Path) -> RunReport:
 
 def replaced_report(table: Path) -> RunReport | None:
     """The report of a table that a new run is to replace; None where there is no table, or none of ours."""
+    with output_errors(f"cannot look at {table}"):
+        exists = table.exists()
     try:
-        return report_of(table) if table.exists() else None
+        return report_of(table) if exists else None
     except OutputError:
         return None
 
@@ -241,7 +243,9 @@ class ReportFile:
 
 def settle_report(path: Path) -> None:
     """Finish the report of a run that was stopped between its table's rename and its own end."""
-    if path.exists() and (report := RunReport.load(path)).status != "done":
+    with output_errors(f"cannot look at {path}"):
+        exists = path.exists()
+    if exists and (report := RunReport.load(path)).status != "done":
         _write(path, report.settled())
 
 

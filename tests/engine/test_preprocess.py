@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,7 @@ from cervix_engine.tiles import TileSize
 from .encoded_tiles import (
     HEIGHT,
     PNG_GREY,
-    PNG_GREY_ALPHA,
     PNG_RGB,
-    PNG_RGBA,
     WIDTH,
     Pixels,
     as_rgb,
@@ -47,13 +44,11 @@ from .encoded_tiles import (
     png_palette,
     tiff,
     webp_chunk,
-    webp_extended,
-    webp_lossless,
-    webp_lossy,
     webp_of,
     whole_tiles,
     with_alpha,
 )
+from .refused_tiles import TRANSPARENT, one_hole
 
 PIXELS = draw()
 PLANE = grey(PIXELS)
@@ -206,26 +201,6 @@ def test_a_plain_grey_tile_is_no_short_scan(
 
 
 # Transparency
-
-
-def one_hole(depth: int) -> Pixels:
-    alpha = np.full((HEIGHT, WIDTH), 255, np.uint8)
-    alpha[-1, -1] = depth
-    return alpha
-
-
-TRANSPARENT: dict[str, Callable[[Pixels], bytes]] = {
-    "png": lambda alpha: png(with_alpha(PIXELS, alpha), PNG_RGBA),
-    "png grey": lambda alpha: png(np.dstack([PLANE, alpha]), PNG_GREY_ALPHA),
-    "bmp": lambda alpha: bmp(with_alpha(BGR, alpha), masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000), header_size=124),
-    "tiff": lambda alpha: tiff(with_alpha(PIXELS, alpha), tags={338: ("H", [2])}),
-    "tiff unspecified": lambda alpha: tiff(with_alpha(PIXELS, alpha), tags={338: ("H", [0])}),
-    "webp lossless": lambda alpha: webp_lossless(with_alpha(PIXELS, alpha)),
-    "webp lossy": lambda alpha: webp_lossy(with_alpha(PIXELS, alpha)),
-    "webp extended": lambda alpha: webp_extended(
-        webp_lossless(with_alpha(PIXELS, alpha)), flags=0x10, size=(HEIGHT, WIDTH)
-    ),
-}
 
 
 @pytest.mark.parametrize("name", TRANSPARENT)

@@ -11,12 +11,14 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
     again           the same of the next, undisturbed start, and what then lies in the folder
     stderr          of the first run
 
-Modes: `error` fails one step with EIO, `full` fails one and all later ones with ENOSPC, `kill` is SIGKILL at a
-step, `error-old` and `kill-old` the same with an old table to overwrite, `kill-retry` with one whose failed rows are
-predicted again, `limit` caps the size of every file, so that real writes end in their middle, and `random` kills at
-random times. `trace` only prints the steps of an undisturbed run.
+Modes: `error` fails one step with EIO, `denied` with EACCES, `full` fails one and all later ones with ENOSPC, `short`
+lets a write take half of its bytes before the disk is full, `unreadable` fails opening or reading one tile, `kill` is
+SIGKILL at a step, `error-old` and `kill-old` are the same with an old table to overwrite, `kill-retry` with one whose
+failed rows are predicted again, `limit` caps the size of every file, so that real writes end in their middle, and
+`random` kills at random times. `trace` only prints the steps of an undisturbed run.
 
-Steps are the calls that change or open something in the table's folder, by Python's own audit events and `fsync`.
+Steps are what a run does in the table's folder, and how it lists the tiles; see `injector.py`. For kills, only what
+changes something.
 """
 
 from __future__ import annotations
@@ -47,68 +49,12 @@ from cervix_engine.errors import UsageError
 from cervix_engine.output import partial
 from cervix_engine.selection import Selection
 from cervix_engine.verify import verify_table
+from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
 from engine.run.support import FINISHED, beside, draw_folder, drawn_tile
 
 BATCH, SHARD_TILES = 2, 4
+Watched = dict[str, frozenset[str]]
 DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
-STANDARD_ERROR = 2
-EVENTS = {
-    "open": "open",
-    "os.rename": "rename",
-    "os.remove": "remove",
-    "os.mkdir": "mkdir",
-    "os.rmdir": "rmdir",
-    "os.listdir": "list",
-    "os.scandir": "list",
-}
-
-
-@dataclass
-class Injector:
-    """Counts steps in `folder` and does `fault` at step `at`; with `lasting`, at all later ones too.
-
-    The step is named on standard error; if `at` is 0, all are named and nothing is done.
-    """
-
-    folder: str
-    at: int = 0
-    fault: Callable[[], None] = lambda: None
-    lasting: bool = False
-    steps: int = 0
-
-    def install(self) -> None:
-        fsync = os.fsync
-
-        def counted(descriptor: int) -> None:
-            self.step("fsync", os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink()))
-            fsync(descriptor)
-
-        os.fsync = counted  # type: ignore[assignment]
-        sys.addaudithook(self.audit)
-
-    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and isinstance(arguments[0], str | bytes | os.PathLike):
-            self.step(EVENTS[event], os.fsdecode(arguments[0]))
-
-    def step(self, what: str, path: str) -> None:
-        if not path.startswith(self.folder):
-            return
-        self.steps += 1
-        if self.at in (0, self.steps):
-            os.write(STANDARD_ERROR, f"step: {what} {Path(path).name}\n".encode())
-        if self.steps == self.at or (self.lasting and self.steps > self.at > 0):
-            self.fault()
-
-
-def error(number: int) -> Callable[[], None]:
-    def fail() -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass
@@ -130,8 +76,8 @@ class Campaign:
     replacing = "--overwrite"
 
     def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
-        self._tiles = tiles
-        self._arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
+        self.tiles = tiles
+        self.arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
         self.scratch = Path(scratch)
         self.out = self.scratch / "out" / "preds.csv"
         self.fresh()
@@ -165,7 +111,7 @@ class Campaign:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            command = [tiles or self._tiles, *self._arguments, "--out", str(self.out), *options]
+            command = [tiles or self.tiles, *self.arguments, "--out", str(self.out), *options]
             self._run(writing, command, injector, limit)
         os.close(writing)
         return Child(pid, reading)
@@ -186,6 +132,16 @@ class Campaign:
             traceback.print_exc()
         sys.stderr.flush()
         os._exit(code)
+
+    @property
+    def changes(self) -> Watched:
+        """Every step that changes something."""
+        return {os.fspath(self.out.parent): CHANGING}
+
+    @property
+    def steps(self) -> Watched:
+        """Every step but the reading of tiles."""
+        return {os.fspath(self.out.parent): CHANGING | LISTING, self.tiles: LISTING}
 
     def table(self) -> str:
         if not self.out.exists():
@@ -223,12 +179,18 @@ class RetryCampaign(Campaign):
 
 
 def at_every_step(
-    campaign: Campaign, fault: Callable[[], None], *, lasting: bool = False, old: bool = False, stride: int = 1
+    campaign: Campaign,
+    fault: Callable[[], None],
+    watched: Watched,
+    *,
+    lasting: bool = False,
+    old: bool = False,
+    stride: int = 1,
 ) -> Iterator[dict[str, Any]]:
     options = (campaign.replacing,) if old else ()
     for at in count(1, stride):
         campaign.fresh(old=old)
-        injector = Injector(str(campaign.out.parent), at, fault, lasting)
+        injector = Injector(watched, at, fault, lasting)
         code, text = campaign.start(*options, injector=injector).wait()
         marked, _, stderr = text.partition("\n")
         if not marked.startswith("step: "):
@@ -242,8 +204,24 @@ def at_every_step(
             "table": table,
             "verdict": campaign.verdict(),
             "stderr": stderr,
+            "rows": campaign.out.read_text("utf-8").splitlines() if table == "broken" else [],
             "again": campaign.again(*options),
         }
+
+
+def at_every_write(campaign: Campaign) -> Iterator[dict[str, Any]]:
+    watched = {os.fspath(campaign.out.parent): frozenset({"write"})}
+    return at_every_step(campaign, short_write(), watched, lasting=True)
+
+
+def at_every_tile(campaign: Campaign) -> Iterator[dict[str, Any]]:
+    """Also says which rows are not those of an undisturbed run."""
+    campaign.arguments[-1] = "1"  # decode thread, so that every run reads the tiles in the same order
+    for finding in at_every_step(campaign, error(errno.EIO), {campaign.tiles: READING}):
+        rows = finding["rows"]
+        expected = campaign.expected.decode().splitlines()
+        assert len(rows) == len(expected), finding
+        yield {**finding, "rows": [row for row, other in zip(rows, expected, strict=True) if row != other]}
 
 
 def at_every_size(campaign: Campaign) -> Iterator[dict[str, Any]]:
@@ -284,7 +262,7 @@ def at_random_times(campaign: Campaign, *, kills: int, seed: int) -> Iterator[di
 
 def steps(campaign: Campaign) -> dict[str, Any]:
     campaign.fresh()
-    code, text = campaign.start(injector=Injector(str(campaign.out.parent))).wait()
+    code, text = campaign.start(injector=Injector(campaign.changes)).wait()
     named = [line.removeprefix("step: ") for line in text.splitlines() if line.startswith("step: ")]
     return {"code": code, "steps": named}
 
@@ -308,12 +286,15 @@ def main() -> None:
     campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
-        "error": lambda: at_every_step(campaign, error(errno.EIO)),
-        "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=5),
-        "full": lambda: at_every_step(campaign, error(errno.ENOSPC), lasting=True, stride=3),
-        "kill": lambda: at_every_step(campaign, kill),
-        "kill-old": lambda: at_every_step(campaign, kill, old=True, stride=2),
-        "kill-retry": lambda: at_every_step(campaign, kill, old=True, stride=3),
+        "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps, stride=2),
+        "error-old": lambda: at_every_step(campaign, error(errno.EIO), campaign.changes, old=True, stride=3),
+        "denied": lambda: at_every_step(campaign, error(errno.EACCES), campaign.steps, stride=4),
+        "full": lambda: at_every_step(campaign, error(errno.ENOSPC), campaign.changes, lasting=True, stride=3),
+        "short": lambda: at_every_write(campaign),
+        "kill": lambda: at_every_step(campaign, kill, campaign.changes),
+        "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
+        "kill-retry": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
+        "unreadable": lambda: at_every_tile(campaign),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),
         "trace": lambda: [steps(campaign)],

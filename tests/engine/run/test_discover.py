@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -9,6 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -181,6 +183,44 @@ def test_a_folder_that_cannot_be_listed_stops_the_search(
     # Names can identify patients: they are in the debug log alone.
     assert root.name not in str(raised.value)
     assert f"{root}/{refused}"[-8:] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [
+        (errno.ENOENT, ["1.png", "s2/3.png"]),  # the file went away meanwhile
+        (errno.EIO, None),
+        (errno.EACCES, None),  # a folder that can be listed and not entered
+        (errno.ESTALE, None),
+    ],
+)
+def test_a_tile_that_cannot_be_looked_at_stops_the_search_and_is_never_lost(
+    root: Path, spool: Path, number: int, found: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(root, "1.png", "s1/2.png", "s2/3.png")
+    module_status = module._tile_status
+
+    class Refusing:
+        def __init__(self, entry: os.DirEntry[bytes]) -> None:
+            self._entry = entry
+
+        def stat(self) -> os.stat_result:
+            raise OSError(number, os.strerror(number))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._entry, name)
+
+    def status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | None:
+        refused = cast(os.DirEntry[bytes], Refusing(entry)) if entry.name == b"2.png" else entry
+        return module_status(refused, inside)
+
+    monkeypatch.setattr(module, "_tile_status", status)
+    if found is not None:
+        assert paths(discover(root, spool=spool)) == found
+        return
+    with pytest.raises(ListingError, match="cannot be listed") as raised:
+        discover(root, spool=spool)
+    assert "2.png" not in str(raised.value)
 
 
 def test_a_spool_that_cannot_be_written(root: Path, tmp_path: Path) -> None:

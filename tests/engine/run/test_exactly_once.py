@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonschema
 import pytest
@@ -35,6 +37,7 @@ from cervix_engine.output import partial as partial_module
 from cervix_engine.output.partial import output_lock, work_folder
 from cervix_engine.pipeline.stream import SLOTS
 from cervix_engine.run_report import RunReport
+from cervix_engine.verify import verify_table
 from engine.run.support import FINISHED, PATIENCE_S, SpyBackend, beside, draw_folder, read_table, threads_end, tiny_onnx
 from engine.run.support import make_bundle as make_bundle_at
 
@@ -202,6 +205,28 @@ def test_only_missing_batches_are_computed(run: Run, undisturbed: bytes, missing
     assert report.resumed == TILES - lost * BATCH
 
 
+@pytest.mark.parametrize("percent_left", [90, 75, 50, 25, 10, 0])
+def test_what_is_computed_again_is_what_is_missing(
+    run: Run, percent_left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_module, "SHARD_TILES", BATCH)
+    tiles = draw_folder(tmp_path / "forty", 40)  # 20 batches, a shard each
+    run(tiles=tiles)
+    expected = run.out.read_bytes()
+    run.out.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_module.PartialRun, "commit", full_disk)
+        with pytest.raises(OutputError):
+            run(tiles=tiles)
+    missing = 20 - 20 * percent_left // 100
+    for shard in random.Random(percent_left).sample(run.shards(), missing):
+        shard.unlink()
+    report = run(tiles=tiles)
+    assert run.out.read_bytes() == expected
+    assert run.computed == missing
+    assert report.resumed == 40 - missing * BATCH
+
+
 def test_a_gap_ends_a_shard(run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(partial_module.PartialRun, "commit", full_disk)
@@ -250,6 +275,27 @@ def test_shards_are_closed_by_time_too(run: Run, undisturbed: bytes, monkeypatch
     assert [entry["batches"] for entry in run.entries()[1:]] == [1] * run.stored
     run()
     assert_finished(run, undisturbed)
+
+
+def test_the_same_table_in_its_place_is_not_taken_for_the_new_one(
+    run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    assemble = partial_module.PartialRun.assemble
+
+    def assemble_and_stop(partial: partial_module.PartialRun, columns: Iterable[str]) -> NoReturn:
+        assemble(partial, columns)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_module.PartialRun, "assemble", assemble_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(overwrite=True)
+    report = run(overwrite=True)
+    assert_finished(run, undisturbed)
+    assert (run.computed, report.resumed) == (0, TILES)
+    assert RunReport.load(run.config.report_path) == report
+    assert verify_table(run.out) == []
 
 
 # ---- the journal

@@ -1,0 +1,200 @@
+"""The parts of the campaigns: each sets its stage in an empty folder, runs, and says what it saw."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from cervix_engine.batch import BatchConfig
+from cervix_engine.output import partial
+from engine.run.faults import BATCH, SHARD_TILES, Campaign, use_the_fake_backend
+from engine.run.support import draw_folder, make_bundle
+from torture.corpus import OK, corpus, plant
+from torture.errors import at_every_call
+from torture.fuzz import MAX_INPUT_BYTES
+from torture.fuzz import fuzz as fuzz_decoder
+from torture.hostile import HEADROOM_BYTES, Finished, cuts, judge, judge_cuts, kinds, outcomes, predict, refusals
+from torture.kills import Executed, Tally, at_every_point, at_random_instants
+from torture.report import Facts, Seen
+from torture.soak import growth_per_run, growths
+from torture.soak import soak as run_after_run
+
+ORDINARY_TILES = 50
+
+
+def points(scratch: Path, *, tiles: int) -> Seen:
+    """Kill forked runs of the tiny model at each step in turn."""
+    tally = Tally()
+    at_every_point(_forked(scratch, tiles), tally=tally)
+    return Seen({"tiles a run": tiles + 1, **_tallied(tally)}, tuple(tally.violations))
+
+
+def errors(scratch: Path, *, tiles: int) -> Seen:
+    """Let each call of forked runs fail in turn; on the fake backend, for a model has no part in it."""
+    use_the_fake_backend()
+    seen = at_every_call(_forked(scratch, tiles))
+    facts: Facts = {
+        "tiles a run": tiles + 1,
+        "calls that failed": seen.calls.total(),
+        "how": _counted(seen.calls),
+        "of them not needed": seen.needless,
+    }
+    return Seen(facts, tuple(seen.violations))
+
+
+def kills(scratch: Path, *, count: int, programs: int, tiles: int, seed: int) -> Seen:
+    """Kill forked runs and programs of the tiny model at random instants."""
+    forked, tally = _forked(scratch, tiles), Tally()
+    at_random_instants(forked, kills=count, seed=seed, tally=tally)
+    facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "seconds of an undisturbed forked run": forked.duration}
+    if programs:
+        executed = _campaign(Executed, scratch / "tiles", scratch / "bundle", scratch / "executed")
+        at_random_instants(executed, kills=programs, seed=seed + 1, tally=tally)
+        facts = {**facts, "kills of them in programs": programs, "seconds of an undisturbed program": executed.duration}
+    return Seen({**facts, **_tallied(tally)}, tuple(tally.violations))
+
+
+def kills_model(scratch: Path, *, model: Path, data: Path, count: int, tiles: int, seed: int) -> Seen:
+    """Kill programs that run a given bundle over real tiles."""
+    for tile in _spread(_real_tiles(data), tiles):
+        target = scratch / "tiles" / tile.parent.name / tile.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tile, target)
+    campaign, tally = _campaign(Executed, scratch / "tiles", model.resolve(), scratch / "executed"), Tally()
+    at_random_instants(campaign, kills=count, seed=seed, tally=tally)
+    facts: Facts = {"seed": seed, "tiles a run": tiles, "seconds of an undisturbed run": campaign.duration}
+    return Seen({**facts, **_tallied(tally)}, tuple(tally.violations))
+
+
+def hostile(scratch: Path, *, data: Path | None, cut_tiles: int) -> Seen:
+    """Run over the corpus of hostile files, over real tiles that are cut, and over all that are whole."""
+    model = make_bundle(scratch / "bundle").root
+    draw_folder(scratch / "ordinary", ORDINARY_TILES)
+    ordinary = predict(scratch / "ordinary", model=model, out=scratch / "ordinary.csv")
+    seen = _over_the_corpus(scratch, model, ordinary)
+    if data is None:
+        return seen + Seen({"real tiles": "none: $CERVIX_DATA is not set"}, ())
+    return seen + _over_cut_tiles(scratch, model, ordinary, data, cut_tiles) + _over_whole_tiles(scratch, model, data)
+
+
+def _over_the_corpus(scratch: Path, model: Path, ordinary: Finished) -> Seen:
+    things = corpus()
+    plant(scratch / "things", things)
+    finished = predict(scratch / "things", model=model, out=scratch / "things.csv")
+    violations = judge(finished, things, out=scratch / "things.csv", ordinary=ordinary)
+    facts: Facts = {
+        "hostile files": len(things),
+        "specified outcomes": kinds(things),
+        "seconds": finished.seconds,
+        "peak bytes": finished.peak_bytes,
+        "peak bytes of an ordinary run": ordinary.peak_bytes,
+        "allowed beyond it": HEADROOM_BYTES,
+    }
+    return Seen(facts, (*violations, *refusals(scratch / "refusals", model=model)))
+
+
+def _over_cut_tiles(scratch: Path, model: Path, ordinary: Finished, data: Path, count: int) -> Seen:
+    chosen = _spread(_real_tiles(data), count)
+    wanted = cuts(chosen, scratch / "cuts")
+    finished = predict(scratch / "cuts", model=model, out=scratch / "cuts.csv")
+    violations = judge_cuts(finished, wanted, out=scratch / "cuts.csv", ordinary=ordinary)
+    facts: Facts = {"real tiles cut": len(chosen), "cuts": len(wanted), "peak bytes over cuts": finished.peak_bytes}
+    return Seen(facts, tuple(violations))
+
+
+def _over_whole_tiles(scratch: Path, model: Path, data: Path) -> Seen:
+    real = _real_tiles(data)
+    finished = predict(data / "sipakmed" / "tiles", model=model, out=scratch / "whole.csv")
+    rows = Counter(outcomes(scratch / "whole.csv").values())
+    facts: Facts = {"whole real tiles": len(real), "of them predicted": rows[OK], "seconds over them": finished.seconds}
+    held = finished.code == 0 and rows == {OK: len(real)}
+    return Seen(facts, () if held else (f"of {len(real)} real tiles: {dict(rows)}, exit code {finished.code}",))
+
+
+def fuzz(scratch: Path, *, executions: int, seed: int) -> Seen:
+    """Fuzz the decode wrapper."""
+    seen = fuzz_decoder(scratch, executions=executions, seed=seed)
+    facts: Facts = {
+        "seed": seed,
+        "seeds": seen.seeds,
+        "executions": seen.executions,
+        "outcomes": _counted(seen.outcomes),
+        "edges reached": seen.coverage,
+        "inputs kept": seen.corpus,
+        "longest input, bytes": MAX_INPUT_BYTES,
+        "peak MB": seen.peak_mb,
+    }
+    short = seen.executions < executions and not seen.violations
+    return Seen(facts, (*seen.violations, *([f"{seen.executions} of {executions} executions"] if short else [])))
+
+
+def soak(scratch: Path, *, runs: int, minutes: float, tiles: int) -> Seen:
+    """Run after run of the tiny model in this process."""
+    config = BatchConfig(
+        tiles=_drawn_tiles(scratch, tiles),
+        out=_folder(scratch / "out") / "preds.csv",
+        model=make_bundle(scratch / "bundle").root,
+        workers=2,
+    )
+    samples = list(run_after_run(config, runs=runs, seconds=60 * minutes))
+    sizes = [item.rss_bytes for item in samples]
+    facts: Facts = {
+        "runs": len(samples),
+        "tiles a run": tiles + 1,
+        "RSS after the first run": sizes[0],
+        "RSS at half": sizes[len(sizes) // 2],
+        "RSS at the end": sizes[-1],
+        "RSS bytes a run, fitted over the last half": growth_per_run(sizes),
+        "descriptors, first and last": f"{samples[0].descriptors}, {samples[-1].descriptors}",
+        "threads, first and last": f"{samples[0].threads}, {samples[-1].threads}",
+    }
+    return Seen(facts, tuple(growths(samples)))
+
+
+def _forked(scratch: Path, tiles: int) -> Campaign:
+    bundle = make_bundle(scratch / "bundle").root
+    campaign = _campaign(Campaign, _drawn_tiles(scratch, tiles), bundle, scratch / "forked")
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    assert threads == 1, f"forking needs a process without threads, this one has {threads}"
+    return campaign
+
+
+def _campaign(kind: type[Campaign], tiles: Path, bundle: Path, scratch: Path) -> Campaign:
+    partial.SHARD_TILES = SHARD_TILES
+    return kind(os.fspath(tiles), os.fspath(bundle), os.fspath(_folder(scratch)))
+
+
+def _drawn_tiles(scratch: Path, count: int) -> Path:
+    """So many good tiles, and a bad one."""
+    root = draw_folder(scratch / "tiles", count)
+    (root / "bad.jpg").write_bytes(b"no tile")
+    return root
+
+
+def _real_tiles(data: Path) -> list[Path]:
+    return sorted((data / "sipakmed" / "tiles").rglob("*.jpg"))
+
+
+def _spread(tiles: list[Path], count: int) -> list[Path]:
+    return tiles[:: max(1, len(tiles) // count)][:count]
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+
+
+def _tallied(tally: Tally) -> Facts:
+    return {
+        "tiles a batch, a shard": f"{BATCH}, {SHARD_TILES}",
+        "kills": tally.kills.total(),
+        "where": _counted(tally.kills),
+        "starts": tally.starts,
+        "tables finished and compared": tally.tables,
+    }
