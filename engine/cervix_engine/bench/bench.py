@@ -26,8 +26,8 @@ from cervix_engine.selection import RequestedPrecision, replay_golden, select
 
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 DEFAULT_TILES = 256
-# A run's fixed costs, a few fsyncs, must not count as its rate.
-END_TO_END_S = 2.0
+# So many rounds' time takes a run from files to table: its fixed costs, a few fsyncs, must not count as its rate.
+RUN_ROUNDS = 4
 
 Say = Callable[[str], None]
 
@@ -104,7 +104,7 @@ def measure(
     sweep = model_sweep(parts.backend, place, sorted({1, *batch_sizes}), meter=meter)
     say("end to end, from files to table")
     slowest = min(stage.rate.tiles_per_sec for stage in stages)
-    place = replace(place, passes=max(1, round(END_TO_END_S * slowest / len(place.tiles))))
+    place = replace(place, passes=max(1, round(RUN_ROUNDS * meter.gate.round_s * slowest / len(place.tiles))))
     whole = end_to_end(place, parts, meter=meter)
     say("the slowest stage made free")
     verdict = judge(place, parts, stages=stages, whole=whole, meter=meter)

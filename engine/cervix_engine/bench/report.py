@@ -107,7 +107,7 @@ class BenchReport:
             if data["schema"] != cls.schema:
                 raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
             return cls(
-                conditions=Conditions(**data["conditions"]),
+                conditions=_conditions(data["conditions"]),
                 backend=BackendInfo(**data["backend"]),
                 tiles=data["tiles"],
                 tiles_bytes=data["tiles_bytes"],
@@ -121,6 +121,10 @@ class BenchReport:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"cannot read the baseline {path}: {error}") from error
+
+
+def _conditions(data: dict[str, Any]) -> Conditions:
+    return Conditions(data["software"], data["cores"], tuple(data["clock_mhz"]), tuple(data["load"]))
 
 
 def _batch_rate(data: dict[str, Any]) -> BatchRate:

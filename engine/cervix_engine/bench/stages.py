@@ -26,7 +26,6 @@ from cervix_engine.backends import Backend
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
 from cervix_engine.bench.parts import Parts
 from cervix_engine.bench.workplace import Workplace
-from cervix_engine.output.partial import SHARD_TILES
 from cervix_engine.pipeline.stats import StreamStats
 from cervix_engine.pipeline.stream import BatchResult, StreamSettings, stream
 from cervix_engine.preprocess import Pixels, decode, read_tile, resize_into
@@ -109,8 +108,7 @@ def _results(place: Workplace, parts: Parts) -> Generator[BatchResult, None, Non
 
 
 def _ready_results(place: Workplace, parts: Parts) -> list[BatchResult]:
-    """Outcomes for a whole shard: its fixed costs would otherwise count as those of a few tiles."""
-    passes = -(-SHARD_TILES // len(place.tiles))
+    passes = -(-place.rows // len(place.tiles))
     quick = parts.without("infer", place).without("decode", place).without("read", place)
     with closing(_results(replace(place, passes=passes), quick)) as results:
         return list(results)

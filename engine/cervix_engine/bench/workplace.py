@@ -16,7 +16,7 @@ from cervix_engine.discover import Listing
 from cervix_engine.errors import TileError, UsageError
 from cervix_engine.golden import GoldenSet
 from cervix_engine.output.journal import RunIdentity
-from cervix_engine.output.partial import PartialRun, ShardWriter, clear_work_folder, work_folder
+from cervix_engine.output.partial import SHARD_TILES, PartialRun, ShardWriter, clear_work_folder, work_folder
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.slot import TileBatch
 from cervix_engine.pipeline.stream import BatchResult, batches_of
@@ -37,6 +37,7 @@ class Workplace:
         workers: decode threads.
         out: where the measured table goes, in a folder of its own.
         passes: how often a run from files to table goes over the tiles.
+        rows: how many the writer writes when it is measured alone; with few, its fixed costs would count as theirs.
     """
 
     listing: Listing
@@ -47,6 +48,7 @@ class Workplace:
     workers: int
     out: Path
     passes: int = 1
+    rows: int = SHARD_TILES
 
     @property
     def batch_size(self) -> int:

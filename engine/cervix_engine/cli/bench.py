@@ -54,6 +54,9 @@ REGRESSED = 6
     "--max-rounds", type=click.IntRange(5), default=20, show_default=True, help="Then a figure is called unstable."
 )
 @click.option(
+    "--round-seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="How long a round takes at least."
+)
+@click.option(
     "--scratch", type=click.Path(path_type=Path), help="Where the measured table is written. [default: $TMPDIR]"
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there, to be a baseline later.")
@@ -81,6 +84,7 @@ def main(
     sweep: str,
     stable_within: float,
     max_rounds: int,
+    round_seconds: float,
     scratch: Path | None,
     out: Path | None,
     picture: Path | None,
@@ -109,7 +113,7 @@ def main(
         workers=workers,
         count=count,
         batch_sizes=_sizes(sweep),
-        gate=Gate(tolerance=stable_within, max_rounds=max_rounds),
+        gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
         scratch=scratch,
     )
     report = bench(config, say=lambda what: click.echo(f"measuring {what}", err=True))

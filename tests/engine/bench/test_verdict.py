@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cervix_engine.bench.bench import measure
 from cervix_engine.bench.measure import Rate
 from cervix_engine.bench.parts import Bound, Parts
-from cervix_engine.bench.stages import StageName, StageRate
+from cervix_engine.bench.stages import StageName, StageRate, end_to_end
 from cervix_engine.bench.verdict import Capacities, FreedRun, Verdict, judge
+from cervix_engine.pipeline.source import TileSource
 from engine.bench.places import QUICK, slowed, workplace
+from engine.run.support import SpyBackend, read_table
 
 STAGES: tuple[StageName, ...] = ("read", "decode", "resize", "copy", "infer", "write")
 
@@ -37,7 +42,9 @@ def test_a_suspect_that_freeing_does_not_help_is_passed_over(tiles: Path, tmp_pa
     claimed["write"] = 1.0
     claimed["infer"] = 2.0
     stages = [StageRate(stage, 1, _rate(rate)) for stage, rate in claimed.items()]
-    verdict = judge(place, slowed(place, "infer"), stages=stages, whole=_rate(90.0), meter=QUICK)
+    parts = slowed(place, "infer")
+    whole = end_to_end(place, parts, meter=QUICK)
+    verdict = judge(place, parts, stages=stages, whole=whole, meter=QUICK)
     assert (verdict.stage, verdict.confirmed) == ("infer", True)
     assert [check.stage for check in verdict.checks] == ["write", "infer"]
 
@@ -86,3 +93,33 @@ def test_enough_workers_are_those_the_slower_of_model_and_writer_needs() -> None
 )
 def test_suspicion_falls_on_the_slowest(read: float, decode: float, infer: float, write: float, first: str) -> None:
     assert Capacities(1, read, decode, infer, write).slowest_first()[0] == first
+
+
+def test_a_run_from_files_to_table_writes_the_table(tiles: Path, tmp_path: Path) -> None:
+    place = replace(workplace(tiles, tmp_path / "scratch"), passes=2)
+    rate = end_to_end(place, Parts.real(place), meter=QUICK)
+    assert rate.tiles_per_sec > 0
+    rows = read_table(place.out)
+    assert len(rows) == 2 * len(place.tiles)
+    assert {row["status"] for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize("stage", ["read", "decode", "infer", "write"])
+def test_a_stage_that_is_made_free_is_not_done(tiles: Path, tmp_path: Path, stage: Bound) -> None:
+    place = workplace(tiles, tmp_path / "scratch")
+    done: set[str] = set()
+
+    def note(what: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            done.add(what)
+            return step(*arguments, **options)
+
+        return noted
+
+    real = Parts.real(place)
+    source = TileSource(note("read", real.source.read), note("decode", real.source.preprocess_into))
+    parts = Parts(source, SpyBackend(real.backend), note("write", real.write)).without(stage, place)
+    end_to_end(place, parts, meter=QUICK)
+    if isinstance(parts.backend, SpyBackend) and parts.backend.digests:
+        done.add("infer")
+    assert done == {"read", "decode", "infer", "write"} - {stage}
