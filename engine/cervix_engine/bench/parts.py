@@ -49,6 +49,10 @@ class Parts:
             return replace(self, backend=FakeBackend(classes=len(place.contract.classes)))
         return replace(self, write=_count)
 
+    def filled(self, place: Workplace) -> Parts:
+        """The same parts without reading, decoding and a model: what is left is the stream's own work."""
+        return replace(self, source=TileSource(_nothing, _already_filled)).without("infer", place)
+
 
 class _Remembered:
     """Reads every tile of a workplace once, and then gives its bytes without a look at the disk."""
@@ -58,6 +62,10 @@ class _Remembered:
 
     def __call__(self, path: Path, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG002 - as `read_tile`
         return self._bytes[path]
+
+
+def _nothing(path: Path, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG001 - as `read_tile`
+    return b""
 
 
 def _already_filled(out: Pixels, data: bytes, /, *, contract: ModelContract) -> TileSize:  # noqa: ARG001

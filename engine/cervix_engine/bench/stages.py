@@ -59,7 +59,7 @@ def end_to_end(place: Workplace, parts: Parts, *, meter: Meter) -> Rate:
     """Tiles per second from files to the durable table."""
 
     def work() -> int:
-        with closing(_results(place, parts)) as results:
+        with closing(stream_of(place, parts)) as results:
             return parts.write(results)
 
     return meter.rate(work)
@@ -102,15 +102,15 @@ def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
     return BatchRate(len(pixels), rate, meter.latency(lambda: backend.infer(pixels)))
 
 
-def _results(place: Workplace, parts: Parts) -> Generator[BatchResult, None, None]:
+def stream_of(place: Workplace, parts: Parts) -> Generator[BatchResult, None, None]:
+    """The stream of a measured run."""
     settings = StreamSettings(place.listing.root, place.contract, place.batch_size, place.workers)
     return stream(place.batches(), backend=parts.backend, settings=settings, stats=StreamStats(), source=parts.source)
 
 
 def _ready_results(place: Workplace, parts: Parts) -> list[BatchResult]:
     passes = -(-place.rows // len(place.tiles))
-    quick = parts.without("infer", place).without("decode", place).without("read", place)
-    with closing(_results(replace(place, passes=passes), quick)) as results:
+    with closing(stream_of(replace(place, passes=passes), parts.filled(place))) as results:
         return list(results)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -41,7 +41,7 @@ class Workplace:
     """
 
     listing: Listing
-    tiles: tuple[TileRef, ...]
+    tiles: Sequence[TileRef]
     contract: ModelContract
     backend: Backend
     identity: RunIdentity
