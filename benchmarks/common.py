@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import shutil
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from cervix_engine.machine import cpu_class, usable_cpus
+from cervix_engine.machine import cpu_class, software, usable_cpus
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Rate:
     median: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.median:8.1f} tiles/s  ({self.low:.1f} to {self.high:.1f})"
@@ -43,6 +48,11 @@ def machine() -> str:
     """One line that says where the figures come from."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return f"{usable_cpus()} cores, {cpu_class()}, {system}"
+
+
+def describe() -> dict[str, Any]:
+    """The machine and what is installed, for a benchmark's JSON."""
+    return {"machine": machine(), "software": software(), "load": os.getloadavg()[0]}
 
 
 def sample_tiles(source: Path, target: Path, *, count: int, seed: int = 0) -> None:

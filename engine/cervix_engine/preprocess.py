@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ListingError, TileDecodeError, TileReadError
@@ -89,7 +90,9 @@ def decode(data: bytes, *, contract: ModelContract) -> Pixels:
         _refuse_transparency(encoded)
     turned = contract.exif_policy == "apply"
     flags = cv2.IMREAD_COLOR_RGB if turned else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = _imdecode(encoded, flags)
+    pixels = None if turned or header.format != "jpeg" else _quick_jpeg(data)
+    if pixels is None:
+        pixels = _imdecode(encoded, flags)
     _check_decoded(pixels, header, turned=turned)
     if header.format == "jpeg" and _has_grey_corner(pixels, turned=turned):
         _refuse_short_scan(data, header.scan_end, pixels, flags)
@@ -129,6 +132,15 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
     shrinks = pixels.shape[0] >= height and pixels.shape[1] >= width
     # cv2 takes (width, height); the contract holds (height, width).
     cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _quick_jpeg(data: bytes) -> Pixels | None:
+    """Decode a faultless JPEG to the very pixels that OpenCV gives, in half the time; None leaves it to OpenCV."""
+    try:
+        # Strict: where libjpeg as much as warns, what OpenCV makes of it is what counts.
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))
+    except (ValueError, MemoryError):
+        return None
 
 
 def _imdecode(encoded: Pixels, flags: int) -> Pixels:

@@ -28,6 +28,7 @@ from cervix_engine.errors import InferenceError, TileError, TileReadError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.pipeline.channel import Channel, Stop, Stopped
 from cervix_engine.pipeline.slot import Decoded, Slot, TileBatch
+from cervix_engine.pipeline.source import TileSource
 from cervix_engine.pipeline.stats import StageClock, StreamStats
 from cervix_engine.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles import Prediction, TileFailure, TileNotes, TileRef
@@ -74,7 +75,12 @@ class StreamSettings:
 
 
 def stream(
-    batches: Iterable[TileBatch], *, backend: Backend, settings: StreamSettings, stats: StreamStats
+    batches: Iterable[TileBatch],
+    *,
+    backend: Backend,
+    settings: StreamSettings,
+    stats: StreamStats,
+    source: TileSource | None = None,
 ) -> Generator[BatchResult, None, None]:
     """Read, decode and infer `batches`; yield their results in the same order.
 
@@ -86,11 +92,12 @@ def stream(
         backend: loaded; the stream's inference thread owns it meanwhile.
         settings: where and how.
         stats: filled while the stream runs.
+        source: how a tile becomes pixels; None takes the steps of `preprocess`.
 
     Raises:
         CervixError: whatever stopped the stream first.
     """
-    run = _Stream(batches, backend, settings, stats)
+    run = _Stream(batches, backend, settings, stats, source or TileSource(read_tile, preprocess_into))
     # Who is interrupted, or leaves early, does not wait for a batch that is being computed.
     wait_s: float | None = ABANDONED_JOIN_S
     try:
@@ -108,13 +115,19 @@ def stream(
 
 class _Stream:
     def __init__(
-        self, batches: Iterable[TileBatch], backend: Backend, settings: StreamSettings, stats: StreamStats
+        self,
+        batches: Iterable[TileBatch],
+        backend: Backend,
+        settings: StreamSettings,
+        stats: StreamStats,
+        source: TileSource,
     ) -> None:
         self.stop = Stop()
         self.results: Channel[BatchResult] = Channel(self.stop, SLOTS)
         self._batches = batches
         self._backend = backend
         self._settings = settings
+        self._source = source
         self._root = SameRoot(settings.root)
         self._free: Channel[Slot] = Channel(self.stop, SLOTS)
         self._in_order: Channel[Slot] = Channel(self.stop, SLOTS)
@@ -180,10 +193,10 @@ class _Stream:
     def _decode_tile(self, slot: Slot, position: int) -> Decoded:
         tile, out = slot.batch.tiles[position], slot.pixels[position]
         try:
-            data = read_tile(self._settings.root / tile.path, stamp=tile.stamp)
+            data = self._source.read(self._settings.root / tile.path, stamp=tile.stamp)
             if self._settings.hash_tiles:
                 slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
-            return preprocess_into(out, data, contract=self._settings.contract)
+            return self._source.preprocess_into(out, data, contract=self._settings.contract)
         except TileError as error:
             if isinstance(error, TileReadError):
                 self._root.require()

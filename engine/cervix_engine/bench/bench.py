@@ -1,0 +1,145 @@
+"""One bench run: from options to a report."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cervix_engine.backends import open_backend
+from cervix_engine.batch import DEFAULT_BATCH_SIZE, run_identity
+from cervix_engine.bench.measure import Gate, Meter
+from cervix_engine.bench.parts import Parts
+from cervix_engine.bench.report import BenchReport, Conditions
+from cervix_engine.bench.stages import end_to_end, model_sweep, stage_rates
+from cervix_engine.bench.verdict import judge
+from cervix_engine.bench.workplace import Workplace, copy_golden, usable_tiles
+from cervix_engine.bundle import Bundle
+from cervix_engine.discover import discover
+from cervix_engine.errors import UsageError
+from cervix_engine.machine import software, usable_cpus
+from cervix_engine.selection import RequestedPrecision, replay_golden, select
+
+SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+DEFAULT_TILES = 256
+# So many rounds' time takes a run from files to table: its fixed costs, a few fsyncs, must not count as its rate.
+RUN_ROUNDS = 4
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchConfig:
+    """What is asked of a bench run.
+
+    Attributes:
+        model: the bundle's folder.
+        tiles: a folder of tiles; None takes the bundle's golden tiles.
+        precision: `auto`, or the one that must run.
+        batch_size: of the run from files to table.
+        workers: decode threads; None takes one a usable core.
+        count: how many tiles of the folder are used.
+        batch_sizes: at which the model is measured alone; 1 is always among them.
+        gate: when a figure is stable.
+        scratch: where the measured table is written; None takes the system's folder for temporary files.
+    """
+
+    model: Path
+    tiles: Path | None = None
+    precision: RequestedPrecision = "auto"
+    batch_size: int = DEFAULT_BATCH_SIZE
+    workers: int | None = None
+    count: int = DEFAULT_TILES
+    batch_sizes: tuple[int, ...] = SWEPT_BATCH_SIZES
+    gate: Gate = field(default_factory=Gate)
+    scratch: Path | None = None
+
+
+def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
+    """Measure a bundle on this machine.
+
+    Args:
+        config: what is asked.
+        say: called with what is measured next.
+
+    Raises:
+        CervixError: see `errors.py`.
+    """
+    bundle = Bundle.open(config.model)
+    chosen = select(bundle, precision=config.precision).combination
+    with _scratch_folder(config.scratch) as folder, open_backend(bundle, combination=chosen) as backend:
+        replay_golden(bundle, backend, batch_size=config.batch_size)
+        root = config.tiles or copy_golden(bundle, Path(folder) / "tiles")
+        listing = discover(root, spool=Path(folder))
+        place = Workplace(
+            listing=listing,
+            tiles=usable_tiles(listing, contract=bundle.contract, count=config.count),
+            contract=bundle.contract,
+            backend=backend,
+            identity=run_identity(
+                bundle.contract,
+                backend.info,
+                bundle_digest=bundle.digest,
+                batch_size=config.batch_size,
+                listing=listing,
+            ),
+            workers=config.workers or usable_cpus(),
+            out=Path(folder) / "preds.csv",
+        )
+        return measure(place, Parts.real(place), batch_sizes=config.batch_sizes, meter=Meter(config.gate), say=say)
+
+
+def measure(
+    place: Workplace, parts: Parts, *, batch_sizes: tuple[int, ...], meter: Meter, say: Say = lambda _: None
+) -> BenchReport:
+    """All figures of a workplace, and the verdict."""
+    clock_before, load_before = clock_mhz(), os.getloadavg()[0]
+    say(f"each stage alone, {len(place.tiles)} tiles")
+    stages = stage_rates(place, parts, meter=meter)
+    say("the model alone, by batch size")
+    sweep = model_sweep(parts.backend, place, sorted({1, *batch_sizes}), meter=meter)
+    say("end to end, from files to table")
+    slowest = min(stage.rate.tiles_per_sec for stage in stages)
+    place = replace(place, passes=max(1, round(RUN_ROUNDS * meter.gate.round_s * slowest / len(place.tiles))))
+    whole = end_to_end(place, parts, meter=meter)
+    say("the slowest stage made free")
+    verdict = judge(place, parts, stages=stages, whole=whole, meter=meter)
+    return BenchReport(
+        conditions=Conditions(
+            software=software(),
+            cores=usable_cpus(),
+            clock_mhz=(clock_before, clock_mhz()),
+            load=(load_before, os.getloadavg()[0]),
+        ),
+        backend=parts.backend.info,
+        tiles=len(place.tiles),
+        tiles_bytes=sum(place.path(tile).stat().st_size for tile in place.tiles),
+        batch_size=place.batch_size,
+        workers=place.workers,
+        gate=meter.gate,
+        stages=stages,
+        sweep=sweep,
+        end_to_end=whole,
+        verdict=verdict,
+    )
+
+
+def clock_mhz() -> float | None:
+    """The mean clock of the cores now, in MHz, as Linux tells it; None where it does not."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    clocks = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)]
+    return statistics.fmean(clocks) if clocks else None
+
+
+def _scratch_folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="cervix-bench-", dir=parent)
+    except OSError as error:
+        raise UsageError(f"cannot write in {parent}: {error.strerror}") from error

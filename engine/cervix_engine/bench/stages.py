@@ -1,0 +1,152 @@
+"""Each stage alone, with nothing beside it, and all of them together.
+
+| stage | what one round does to the tiles of the sample | threads |
+|---|---|---|
+| read | bytes from the file, which by then is in the page cache | decode workers |
+| decode | bytes to pixels in their place, resized | decode workers |
+| resize | the resize alone, a part of `decode` | decode workers |
+| copy | a filled slot to another place, as an upload or a runtime's own copy would | one |
+| infer | filled slots through the model | the model's |
+| write | ready outcomes of a whole shard to the fsynced table | one |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import cv2
+import numpy as np
+
+from cervix_engine.backends import Backend
+from cervix_engine.bench.measure import Latency, Meter, Rate, Work
+from cervix_engine.bench.parts import Parts
+from cervix_engine.bench.workplace import Workplace
+from cervix_engine.pipeline.stats import StreamStats
+from cervix_engine.pipeline.stream import BatchResult, StreamSettings, stream
+from cervix_engine.preprocess import Pixels, decode, read_tile, resize_into
+
+StageName = Literal["read", "decode", "resize", "copy", "infer", "write"]
+T = TypeVar("T")
+
+# Decoded tiles take 50 times the memory of their files.
+RESIZED_TILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StageRate:
+    """What a stage sustains alone, with all of its threads."""
+
+    stage: StageName
+    threads: int
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRate:
+    """The model alone at one batch size, on pixels that are ready: the rate, and how long single calls take."""
+
+    batch_size: int
+    rate: Rate
+    latency: Latency
+
+
+def end_to_end(place: Workplace, parts: Parts, *, meter: Meter) -> Rate:
+    """Tiles per second from files to the durable table."""
+
+    def work() -> int:
+        with closing(stream_of(place, parts)) as results:
+            return parts.write(results)
+
+    return meter.rate(work)
+
+
+def stage_rates(place: Workplace, parts: Parts, *, meter: Meter) -> tuple[StageRate, ...]:
+    """Every stage alone, in the order in which a tile meets them."""
+    cv2.setNumThreads(1)  # as in the stream: OpenCV's own threads inside workers would oversubscribe the cores
+    slot = place.batch(place.batch_size)
+    with ThreadPoolExecutor(place.workers) as pool:
+        decoding: dict[StageName, Work] = {
+            "read": _dealt(pool, place, _paths(place), lambda path, _: parts.source.read(path)),
+            "decode": _dealt(
+                pool,
+                place,
+                [read_tile(path) for path in _paths(place)],
+                lambda data, out: parts.source.preprocess_into(out, data, contract=place.contract),
+            ),
+            "resize": _dealt(pool, place, _decoded(place), lambda pixels, out: resize_into(out, pixels)),
+        }
+        rates = [StageRate(stage, place.workers, meter.rate(work)) for stage, work in decoding.items()]
+    results = _ready_results(place, parts)
+    return (
+        *rates,
+        StageRate("copy", 1, meter.rate(_copying(slot))),
+        StageRate("infer", parts.backend.info.threads, meter.rate(_inferring(parts.backend, slot))),
+        StageRate("write", 1, meter.rate(lambda: parts.write(results))),
+    )
+
+
+def model_sweep(
+    backend: Backend, place: Workplace, batch_sizes: Sequence[int], *, meter: Meter
+) -> tuple[BatchRate, ...]:
+    """The model alone at each batch size."""
+    return tuple(_batch_rate(backend, place.batch(batch_size), meter) for batch_size in batch_sizes)
+
+
+def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
+    rate = meter.rate(_inferring(backend, pixels))
+    return BatchRate(len(pixels), rate, meter.latency(lambda: backend.infer(pixels)))
+
+
+def stream_of(place: Workplace, parts: Parts) -> Generator[BatchResult, None, None]:
+    """The stream of a measured run."""
+    settings = StreamSettings(place.listing.root, place.contract, place.batch_size, place.workers)
+    return stream(place.batches(), backend=parts.backend, settings=settings, stats=StreamStats(), source=parts.source)
+
+
+def _ready_results(place: Workplace, parts: Parts) -> list[BatchResult]:
+    passes = -(-place.rows // len(place.tiles))
+    with closing(stream_of(replace(place, passes=passes), parts.filled(place))) as results:
+        return list(results)
+
+
+def _dealt(pool: ThreadPoolExecutor, place: Workplace, items: Sequence[T], step: Callable[[T, Pixels], object]) -> Work:
+    """One round of `step` over all items, dealt to the pool's threads, each with a place for pixels of its own."""
+    shares = [items[start :: place.workers] for start in range(place.workers)]
+    places = [np.zeros((*place.contract.input_size, 3), np.uint8) for _ in shares]
+
+    def share(items: Sequence[T], out: Pixels) -> int:
+        for item in items:
+            step(item, out)
+        return len(items)
+
+    return lambda: sum(pool.map(share, shares, places))
+
+
+def _copying(slot: Pixels) -> Work:
+    target = np.zeros_like(slot)
+
+    def work() -> int:
+        np.copyto(target, slot)
+        return len(slot)
+
+    return work
+
+
+def _inferring(backend: Backend, pixels: Pixels) -> Work:
+    def work() -> int:
+        return len(backend.infer(pixels))
+
+    return work
+
+
+def _paths(place: Workplace) -> list[Path]:
+    return [place.path(tile) for tile in place.tiles]
+
+
+def _decoded(place: Workplace) -> list[Pixels]:
+    return [decode(read_tile(path), contract=place.contract) for path in _paths(place)[:RESIZED_TILES]]

@@ -1,0 +1,175 @@
+"""`cervix-bench`: how fast a bundle runs here, and what bounds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
+from cervix_engine.cli.errors import cervix_errors
+
+if TYPE_CHECKING:
+    from cervix_engine.bench.measure import Rate
+    from cervix_engine.bench.report import BenchReport
+    from cervix_engine.selection import RequestedPrecision
+
+REGRESSED = 6
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("tiles", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto takes the fastest certified one on this machine, else fp32.",
+)
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
+@click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
+@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Tiles to measure with, at most.")
+@click.option(
+    "--sweep",
+    default="1,2,4,8,16,32,64",
+    show_default=True,
+    metavar="SIZES",
+    help="Batch sizes for the model alone; 1 is always among them.",
+)
+@click.option(
+    "--stable-within",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="How far the last 5 rounds may differ, as a share.",
+)
+@click.option(
+    "--max-rounds", type=click.IntRange(5), default=20, show_default=True, help="Then a figure is called unstable."
+)
+@click.option(
+    "--round-seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="How long a round takes at least."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="Where the measured table is written. [default: $TMPDIR]"
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there, to be a baseline later.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it there, such as bench.png.")
+@click.option(
+    "--baseline", type=click.Path(path_type=Path), help="A report of before: exit 6 where this run is slower."
+)
+@click.option(
+    "--fail-below",
+    type=click.FloatRange(0, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="The least share of the baseline.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
+@click.version_option(__version__)
+@cervix_errors
+def main(
+    tiles: Path | None,
+    model: Path | None,
+    precision: RequestedPrecision,
+    batch_size: int,
+    workers: int | None,
+    count: int,
+    sweep: str,
+    stable_within: float,
+    max_rounds: int,
+    round_seconds: float,
+    scratch: Path | None,
+    out: Path | None,
+    picture: Path | None,
+    baseline: Path | None,
+    fail_below: float,
+    as_json: bool,
+) -> int:
+    """Measure a bundle here: each stage alone, the model by batch size, all of it from files; and what bounds it.
+
+    TILES is a folder; without it the bundle's golden tiles are taken. Exit codes: 0 done, 1 failed, 2 wrong usage,
+    6 slower than the baseline, or too unstable to say.
+    """
+    from cervix_engine.bench.baseline import compare
+    from cervix_engine.bench.bench import BenchConfig, bench
+    from cervix_engine.bench.measure import Gate
+    from cervix_engine.bench.plot import plot
+    from cervix_engine.bench.report import BenchReport
+    from cervix_engine.bundle import default_bundle
+
+    earlier = BenchReport.load(baseline) if baseline else None
+    config = BenchConfig(
+        model=model or default_bundle(),
+        tiles=tiles,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        count=count,
+        batch_sizes=_sizes(sweep),
+        gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
+        scratch=scratch,
+    )
+    report = bench(config, say=lambda what: click.echo(f"measuring {what}", err=True))
+    _publish(report, out=out, as_json=as_json)
+    if picture:
+        plot(report, picture)
+    unstable = report.unstable()
+    slower = [item for item in compare(report, earlier) if item.ratio < fail_below] if earlier else []
+    for name in unstable:
+        click.echo(f"unstable: {name}: rounds differ by more than {stable_within:.0%}", err=True)
+    for item in slower:
+        click.echo(f"regressed: {item}", err=True)
+    return REGRESSED if slower or (unstable and earlier) else 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        sizes = (0,)
+    if not all(1 <= size <= 4096 for size in sizes):
+        raise click.BadParameter(f"{text!r}, expected sizes from 1 to 4096 such as 1,8,32.", param_hint="'--sweep'")
+    return sizes
+
+
+def _publish(report: BenchReport, *, out: Path | None, as_json: bool) -> None:
+    from cervix_engine.files import write_json
+    from cervix_engine.output.journal import output_errors
+
+    if out:
+        with output_errors(f"cannot write {out}"):
+            write_json(out, report.to_json())
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        for line in _lines(report):
+            click.echo(line)
+
+
+def _lines(report: BenchReport) -> Iterator[str]:
+    backend, conditions = report.backend, report.conditions
+    yield f"{backend.backend} {backend.version} {backend.precision} on {conditions.software['cpu']}"
+    yield (
+        f"{conditions.cores} cores, {report.workers} workers, batch {report.batch_size}, {report.tiles} tiles, "
+        f"load {conditions.load[0]:.1f} to {conditions.load[1]:.1f}"
+    )
+    yield "each stage alone (threads)"
+    yield from (f"  {f'{item.stage} ({item.threads})':<14} {_shown(item.rate)}" for item in report.stages)
+    yield "the model alone"
+    for item in report.sweep:
+        latency = f"p50 {item.latency.p50_ms:.2f} ms, p99 {item.latency.p99_ms:.2f} ms"
+        yield f"  {f'batch {item.batch_size}':<14} {_shown(item.rate)}   {latency}"
+    yield f"{'end to end':<16} {_shown(report.end_to_end)}"
+    yield str(report.verdict)
+
+
+def _shown(rate: Rate) -> str:
+    unstable = "" if rate.stable else f"   unstable in {rate.rounds} rounds"
+    return f"{rate.tiles_per_sec:12,.1f} tiles/s  ({rate.low:,.1f} to {rate.high:,.1f}){unstable}"

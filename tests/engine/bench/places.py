@@ -1,0 +1,78 @@
+"""Workplaces with drawn tiles and a fake model, and steps that are slow on purpose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.batch import run_identity
+from cervix_engine.bench.measure import Gate, Meter
+from cervix_engine.bench.parts import Parts
+from cervix_engine.bench.workplace import Workplace, usable_tiles
+from cervix_engine.contract import ModelContract
+from cervix_engine.discover import discover
+from cervix_engine.pipeline.source import TileSource
+from cervix_engine.pipeline.stream import BatchResult
+from cervix_engine.preprocess import Pixels, preprocess_into, read_tile
+from cervix_engine.tiles import TileSize, TileStamp
+from engine.run.support import CONTRACT
+
+# Two rounds are enough where what is slow is slow by a factor.
+QUICK = Meter(Gate(tolerance=0.5, window=2, max_rounds=2, round_s=0.0))
+
+BATCH_SIZE = 4
+SLOW_S = 0.004
+
+
+def workplace(tiles: Path, scratch: Path, *, backend: FakeBackend | None = None) -> Workplace:
+    """The first tiles below `tiles`, two workers, batches of four."""
+    scratch.mkdir()
+    listing = discover(tiles, spool=scratch)
+    backend = backend or FakeBackend()
+    identity = run_identity(CONTRACT, backend.info, bundle_digest="0" * 64, batch_size=BATCH_SIZE, listing=listing)
+    return Workplace(
+        listing=listing,
+        tiles=usable_tiles(listing, contract=CONTRACT, count=24),
+        contract=CONTRACT,
+        backend=backend,
+        identity=identity,
+        workers=2,
+        out=scratch / "preds.csv",
+        rows=1,
+    )
+
+
+def slow_read(path: Path, /, *, stamp: TileStamp | None = None) -> bytes:
+    time.sleep(SLOW_S)
+    return read_tile(path, stamp=stamp)
+
+
+def slow_decode(out: Pixels, data: bytes, /, *, contract: ModelContract) -> TileSize:
+    time.sleep(SLOW_S)
+    return preprocess_into(out, data, contract=contract)
+
+
+def slow_write(write: Callable[[Iterable[BatchResult]], int]) -> Callable[[Iterable[BatchResult]], int]:
+    def delayed(results: Iterable[BatchResult]) -> Iterator[BatchResult]:
+        for result in results:
+            time.sleep(BATCH_SIZE * SLOW_S)
+            yield result
+
+    return lambda results: write(delayed(results))
+
+
+def slowed(place: Workplace, what: str) -> Parts:
+    """A run's parts, of which `what` takes `SLOW_S` for each tile.
+
+    Nothing is really written: how long an fsync takes is up to whoever else uses the disk.
+    """
+    real = Parts.real(place).without("write", place)
+    return {
+        "read": replace(real, source=TileSource(slow_read, preprocess_into)),
+        "decode": replace(real, source=TileSource(read_tile, slow_decode)),
+        "infer": replace(real, backend=FakeBackend(seconds_per_batch=BATCH_SIZE * SLOW_S)),
+        "write": replace(real, write=slow_write(real.write)),
+    }[what]
