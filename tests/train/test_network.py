@@ -10,7 +10,7 @@ import pytest
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_train.batchnorm import reestimate
 from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_extractor, build_head, extractor_digest, join, parse_weights
+from cervix_train.network import BACKBONES, build_extractor, build_head, extractor_digest, join, parse_weights
 
 SIZE = (32, 32)
 
@@ -127,13 +127,11 @@ def test_reestimate_wakes_up_a_random_network() -> None:
 @pytest.mark.parametrize(
     ("value", "backbone", "expected"),
     [
-        (None, "resnet101", "imagenet"),
-        (None, "cnn", "none"),
         ("none", "resnet101", "none"),
         ("imagenet", "resnet101", "imagenet"),
     ],
 )
-def test_parse_weights(value: str | None, backbone: Any, expected: str) -> None:
+def test_parse_weights(value: str, backbone: Any, expected: str) -> None:
     assert parse_weights(value, backbone=backbone) == expected
 
 
@@ -183,7 +181,18 @@ def test_weights_that_do_not_fit(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_imagenet_weights_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "size", "file"),
+    [
+        ("resnet101", 32, "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        ("resnet50", 32, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        ("mobilenetv2", 96, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5"),
+        ("mobilenetv2", 100, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
+    ],
+)
+def test_imagenet_weights_without_a_network(
+    backbone: Any, size: int, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError("Network is unreachable")
 
@@ -193,25 +202,44 @@ def test_imagenet_weights_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
     before = socket.getdefaulttimeout()
     with pytest.raises(BackendUnavailableError, match="--weights imagenet cannot be had") as caught:
-        build_extractor("resnet101", input_size=SIZE, weights="imagenet")
-    assert "\n" not in str(caught.value)
-    assert "--weights FILE" in str(caught.value)
+        build_extractor(backbone, input_size=(size, size), weights="imagenet")
+    message = str(caught.value)
+    assert "\n" not in message
+    # The URL that Keras asked for ends in the very file that the advice names.
+    assert f"/{file}" in message
+    assert f"fetch {file} elsewhere and pass it with --weights FILE" in message
     assert socket.getdefaulttimeout() == before
 
 
 @pytest.mark.slow
-def test_resnet101_gives_2048_useful_features() -> None:
+@pytest.mark.parametrize(
+    ("backbone", "width", "branches", "end"),
+    [
+        ("resnet101", 2048, 33, "_3_bn"),
+        ("resnet50", 2048, 16, "_3_bn"),
+        ("mobilenetv2", 1280, 10, "_project_BN"),
+    ],
+)
+def test_a_random_backbone_gives_useful_features(backbone: Any, width: int, branches: int, end: str) -> None:
     load_keras(seed=0)
-    extractor = build_extractor("resnet101", input_size=SIZE, weights="none")
-    assert extractor.output.shape == (None, 2048)
-    body = extractor.get_layer("resnet101")
-    scales = {layer.name: layer.gamma.numpy().mean() for layer in body.layers if layer.name.endswith("_bn")}
-    ends_of_blocks = {name for name, scale in scales.items() if scale < 0.5}
-    assert len(ends_of_blocks) == 33
-    assert all(name.endswith("_3_bn") for name in ends_of_blocks)
+    extractor = build_extractor(backbone, input_size=SIZE, weights="none")
+    assert extractor.output.shape == (None, width)
+    norms = [layer for layer in extractor.get_layer(backbone).layers if hasattr(layer, "gamma")]
+    ends_of_branches = {norm.name for norm in norms if norm.gamma.numpy().mean() < 0.5}
+    assert len(ends_of_branches) == branches
+    assert all(name.endswith(end) for name in ends_of_branches)
     pixels = random_pixels(4) // np.arange(1, 5, dtype=np.uint8)[:, None, None, None]
     reestimate(extractor, [pixels], advance=lambda _: None)
     extractor.trainable = False
     features = extractor.predict_on_batch(pixels)
     assert np.isfinite(features).all()
     assert features.std(axis=0).mean() > 0.05
+
+
+def test_every_backbone_that_can_be_asked_for_has_its_weights_told() -> None:
+    assert {name: parse_weights(None, backbone=name) for name in BACKBONES} == {
+        "resnet101": "imagenet",
+        "resnet50": "imagenet",
+        "mobilenetv2": "imagenet",
+        "cnn": "none",
+    }

@@ -22,11 +22,16 @@ from cervix_train.network import BACKBONES, parse_weights
 @click.option(
     "--weights",
     metavar="imagenet|none|FILE",
-    help="The backbone's weights; FILE is a *.weights.h5 or Keras's *_notop.h5.  "
+    help="The backbone's weights; FILE is a *.weights.h5 or one of Keras's without the top, *_notop.h5 or "
+    "*_no_top.h5.  "
     "[default: imagenet; none for the cnn backbone]",
 )
 @click.option(
-    "--backbone", type=click.Choice(BACKBONES), default="resnet101", show_default=True, help="cnn is for trials."
+    "--backbone",
+    type=click.Choice(BACKBONES),
+    default="resnet101",
+    show_default=True,
+    help="resnet101 is the paper's, the others are to compare it with; cnn is small, for trials.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option(

@@ -1,6 +1,6 @@
 """The network: raw pixels → 1/255 → frozen backbone → global average pooling → the paper's head.
 
-    uint8 (N, H, W, 3) → Rescaling → ResNet-101 (or a small CNN) → float32 (N, features)
+    uint8 (N, H, W, 3) → Rescaling → ResNet-101 (or a comparator) → float32 (N, features)
       → Dense 256 ReLU → Dropout 0.25 → Dense 64 ReLU → Dropout 0.25 → Dense softmax → float32 (N, classes)
 
 The part up to the features, the *extractor*, never learns, so its answers are computed once per tile. Extractor
@@ -13,6 +13,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,7 +21,7 @@ from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.files import sha256_bytes
 from cervix_train.keras_runtime import KerasModel, load_keras
 
-Backbone = Literal["resnet101", "cnn"]
+Backbone = Literal["resnet101", "resnet50", "mobilenetv2", "cnn"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 Weights = Literal["imagenet", "none"] | Path
 
@@ -28,24 +29,57 @@ HEAD_UNITS = (256, 64)
 DROPOUT = 0.25
 CNN_FILTERS = (16, 32, 64, 128)
 RESIDUAL_SCALE = 0.1
-WEIGHT_SUFFIXES = (".weights.h5", "_notop.h5")
+WEIGHT_SUFFIXES = (".weights.h5", "_notop.h5", "_no_top.h5")
 
 _DOWNLOAD_TIMEOUT_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Application:
+    """A network of `keras.applications`.
+
+    Attributes:
+        builder: its name there.
+        file: its ImageNet weights without the top, as Keras publishes them; `{size}` is the input's.
+        branch_end: of `BLOCK_add`, the batch norm that ends the residual branch is `BLOCK` and this.
+        sizes: input sizes in pixels that have weights of their own; others take those of 224.
+    """
+
+    builder: str
+    file: str
+    branch_end: str
+    sizes: tuple[int, ...] = ()
+
+    def weights_file(self, input_size: tuple[int, int]) -> str:
+        height, width = input_size
+        return self.file.format(size=height if height == width and height in self.sizes else 224)
+
+
+_APPLICATIONS: dict[Backbone, _Application] = {
+    "resnet101": _Application("ResNet101", "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "_3_bn"),
+    "resnet50": _Application("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "_3_bn"),
+    "mobilenetv2": _Application(
+        "MobileNetV2",
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
+        "_project_BN",
+        sizes=(96, 128, 160, 192, 224),
+    ),
+}
+
+
 def parse_weights(value: str | None, *, backbone: Backbone) -> Weights:
-    """What `--weights` means; by default ImageNet's for ResNet-101 and none for the CNN, which has no others.
+    """What `--weights` means; by default ImageNet's, and none for a backbone that has no such weights.
 
     Raises:
         UsageError: no such file, or a file or a name that cannot hold weights for this backbone.
     """
     if value is None:
-        return "imagenet" if backbone == "resnet101" else "none"
+        return "imagenet" if backbone in _APPLICATIONS else "none"
     if value == "none":
         return "none"
     if value == "imagenet":
-        if backbone == "cnn":
-            raise UsageError("--weights imagenet: there are none for the cnn backbone; use none or a file")
+        if backbone not in _APPLICATIONS:
+            raise UsageError(f"--weights imagenet: there are none for the {backbone} backbone; use none or a file")
         return "imagenet"
     if not value.endswith(WEIGHT_SUFFIXES):
         expected = " or ".join(f"*{suffix}" for suffix in WEIGHT_SUFFIXES)
@@ -67,7 +101,7 @@ def build_extractor(backbone: Backbone, *, input_size: tuple[int, int], weights:
     """
     keras = load_keras()
     shape = (*input_size, 3)
-    body = _resnet101(shape, weights) if backbone == "resnet101" else _cnn(shape)
+    body = _application(backbone, shape, weights) if backbone in _APPLICATIONS else _cnn(shape)
     if isinstance(weights, Path):
         _load_weights(body, weights)
     pixels = keras.Input(shape, dtype="uint8", name="pixels")
@@ -106,31 +140,36 @@ def extractor_digest(extractor: KerasModel) -> str:
     return sha256_bytes("\n".join(lines).encode())
 
 
-def _resnet101(shape: tuple[int, int, int], weights: Weights) -> KerasModel:
-    build = load_keras().applications.ResNet101
+def _application(backbone: Backbone, shape: tuple[int, int, int], weights: Weights) -> KerasModel:
+    application = _APPLICATIONS[backbone]
+    build = getattr(load_keras().applications, application.builder)
+    options = {"include_top": False, "input_shape": shape, "pooling": "avg", "name": backbone}
     if weights != "imagenet":
-        body = build(include_top=False, weights=None, input_shape=shape, pooling="avg")
-        _calm_residuals(body)
+        body = build(weights=None, **options)
+        _calm_residuals(body, branch_end=application.branch_end)
         return body
     try:
-        with _socket_timeout(_DOWNLOAD_TIMEOUT_S):
-            return build(include_top=False, weights="imagenet", input_shape=shape, pooling="avg")
+        with _socket_timeout(_DOWNLOAD_TIMEOUT_S), warnings.catch_warnings():
+            # MobileNetV2 warns that it takes the weights of 224 px, which fit any size.
+            warnings.simplefilter("ignore", UserWarning)
+            return build(weights="imagenet", **options)
     except Exception as error:  # when its download fails, Keras raises exactly this class
         raise BackendUnavailableError(
             f"--weights imagenet cannot be had: {_one_line(error)}; without a network, fetch "
-            "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5 elsewhere and pass it with --weights FILE"
+            f"{application.weights_file(shape[:2])} elsewhere and pass it with --weights FILE"
         ) from error
 
 
-def _calm_residuals(body: KerasModel) -> None:
+def _calm_residuals(body: KerasModel, *, branch_end: str) -> None:
     """Let a random network's residual branches begin small, so that its blocks begin near the identity.
 
-    33 random blocks of full strength scramble their input: a classifier on their features tells 33 % of unseen
-    drawn tiles right, with this 92 % (300 tiles at 64 px). After Goyal et al. 2017, section 5.1, who begin at 0.
+    ResNet-101's 33 random blocks of full strength scramble their input: a classifier on their features tells 33 % of
+    unseen drawn tiles right, with this 92 % (300 tiles at 64 px). After Goyal et al. 2017, section 5.1, who begin at 0.
     """
     for layer in body.layers:
-        if layer.name.endswith("_3_bn"):
-            layer.gamma.assign(layer.gamma * RESIDUAL_SCALE)
+        if layer.name.endswith("_add"):
+            norm = body.get_layer(layer.name.removesuffix("_add") + branch_end)
+            norm.gamma.assign(norm.gamma * RESIDUAL_SCALE)
 
 
 def _cnn(shape: tuple[int, int, int]) -> KerasModel:
