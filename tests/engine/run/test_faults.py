@@ -97,9 +97,9 @@ def test_a_tile_that_cannot_be_opened_or_read_is_a_row(few: Path, bundle: Bundle
         assert row.endswith(",failed,unreadable: Input/output error")
 
 
-def test_an_error_at_any_step_leaves_an_old_table_or_the_new_one(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_error_at_every_fifth_step_beside_an_old_table(few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("error-old", few, bundle, tmp_path)
-    assert len(findings) > 15
+    assert len(findings) > 10
     for finding in findings:
         assert finding["table"] in ("old", "new"), finding
         assert finding["code"] in (1, 3), finding
@@ -121,7 +121,7 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
         assert_completed(finding, old=old)
 
 
-def test_a_kill_at_every_other_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_kill_at_every_third_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("kill-retry", few, bundle, tmp_path)
     assert len(findings) > 10
     assert {finding["table"] for finding in findings} == {"old", "new"}
