@@ -287,13 +287,13 @@ def main() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps, stride=2),
-        "error-old": lambda: at_every_step(campaign, error(errno.EIO), campaign.changes, old=True, stride=3),
+        "error-old": lambda: at_every_step(campaign, error(errno.EIO), campaign.changes, old=True, stride=5),
         "denied": lambda: at_every_step(campaign, error(errno.EACCES), campaign.steps, stride=4),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), campaign.changes, lasting=True, stride=3),
         "short": lambda: at_every_write(campaign),
         "kill": lambda: at_every_step(campaign, kill, campaign.changes),
         "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
-        "kill-retry": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
+        "kill-retry": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=3),
         "unreadable": lambda: at_every_tile(campaign),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),
