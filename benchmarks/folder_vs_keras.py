@@ -8,83 +8,34 @@ table. Start-up and compilation are reported apart.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from cervix_engine.backends import open_backend
+from cervix_engine.bundle import Bundle
+from cervix_engine.selection import replay_golden, select
 from common import interleave, machine, sample_tiles
+from contenders import Run, engine, keras_folder
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-
-def keras_folder(tiles: Path, bundle: Path, batch_size: int) -> tuple[Callable[[], float], float]:
-    """A pass of `image_dataset_from_directory` + `predict` over `tiles`, and the seconds it took to be ready."""
+def ready_keras(tiles: Path, bundle_root: Path, batch_size: int) -> tuple[Run, float]:
+    """Keras's passes over `tiles`, and the seconds until the first can begin, compilation included."""
     started = time.perf_counter()
-    import keras
-    import tensorflow as tf
-
-    model = keras.models.load_model(bundle / "model.keras", safe_mode=True)
-    height, width = model.input_shape[1:3]
-
-    def dataset() -> Any:
-        images = keras.utils.image_dataset_from_directory(
-            tiles, labels=None, image_size=(height, width), batch_size=batch_size, shuffle=False, verbose=False
-        )
-        return images.map(lambda pixels: tf.cast(pixels, tf.uint8)).prefetch(tf.data.AUTOTUNE)
-
-    model.predict(dataset().take(1), verbose=0)
-    ready = time.perf_counter() - started
-
-    def run() -> float:
-        began = time.perf_counter()
-        rows = len(model.predict(dataset(), verbose=0))
-        return rows / (time.perf_counter() - began)
-
-    return run, ready
+    run = keras_folder(tiles, bundle_root, batch_size=batch_size)
+    return run, time.perf_counter() - started
 
 
-def engine_folder(tiles: Path, bundle_root: Path, batch_size: int, precision: str) -> tuple[Callable[[], float], float]:
-    """A pass of the engine over `tiles`, from discovery to the committed table; and the seconds to be ready."""
+def ready_engine(tiles: Path, bundle_root: Path, batch_size: int, precision: str) -> tuple[Run, float]:
+    """The engine's passes over `tiles`, and the seconds until the first can begin, golden tiles included."""
     started = time.perf_counter()
-    from cervix_engine.backends import open_backend
-    from cervix_engine.batch import discover_beside, predict_partial, run_identity
-    from cervix_engine.bundle import Bundle
-    from cervix_engine.machine import usable_cpus
-    from cervix_engine.output.partial import PartialRun, output_lock
-    from cervix_engine.run_report import Provenance
-    from cervix_engine.selection import replay_golden, select
-
     bundle = Bundle.open(bundle_root)
     backend = open_backend(bundle, combination=select(bundle, precision=precision).combination)  # type: ignore[arg-type]
     backend.__enter__()
     replay_golden(bundle, backend, batch_size=batch_size)
-    ready = time.perf_counter() - started
-    out = tiles.parent / "preds.csv"
-
-    def run() -> float:
-        began = time.perf_counter()
-        with output_lock(out):
-            listing = discover_beside(out, tiles)
-            identity = run_identity(
-                bundle.contract, backend.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
-            )
-            report = predict_partial(
-                PartialRun.create(out, identity=identity, listing=listing),
-                listing,
-                contract=bundle.contract,
-                backend=backend,
-                workers=usable_cpus(),
-                report_path=out.with_suffix(".run.json"),
-                provenance=Provenance(bundle.digest, None, 0.0, ready),
-            )
-        return report.found / (time.perf_counter() - began)
-
-    return run, ready
+    return engine(tiles, bundle, backend, batch_size=batch_size), time.perf_counter() - started
 
 
 @click.command()
@@ -99,8 +50,8 @@ def main(tiles: Path, model: Path, precision: str, count: int, rounds: int, batc
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "tiles"
         sample_tiles(tiles, sample, count=count)
-        keras_run, keras_ready = keras_folder(sample, model, batch_size)
-        engine_run, engine_ready = engine_folder(sample, model, batch_size, precision)
+        keras_run, keras_ready = ready_keras(sample, model, batch_size)
+        engine_run, engine_ready = ready_engine(sample, model, batch_size, precision)
         names = ("Keras folder pipeline + predict", f"cervix-batch, {precision}")
         rates = interleave({names[0]: keras_run, names[1]: engine_run}, rounds=rounds)
     print(f"{count} tiles, batch {batch_size}, {rounds} interleaved rounds; {machine()}")

@@ -32,7 +32,7 @@ _JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran ou
 _JPEG_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
 
 
-def read_tile(path: Path, *, stamp: TileStamp | None = None) -> bytes:
+def read_tile(path: Path | str, *, stamp: TileStamp | None = None) -> bytes:
     """Read one tile's bytes, once.
 
     Args:

@@ -135,6 +135,8 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = self.info.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Between batches, threads that spin for the next one would take the cores that decode it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # Never fall back: a session that quietly runs elsewhere would carry the wrong certificate.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(self.info.backend != CPU)))
         if self.info.backend == OPENVINO:

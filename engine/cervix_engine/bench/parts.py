@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,13 +59,13 @@ class _Remembered:
     """Reads every tile of a workplace once, and then gives its bytes without a look at the disk."""
 
     def __init__(self, place: Workplace) -> None:
-        self._bytes = {place.path(tile): read_tile(place.path(tile)) for tile in place.tiles}
+        self._bytes = {os.fspath(place.path(tile)): read_tile(place.path(tile)) for tile in place.tiles}
 
-    def __call__(self, path: Path, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG002 - as `read_tile`
-        return self._bytes[path]
+    def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG002 - as `read_tile`
+        return self._bytes[os.fspath(path)]
 
 
-def _nothing(path: Path, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG001 - as `read_tile`
+def _nothing(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG001 - as `read_tile`
     return b""
 
 

@@ -12,9 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -85,7 +85,7 @@ def stage_rates(place: Workplace, parts: Parts, *, meter: Meter) -> tuple[StageR
     return (
         *rates,
         StageRate("copy", 1, meter.rate(_copying(slot))),
-        StageRate("infer", parts.backend.info.threads, meter.rate(_inferring(parts.backend, slot))),
+        StageRate("infer", parts.backend.info.threads, meter.rate(inferring(parts.backend, slot))),
         StageRate("write", 1, meter.rate(lambda: parts.write(results))),
     )
 
@@ -98,7 +98,7 @@ def model_sweep(
 
 
 def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
-    rate = meter.rate(_inferring(backend, pixels))
+    rate = meter.rate(inferring(backend, pixels))
     return BatchRate(len(pixels), rate, meter.latency(lambda: backend.infer(pixels)))
 
 
@@ -137,7 +137,20 @@ def _copying(slot: Pixels) -> Work:
     return work
 
 
-def _inferring(backend: Backend, pixels: Pixels) -> Work:
+@contextmanager
+def preparing(place: Workplace, parts: Parts) -> Iterator[Work]:
+    """Rounds of all that decode workers do, from files to pixels in place, by as many threads."""
+
+    def prepare(path: Path, out: Pixels) -> None:
+        parts.source.preprocess_into(out, parts.source.read(path), contract=place.contract)
+
+    with ThreadPoolExecutor(place.workers) as pool:
+        yield _dealt(pool, place, _paths(place), prepare)
+
+
+def inferring(backend: Backend, pixels: Pixels) -> Work:
+    """Rounds of one batch through the model."""
+
     def work() -> int:
         return len(backend.infer(pixels))
 

@@ -14,7 +14,7 @@ from cervix_engine.tiles import TileSize, TileStamp
 class ReadStep(Protocol):
     """The bytes of one tile; see `preprocess.read_tile`."""
 
-    def __call__(self, path: Path, /, *, stamp: TileStamp | None = None) -> bytes: ...
+    def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes: ...
 
 
 class PixelStep(Protocol):

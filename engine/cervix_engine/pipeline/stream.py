@@ -13,6 +13,7 @@ out and waits for each to be filled. Nothing is ever re-sorted.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ class _Stream:
         self._backend = backend
         self._settings = settings
         self._source = source
+        # Joined as text: a `Path` for each tile would cost as much as all of the rest of handing it on.
+        self._prefix = os.path.join(settings.root, "")  # noqa: PTH118
         self._root = SameRoot(settings.root)
         self._free: Channel[Slot] = Channel(self.stop, SLOTS)
         self._in_order: Channel[Slot] = Channel(self.stop, SLOTS)
@@ -193,7 +196,7 @@ class _Stream:
     def _decode_tile(self, slot: Slot, position: int) -> Decoded:
         tile, out = slot.batch.tiles[position], slot.pixels[position]
         try:
-            data = self._source.read(self._settings.root / tile.path, stamp=tile.stamp)
+            data = self._source.read(self._prefix + tile.path, stamp=tile.stamp)
             if self._settings.hash_tiles:
                 slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
             return self._source.preprocess_into(out, data, contract=self._settings.contract)

@@ -45,7 +45,7 @@ def workplace(tiles: Path, scratch: Path, *, backend: FakeBackend | None = None)
     )
 
 
-def slow_read(path: Path, /, *, stamp: TileStamp | None = None) -> bytes:
+def slow_read(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
     time.sleep(SLOW_S)
     return read_tile(path, stamp=stamp)
 

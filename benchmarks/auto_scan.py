@@ -1,0 +1,108 @@
+"""Automatic batch size and workers against the best of a scan, re-measured, on tiles of one kind.
+
+    python benchmarks/auto_scan.py TILES --side 224 --suffix .jpg --model models/cervix --json auto.json
+
+The tiles are made from those in TILES: resized to `--side` and encoded anew. The scan takes every combination once,
+interleaved; its best and the automatic choice are then raced against each other, since the best of many noisy figures
+flatters itself.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+
+from cervix_engine.backends import Backend, open_backend
+from cervix_engine.bundle import Bundle
+from cervix_engine.machine import usable_cpus
+from cervix_engine.selection import select
+from cervix_engine.tuning import tune
+from common import describe, interleave, sample_tiles
+from contenders import Run, engine, tile_files
+
+Setting = tuple[int, int]  # batch size, workers
+
+
+def encode_anew(tiles: Path, *, side: int, suffix: str) -> None:
+    """Replace every tile by one of `side` pixels in the format of `suffix`."""
+    for path in tile_files(tiles):
+        pixels = cv2.imread(str(path))
+        assert pixels is not None, f"{path} cannot be decoded"
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(suffix)), cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA))
+
+
+def runs_of(tiles: Path, bundle: Bundle, backend: Backend, settings: list[Setting]) -> dict[str, Run]:
+    """A run for each setting, by its name."""
+    return {
+        f"batch {batch_size}, {workers} workers": engine(tiles, bundle, backend, batch_size=batch_size, workers=workers)
+        for batch_size, workers in settings
+    }
+
+
+@click.command()
+@click.argument("tiles", type=click.Path(path_type=Path, exists=True))
+@click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
+@click.option("--precision", default="fp32", show_default=True)
+@click.option("--side", default=224, show_default=True, help="Height and width of the tiles in pixels.")
+@click.option("--suffix", default=".jpg", show_default=True)
+@click.option("--count", default=512, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--batch-sizes", default="8,16,32,64", show_default=True)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
+def main(
+    tiles: Path,
+    model: Path,
+    precision: str,
+    side: int,
+    suffix: str,
+    count: int,
+    rounds: int,
+    batch_sizes: str,
+    report: Path | None,
+) -> None:
+    """Compare the automatic setting with a scan."""
+    bundle = Bundle.open(model)
+    combination = select(bundle, precision=precision).combination  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder, open_backend(bundle, combination=combination) as backend:
+        sample = Path(folder) / "tiles"
+        sample_tiles(tiles, sample, count=count)
+        encode_anew(sample, side=side, suffix=suffix)
+        began = time.perf_counter()
+        tuned = tune(backend, [path.read_bytes() for path in tile_files(sample)[:32]], contract=bundle.contract)
+        tuning_s = time.perf_counter() - began
+        workers = sorted({1, usable_cpus(), 2 * usable_cpus()})
+        settings = [(int(size), count) for size in batch_sizes.split(",") for count in workers]
+        scan = interleave(runs_of(sample, bundle, backend, settings), rounds=1)
+        best = max(scan, key=lambda name: scan[name].median)
+        auto = f"batch {tuned.batch_size}, {tuned.workers} workers"
+        both = dict.fromkeys([auto, best])
+        chosen = runs_of(sample, bundle, backend, [*settings, (tuned.batch_size, tuned.workers)])
+        raced = interleave({name: chosen[name] for name in both}, rounds=rounds)
+    ratio = raced[auto].median / raced[best].median
+    print(
+        f"{side} px {suffix}: automatic is {auto} after {tuning_s:.1f} s, the scan's best is {best}; ratio {ratio:.2f}"
+    )
+    figures: dict[str, Any] = {
+        "benchmark": "auto_scan",
+        **describe(),
+        "tiles": {"side_px": side, "suffix": suffix, "count": count},
+        "automatic": auto,
+        "best": best,
+        "ratio": ratio,
+        "tuning_s": tuning_s,
+        "scan": {name: rate.to_json() for name, rate in scan.items()},
+        "raced": {name: rate.to_json() for name, rate in raced.items()},
+    }
+    if report:
+        report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

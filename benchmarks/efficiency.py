@@ -1,0 +1,89 @@
+"""How much of what model and preprocessing allow on the same cores is left end to end.
+
+    python benchmarks/efficiency.py TILES --model models/cervix --count 512 --rounds 5 --json efficiency.json
+
+On one set of cores, preparing and inferring a tile take turns, so no run from files can exceed
+1/(1/model + 1/preparation), where each alone has all the cores. All three are measured interleaved in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from cervix_engine.backends import open_backend
+from cervix_engine.batch import run_identity
+from cervix_engine.bench.measure import Gate, Meter
+from cervix_engine.bench.parts import Parts
+from cervix_engine.bench.stages import end_to_end, inferring, preparing
+from cervix_engine.bench.workplace import Workplace, usable_tiles
+from cervix_engine.bundle import Bundle
+from cervix_engine.discover import discover
+from cervix_engine.machine import usable_cpus
+from cervix_engine.selection import select
+from common import Rate, describe, interleave, sample_tiles
+
+# One round of a figure, in `interleave`'s turn.
+ONCE = Meter(Gate(tolerance=0.9, window=2, max_rounds=2, round_s=1.0))
+
+
+@click.command()
+@click.argument("tiles", type=click.Path(path_type=Path, exists=True))
+@click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
+@click.option("--precision", default="fp32", show_default=True)
+@click.option("--count", default=512, show_default=True, help="Tiles, chosen by seed.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("-b", "--batch-size", default=32, show_default=True)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
+def main(
+    tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int, report: Path | None
+) -> None:
+    """Measure the stream's efficiency."""
+    bundle = Bundle.open(model)
+    combination = select(bundle, precision=precision).combination  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as name, open_backend(bundle, combination=combination) as backend:
+        folder = Path(name)
+        sample_tiles(tiles, folder / "tiles", count=count)
+        listing = discover(folder / "tiles", spool=folder)
+        identity = run_identity(
+            bundle.contract, backend.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
+        )
+        usable = usable_tiles(listing, contract=bundle.contract, count=count)
+        place = Workplace(listing, usable, bundle.contract, backend, identity, usable_cpus(), folder / "preds.csv")
+        parts = Parts.real(place)
+        infer = inferring(backend, place.batch(batch_size))
+        with preparing(place, parts) as prepare:
+            rates = interleave(
+                {
+                    "model alone": lambda: ONCE.rate(infer).tiles_per_sec,
+                    "preparation alone": lambda: ONCE.rate(prepare).tiles_per_sec,
+                    "end to end": lambda: end_to_end(place, parts, meter=ONCE).tiles_per_sec,
+                },
+                rounds=rounds,
+            )
+    publish(rates, report)
+
+
+def publish(rates: dict[str, Rate], report: Path | None) -> None:
+    """Print the rates and the efficiency, and write them."""
+    bound = 1 / (1 / rates["model alone"].median + 1 / rates["preparation alone"].median)
+    efficiency = rates["end to end"].median / bound
+    for name, rate in rates.items():
+        print(f"  {name:20} {rate}")
+    print(f"  bound {bound:.1f} tiles/s, efficiency {efficiency:.3f}")
+    if report:
+        figures = {
+            "benchmark": "efficiency",
+            **describe(),
+            "rates": {name: rate.to_json() for name, rate in rates.items()},
+            "bound_tiles_per_sec": bound,
+            "efficiency": efficiency,
+        }
+        report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""From files to predictions, every peer side by side in one run, over the same tiles.
+
+    python benchmarks/peers.py TILES --model models/cervix --count 512 --rounds 5 --json peers.json
+
+Keras's folder pipeline with `predict`, a plain OpenCV + ONNX Runtime loop, and SPDL's pipeline feeding the same
+session; then the last two once more with a small network whose inference costs about as much as decoding, which is
+where overlap counts. The engine's model alone against `benchmark_app`: `model_loop.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cervix_engine.backends import Backend, open_backend
+from cervix_engine.backends.onnxruntime import CPU, OnnxRuntimeBackend
+from cervix_engine.bench.measure import Gate, Meter
+from cervix_engine.bundle import Bundle
+from cervix_engine.machine import usable_cpus
+from cervix_engine.preprocess import preprocess
+from cervix_engine.selection import replay_golden, select
+from common import Rate, describe, interleave, sample_tiles
+from contenders import Run, engine, keras_folder, matched_network, plain_loop, spdl, tile_files
+
+ENGINE = "cervix-batch"
+
+
+def open_small(model: bytes) -> Backend:
+    """A network that belongs to no bundle, on ONNX Runtime's own kernels."""
+    return OnnxRuntimeBackend(model, backend=CPU, precision="fp32", artefact="small.onnx", artefact_sha256="0" * 64)
+
+
+def from_files(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int) -> dict[str, Run]:
+    """The contenders that take any backend."""
+    return {
+        ENGINE: engine(tiles, bundle, backend, batch_size=batch_size),
+        "plain OpenCV + ONNX Runtime loop": plain_loop(tiles, backend, contract=bundle.contract, batch_size=batch_size),
+        "SPDL pipeline, same session": spdl(tiles, backend, contract=bundle.contract, batch_size=batch_size),
+    }
+
+
+def prepare_rate(tiles: Path, bundle: Bundle) -> float:
+    """Tiles per second that all cores together would decode, as far as one core tells."""
+    data = [path.read_bytes() for path in tile_files(tiles)[:64]]
+
+    def work() -> int:
+        for item in data:
+            preprocess(item, contract=bundle.contract)
+        return len(data)
+
+    return Meter(Gate(tolerance=0.2)).rate(work).tiles_per_sec * usable_cpus()
+
+
+@click.command()
+@click.argument("tiles", type=click.Path(path_type=Path, exists=True))
+@click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
+@click.option("--precision", default="fp32", show_default=True)
+@click.option("--count", default=512, show_default=True, help="Tiles in the race, chosen by seed.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("-b", "--batch-size", default=32, show_default=True)
+@click.option("--keras/--no-keras", default=True, help="Whether Keras takes part.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
+def main(
+    tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int, keras: bool, report: Path | None
+) -> None:
+    """Race the engine against its peers."""
+    bundle = Bundle.open(model)
+    combination = select(bundle, precision=precision).combination  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder:
+        sample = Path(folder) / "tiles"
+        sample_tiles(tiles, sample, count=count)
+        with open_backend(bundle, combination=combination) as backend:
+            replay_golden(bundle, backend, batch_size=batch_size)
+            runs = from_files(sample, bundle, backend, batch_size=batch_size)
+            if keras:
+                runs["Keras folder pipeline + predict"] = keras_folder(sample, model, batch_size=batch_size)
+            large = interleave(runs, rounds=rounds)
+        network = matched_network(bundle.contract, prepare=prepare_rate(sample, bundle), open_model=open_small)
+        with open_small(network) as backend:
+            small = interleave(from_files(sample, bundle, backend, batch_size=batch_size), rounds=rounds)
+    races = {f"the bundle's network, {precision}": large, "a network that costs about as much as decoding": small}
+    publish(races, {"tiles": count, "batch_size": batch_size, "rounds": rounds}, report)
+
+
+def publish(races: dict[str, dict[str, Rate]], setting: dict[str, int], report: Path | None) -> None:
+    """Print the races, and write them."""
+    figures: dict[str, Any] = {"benchmark": "peers", **describe(), **setting, "races": {}}
+    for race, rates in races.items():
+        print(race)
+        ours = rates[ENGINE].median
+        for name, rate in rates.items():
+            print(f"  {name:36} {rate}   engine ÷ it: {ours / rate.median:.2f}")
+        figures["races"][race] = {name: rate.to_json() for name, rate in rates.items()}
+    if report:
+        report.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

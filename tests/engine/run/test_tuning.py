@@ -1,0 +1,101 @@
+"""Automatic batch size and workers, on a clock that only the fake model moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.certificate import Probabilities
+from cervix_engine.errors import InferenceError
+from cervix_engine.preprocess import Pixels
+from cervix_engine.tuning import BATCH_SIZES, enough_workers, smallest_as_fast, tune
+from engine.run.support import CONTRACT, drawn_tile
+
+SAMPLE = [drawn_tile(seed) for seed in range(6)]
+
+
+class TimedBackend(FakeBackend):
+    """Takes a fixed time a batch plus one a tile, on its own clock; fails above a batch size."""
+
+    def __init__(self, *, batch_s: float, tile_s: float, largest: int = 4096) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.seen: list[int] = []
+        self._batch_s, self._tile_s, self._largest = batch_s, tile_s, largest
+
+    def infer(self, pixels: Pixels) -> Probabilities:
+        if len(pixels) > self._largest:
+            raise InferenceError("out of memory")
+        self.now += self._batch_s + self._tile_s * len(pixels)
+        self.seen.append(len(pixels))
+        return super().infer(pixels)
+
+    def clock(self) -> float:
+        self.now += 1e-6  # decoding takes some time too
+        return self.now
+
+
+def test_the_smallest_batch_that_is_as_fast_is_taken() -> None:
+    backend = TimedBackend(batch_s=0.001, tile_s=0.001)
+    tuned = tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock)
+    # 1000·B/(B + 1) tiles/s: 256 gives 996, 32 gives 970, which is 97.3 % of it, and 16 only 941.
+    assert tuned.batch_size == 32
+    assert tuned.infer_tiles_per_sec == pytest.approx(970, rel=0.01)
+
+
+def test_a_model_that_gains_nothing_runs_tile_by_tile() -> None:
+    backend = TimedBackend(batch_s=0.0, tile_s=0.001)
+    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock).batch_size == 1
+
+
+def test_larger_batches_are_not_tried_when_the_time_is_spent() -> None:
+    backend = TimedBackend(batch_s=0.1, tile_s=0.05)
+    tune(backend, SAMPLE, contract=CONTRACT, budget_s=5.0, clock=backend.clock)
+    assert max(backend.seen) < max(BATCH_SIZES)
+    assert backend.now < 2 * 5.0
+
+
+def test_a_batch_that_does_not_fit_ends_the_search() -> None:
+    backend = TimedBackend(batch_s=0.01, tile_s=0.0001, largest=8)
+    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock).batch_size == 8
+
+
+def test_a_model_that_fails_on_one_tile_is_no_model() -> None:
+    backend = TimedBackend(batch_s=0.01, tile_s=0.0001, largest=0)
+    with pytest.raises(InferenceError):
+        tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock)
+
+
+def test_what_is_given_is_kept() -> None:
+    backend = TimedBackend(batch_s=0.01, tile_s=0.0001)
+    tuned = tune(backend, SAMPLE, contract=CONTRACT, batch_size=7, workers=3, clock=backend.clock)
+    assert (tuned.batch_size, tuned.workers) == (7, 3)
+    assert set(backend.seen) == {7}
+
+
+@pytest.mark.parametrize(("sample", "message"), [([], "no tile"), ([b"no image"], "no tile")])
+def test_a_sample_without_a_tile_is_refused(sample: list[bytes], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune(FakeBackend(), sample, contract=CONTRACT)
+
+
+def test_a_broken_tile_among_good_ones_is_passed_over() -> None:
+    backend = TimedBackend(batch_s=0.01, tile_s=0.0001)
+    assert tune(backend, [b"no image", *SAMPLE], contract=CONTRACT, clock=backend.clock).batch_size > 1
+
+
+@pytest.mark.parametrize(
+    ("infer", "prepare", "cores", "workers"),
+    [(20.0, 4000.0, 16, 1), (4000.0, 4000.0, 16, 2), (25_000.0, 4000.0, 16, 8), (25_000.0, 4000.0, 2, 2)],
+)
+def test_workers_keep_up_with_the_model_and_take_no_more(
+    infer: float, prepare: float, cores: int, workers: int
+) -> None:
+    assert enough_workers(infer, prepare, cores=cores) == workers
+
+
+@pytest.mark.parametrize(("rates", "size"), [({1: 1.0}, 1), ({1: 5.0, 2: 10.0, 4: 10.2}, 2), ({1: 9.0, 2: 3.0}, 1)])
+def test_noise_does_not_choose_a_larger_batch(rates: Mapping[int, float], size: int) -> None:
+    assert smallest_as_fast(dict(rates)) == size
