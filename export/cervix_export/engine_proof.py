@@ -65,7 +65,7 @@ def _layers(network: Any, trt: Any) -> Iterator[tuple[int, bool]]:
 
 
 def _macs_of_convolution(layer: Any) -> int:
-    channels = _shape(layer.get_input(0))[1] // layer.num_groups
+    channels = _shape(layer.get_input(0))[1] // int(layer.num_groups)
     return prod(_shape(layer.get_output(0))) * channels * prod(map(int, layer.kernel_size_nd))
 
 
