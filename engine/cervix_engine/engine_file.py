@@ -92,9 +92,9 @@ class EngineFingerprint:
         if self.hardware_compat == "ampere+":
             return tuple(map(int, gpu.compute_capability.split("."))) >= _AMPERE
         same_capability = gpu.compute_capability in self.compute_capabilities
-        ahead_of_time = self.gpu is None
-        # Two GPUs of one capability differ in cores and memory, for which an engine's kernels were chosen.
-        return same_capability and (ahead_of_time or self.hardware_compat == "same-cc" or gpu.name == self.gpu)
+        # TensorRT chose kernels for one GPU's cores and memory; TensorRT-RTX chooses them where the engine is loaded.
+        any_of_them = self.runtime == "tensorrt-rtx" or self.hardware_compat == "same-cc"
+        return same_capability and (any_of_them or gpu.name == self.gpu)
 
 
 def fingerprint_path(engine: str) -> str:

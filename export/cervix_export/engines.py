@@ -39,8 +39,6 @@ class EngineOptions:
                 f"batches from {self.min_batch} to {self.max_batch} with {self.opt_batch} as the usual one: expected "
                 "--min-batch <= --opt-batch <= --max-batch"
             )
-        if self.compute_capabilities and self.hardware_compat != "none":
-            raise UsageError("--compute-capability names what an engine runs on: leave --hardware-compat out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,11 @@ def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | 
     runtime: EngineRuntime = "tensorrt" if choice == "auto" else choice
     if options.compute_capabilities and choice != "tensorrt-rtx":
         raise UsageError("only --engine tensorrt-rtx builds ahead of time, for a --compute-capability")
+    if options.hardware_compat != "none" and runtime == "tensorrt-rtx":
+        # It would warn and go on without.
+        raise UsageError(
+            "--hardware-compat is for --engine tensorrt: a tensorrt-rtx engine is for --compute-capability"
+        )
     reason = _obstacle(runtime, ahead_of_time=bool(options.compute_capabilities))
     if not reason:
         return EnginePlan(runtime, options)

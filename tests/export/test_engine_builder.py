@@ -6,8 +6,10 @@ import importlib.util
 import json
 import shutil
 import subprocess
+from enum import Enum
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -16,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Precision
-from cervix_engine.engine_file import read_engine, read_fingerprint
+from cervix_engine.engine_file import EngineRuntime, HardwareCompat, read_engine, read_fingerprint
 from cervix_engine.errors import EngineBuildError, UsageError
 from cervix_engine.gpu import Gpu
 from cervix_export import convert, half
@@ -70,6 +72,47 @@ def test_what_is_no_graph_is_one_plain_reason() -> None:
 def test_an_unknown_capability_is_refused_before_any_work() -> None:
     with pytest.raises(UsageError, match=r"builds for no compute capability 1\.0; it knows 7\.5, 8\.0"):
         EngineBuilder.for_plan(EnginePlan("tensorrt-rtx", EngineOptions(compute_capabilities=("1.0",))))
+
+
+def configured(runtime: EngineRuntime, trt: Any, builder: Any, options: EngineOptions) -> Any:
+    here = EngineBuilder(EnginePlan(runtime, options), trt, Gpu("NVIDIA A10", "8.6"))
+    return here._configure(builder, "tiles", CONTRACT)
+
+
+def test_profile_and_workspace_reach_the_builder() -> None:
+    import tensorrt_rtx as trt
+
+    config = configured("tensorrt-rtx", trt, trt.Builder(trt.Logger()), EngineOptions(workspace_mib=96))
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 96 * 2**20
+    assert config.num_optimization_profiles == 1
+
+
+class TensorRT(SimpleNamespace):
+    """What `tensorrt` has beyond `tensorrt_rtx`, as far as a configuration goes."""
+
+    class HardwareCompatibilityLevel(Enum):
+        NONE, AMPERE_PLUS, SAME_COMPUTE_CAPABILITY = range(3)
+
+    MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+    IProgressMonitor = object
+
+    def create_builder_config(self) -> Any:
+        ignored: Any = lambda *_: None  # noqa: E731
+        level = self.HardwareCompatibilityLevel.NONE
+        return SimpleNamespace(
+            hardware_compatibility_level=level, add_optimization_profile=ignored, set_memory_pool_limit=ignored
+        )
+
+    def create_optimization_profile(self) -> Any:
+        return SimpleNamespace(set_shape=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("compat", "level"), [("none", "NONE"), ("same-cc", "SAME_COMPUTE_CAPABILITY"), ("ampere+", "AMPERE_PLUS")]
+)
+def test_hardware_compatibility_reaches_the_builder(compat: HardwareCompat, level: str) -> None:
+    config = configured("tensorrt", TensorRT(), TensorRT(), EngineOptions(hardware_compat=compat))
+    assert config.hardware_compatibility_level.name == level
 
 
 def export(root: Path, *arguments: str) -> Result:

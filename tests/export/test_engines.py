@@ -87,6 +87,7 @@ def test_a_profile_has_an_order(least: int, usual: int, most: int) -> None:
         EngineOptions(min_batch=least, opt_batch=usual, max_batch=most)
 
 
-def test_what_an_engine_runs_on_is_said_once() -> None:
-    with pytest.raises(UsageError, match="leave --hardware-compat out"):
-        EngineOptions(compute_capabilities=("8.9",), hardware_compat="same-cc")
+@pytest.mark.parametrize("capabilities", [(), ("8.9",)])
+def test_rtx_engines_have_no_hardware_compatibility(tensorrt: None, capabilities: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="--hardware-compat is for --engine tensorrt"):
+        decide_engine("tensorrt-rtx", EngineOptions(compute_capabilities=capabilities, hardware_compat="same-cc"))
