@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cervix_engine.engine_file import EngineRuntime, HardwareCompat
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.gpu import find_gpus
+
+if TYPE_CHECKING:  # it imports numpy, which `--help` does without
+    from cervix_engine.engine_file import EngineRuntime, HardwareCompat
 
 EngineChoice = Literal["auto", "none", "tensorrt", "tensorrt-rtx"]
 
