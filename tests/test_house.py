@@ -29,7 +29,18 @@ CLOSED_DOORS = {
 ROOM_FILES = [path for room in CLOSED_DOORS for path in sorted((ROOT / room).rglob("*.py"))]
 
 # `--help` must answer at once: these take from a tenth of a second to several seconds each.
-HEAVY = {"numpy", "cv2", "onnxruntime", "onnx", "tensorflow", "keras", "sklearn", "matplotlib", "tensorrt"}
+HEAVY = {
+    "numpy",
+    "cv2",
+    "onnxruntime",
+    "onnx",
+    "tensorflow",
+    "keras",
+    "sklearn",
+    "matplotlib",
+    "tensorrt",
+    "tensorrt_rtx",
+}
 
 
 def _name(path: Path) -> str:

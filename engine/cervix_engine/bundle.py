@@ -4,6 +4,7 @@
     contract.json       what inputs and outputs mean
     model.keras         the reference
     model.onnx  model.fp16.onnx
+    engines/            TensorRT engines, each with its fingerprint
     certificates/       one per file, backend and precision
     golden/             encoded tiles, digests of their pixels, Keras's probabilities
     training/           metrics, history, split manifest

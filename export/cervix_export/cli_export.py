@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,8 @@ from cervix_engine.bundle import default_bundle
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.cli.logs import log_lines
 from cervix_engine.errors import UsageError
-from cervix_export.engines import EngineChoice, decide_engine
+from cervix_export.cli_engine import engine_options
+from cervix_export.engines import EngineChoice, EngineOptions, EnginePlan, decide_engine
 from cervix_export.export import H5_REFUSED, ExportPlan, ExportReport, export_bundle
 
 if TYPE_CHECKING:
@@ -28,13 +29,7 @@ SHOWN_BLOCKS = 10
 @click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
 @click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
 @click.option("--int8", is_flag=True, help="Also make the integer graph, and print what rounding costs where.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "none", "tensorrt", "tensorrt-rtx"]),
-    default="auto",
-    show_default=True,
-    help="TensorRT engine to make; auto: one where TensorRT and a GPU are here.",
-)
+@engine_options
 @click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
 @click.option(
     "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch to certify."
@@ -51,6 +46,7 @@ def main(
     expect_digest: str | None,
     batch_size: int,
     tiles: int | None,
+    **engine_numbers: Any,
 ) -> None:
     """Make the bundle MODEL deployable: convert its Keras model to ONNX and certify the result on real tiles.
 
@@ -60,13 +56,14 @@ def main(
     Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
     """
     root = _bundle_folder(model, model_option)
-    plan = ExportPlan(fp16=fp16, int8=int8, batch_size=batch_size, tiles=tiles)
     with log_lines("cervix_export"):
-        no_engine = decide_engine(engine)
+        decision = decide_engine(engine, EngineOptions(**engine_numbers))
+        planned = decision if isinstance(decision, EnginePlan) else None
+        plan = ExportPlan(fp16=fp16, int8=int8, engine=planned, batch_size=batch_size, tiles=tiles)
         report = export_bundle(root, plan, expect_digest=expect_digest)
     _show(report)
-    if no_engine:
-        click.echo(no_engine, err=True)
+    if isinstance(decision, str):
+        click.echo(decision, err=True)
 
     from cervix_export.certify import require_passed
 
@@ -93,7 +90,7 @@ def _show(report: ExportReport) -> None:
 
     # Without a terminal rich assumes 80 columns and would cut the names of backends.
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    for name in sorted(name for name in report.bundle.files if name.startswith("model.")):
+    for name in sorted(name for name in report.bundle.files if name.startswith("model.") or name.endswith(".engine")):
         console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
     if report.int8:
         console.print(_cost_table(report.int8))

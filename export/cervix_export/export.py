@@ -13,7 +13,9 @@ from cervix_engine.errors import BackendUnavailableError, ContractError, Convers
 from cervix_engine.files import sha256_file, write_json
 
 if TYPE_CHECKING:
-    from cervix_engine.certificate import Certificate
+    from cervix_engine.certificate import Certificate, Precision
+    from cervix_export.engine_builder import EngineBuilder
+    from cervix_export.engines import EnginePlan
     from cervix_export.int8 import Int8Record
 
 logger = logging.getLogger(__name__)
@@ -28,12 +30,14 @@ class ExportPlan:
     Attributes:
         fp16: also make the half-precision graph.
         int8: also make the integer graph.
+        engine: also build this TensorRT engine, of the half-precision graph where there is one.
         batch_size: tiles a batch while certifying.
         tiles: certify on the first so many golden tiles only; None takes all.
     """
 
     fp16: bool = False
     int8: bool = False
+    engine: EnginePlan | None = None
     batch_size: int = 32
     tiles: int | None = None
 
@@ -62,7 +66,7 @@ def export_bundle(root: Path, plan: ExportPlan, *, expect_digest: str | None = N
         UsageError: there is no bundle, or it holds an `.h5` model.
         ContractError: it was altered.
         ExportError: the model cannot be converted, or the folder cannot be written.
-        BackendError: no runtime is here to certify with.
+        BackendError: no runtime is here to certify with, or to build the engine with.
     """
     logger.info("checking the digests of %s", root)
     bundle = Bundle.open(root, expect_digest=expect_digest)
@@ -81,12 +85,44 @@ def _export(bundle: Bundle, plan: ExportPlan) -> ExportReport:
     from cervix_export.publish import publish, staging_folder
 
     golden = GoldenSet.load(bundle)
+    builder = _engine_builder(plan)
     with staging_folder(bundle.root) as staging:
         reference, int8 = _make_graphs(bundle, staging, plan)
-        digests = {path.name: sha256_file(path) for path in sorted(staging.iterdir())}
-        staged = replace(bundle, root=staging, files=digests)
+        if builder:
+            _make_engine(builder, bundle, staging, plan)
+        staged = replace(bundle, root=staging, files=_digests(staging))
         certificates = certify_all(staged, golden, reference=reference, batch_size=plan.batch_size, tiles=plan.tiles)
         return ExportReport(publish(bundle, staged, certificates=certificates), tuple(certificates), int8)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def _engine_builder(plan: ExportPlan) -> EngineBuilder | None:
+    if plan.engine is None:
+        return None
+    from cervix_export.engine_builder import EngineBuilder
+
+    return EngineBuilder.for_plan(plan.engine)
+
+
+def _make_engine(builder: EngineBuilder, bundle: Bundle, folder: Path, plan: ExportPlan) -> None:
+    """Write the engine of the fastest graph that was asked for into `folder`, and its fingerprint beside it."""
+    from cervix_engine.backends import ARTEFACTS
+    from cervix_engine.engine_file import fingerprint_path
+
+    precision: Precision = "fp16" if plan.fp16 else "fp32"
+    source = ARTEFACTS[precision]
+    logger.info("building a %s engine of %s", builder.plan.runtime, source)
+    graph = (folder / source).read_bytes()
+    engine = builder.build(graph, source=source, precision=precision, contract=bundle.contract)
+    (folder / engine.path).parent.mkdir()
+    (folder / engine.path).write_bytes(engine.data)
+    write_json(folder / fingerprint_path(engine.path), engine.fingerprint.to_json())
+    share = engine.fingerprint.half_share
+    logger.info("%s: %.2f %% of its multiply-accumulates in half precision", engine.path, 100 * share)
 
 
 def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> tuple[str, Int8Record | None]:

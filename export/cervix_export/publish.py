@@ -67,7 +67,9 @@ def publish(bundle: Bundle, staged: Bundle, *, certificates: Iterable[Certificat
     _remove_exported(root)
     for name, digest in staged.files.items():
         fsync_file(staged.root / name)
+        (root / name).parent.mkdir(exist_ok=True)
         (staged.root / name).replace(root / name)
+        fsync_folder((root / name).parent)
         files[name] = digest
     for certificate in certificates:
         (root / certificate.path).parent.mkdir(exist_ok=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
 
 import pytest
 
-from cervix_engine.errors import BackendUnavailableError, EngineBuildError
+from cervix_engine.errors import BackendUnavailableError, UsageError
+from cervix_engine.gpu import Gpu
 from cervix_export import engines
-from cervix_export.engines import EngineChoice, decide_engine, gpu_count
+from cervix_export.engines import EngineChoice, EngineOptions, EnginePlan, decide_engine
+
+OPTIONS = EngineOptions()
+AHEAD = EngineOptions(compute_capabilities=("8.0", "8.9"))
 
 
 @pytest.fixture
@@ -28,26 +31,26 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(engines, "gpu_count", lambda: count)
+    monkeypatch.setattr(engines, "find_gpus", lambda: (Gpu("NVIDIA A10", "8.6"),) * count)
 
 
 def test_auto_says_in_one_line_why_there_is_none(no_tensorrt: None) -> None:
-    line = decide_engine("auto")
+    line = decide_engine("auto", OPTIONS)
     assert line == "no TensorRT engine: tensorrt is not installed; the bundle is complete for ONNX Runtime"
 
 
 def test_auto_wants_a_gpu(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, 0)
-    assert "no NVIDIA GPU" in (decide_engine("auto") or "")
+    assert "no NVIDIA GPU; the bundle is complete" in str(decide_engine("auto", OPTIONS))
 
 
-def test_auto_never_fails_an_export(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_builds_where_it_can(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, 1)
-    assert "does not build engines yet; the bundle is complete" in (decide_engine("auto") or "")
+    assert decide_engine("auto", OPTIONS) == EnginePlan("tensorrt", OPTIONS)
 
 
 def test_none_is_silent(no_tensorrt: None) -> None:
-    assert decide_engine("none") is None
+    assert decide_engine("none", OPTIONS) is None
 
 
 @pytest.mark.parametrize(("choice", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")])
@@ -55,7 +58,7 @@ def test_an_engine_asked_for_by_name_is_an_error_where_it_cannot_be(
     no_tensorrt: None, choice: EngineChoice, module: str
 ) -> None:
     with pytest.raises(BackendUnavailableError, match=f"^no {choice} engine: {module} is not installed$"):
-        decide_engine(choice)
+        decide_engine(choice, OPTIONS)
 
 
 @pytest.mark.parametrize("choice", ["tensorrt", "tensorrt-rtx"])
@@ -64,20 +67,27 @@ def test_an_engine_asked_for_by_name_is_never_silently_left_out(
 ) -> None:
     with_gpus(monkeypatch, 0)
     with pytest.raises(BackendUnavailableError, match="no NVIDIA GPU"):
-        decide_engine(choice)
-    with_gpus(monkeypatch, 1)
-    with pytest.raises(EngineBuildError, match="does not build engines yet"):
-        decide_engine(choice)
+        decide_engine(choice, OPTIONS)
 
 
-def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ctypes.CDLL:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert gpu_count() == 0
+def test_rtx_builds_ahead_of_time_without_a_gpu(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, 0)
+    assert decide_engine("tensorrt-rtx", AHEAD) == EnginePlan("tensorrt-rtx", AHEAD)
 
 
-@pytest.mark.gpu
-def test_the_driver_counts_gpus() -> None:
-    assert gpu_count() >= 1
+@pytest.mark.parametrize("choice", ["auto", "tensorrt"])
+def test_only_rtx_builds_ahead_of_time(tensorrt: None, choice: EngineChoice) -> None:
+    with pytest.raises(UsageError, match="only --engine tensorrt-rtx"):
+        decide_engine(choice, AHEAD)
+
+
+@pytest.mark.parametrize(("least", "usual", "most"), [(2, 1, 4), (1, 8, 4)])
+def test_a_profile_has_an_order(least: int, usual: int, most: int) -> None:
+    with pytest.raises(UsageError, match="--min-batch <= --opt-batch <= --max-batch"):
+        EngineOptions(min_batch=least, opt_batch=usual, max_batch=most)
+
+
+@pytest.mark.parametrize("capabilities", [(), ("8.9",)])
+def test_rtx_engines_have_no_hardware_compatibility(tensorrt: None, capabilities: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="--hardware-compat is for --engine tensorrt"):
+        decide_engine("tensorrt-rtx", EngineOptions(compute_capabilities=capabilities, hardware_compat="same-cc"))

@@ -1,0 +1,62 @@
+"""The NVIDIA GPUs of this machine, as the CUDA driver names them. Nothing is imported: the driver is a plain library.
+
+Source: CUDA driver API, section "Device Management".
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+_MAJOR, _MINOR = 75, 76
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU: its `name`, such as `NVIDIA H100 80GB HBM3`, and `compute_capability`, such as `9.0`."""
+
+    name: str
+    compute_capability: str
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that the driver offers, in its order; none without a driver."""
+    driver = _driver()
+    count = ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    return tuple(_gpus(driver, count.value))
+
+
+def cuda_version() -> str | None:
+    """The CUDA version that the driver supports, such as `13.0`; None without a driver."""
+    driver = _driver()
+    version = ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    # The driver counts 13.1 as 13010.
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _driver() -> ctypes.CDLL | None:
+    with suppress(OSError):
+        return ctypes.CDLL("libcuda.so.1")
+    return None
+
+
+def _gpus(driver: ctypes.CDLL, count: int) -> Iterator[Gpu]:
+    for ordinal in range(count):
+        device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        failed = (
+            driver.cuDeviceGet(ctypes.byref(device), ordinal)
+            or driver.cuDeviceGetName(name, _NAME_BYTES, device)
+            or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+            or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+        )
+        if not failed:
+            yield Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")

@@ -1,0 +1,175 @@
+"""Real engines, built ahead of time on a machine that needs no GPU, and proven from the parsed network."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+from enum import Enum
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from cervix_engine.bundle import Bundle
+from cervix_engine.certificate import Precision
+from cervix_engine.engine_file import EngineRuntime, HardwareCompat, read_engine, read_fingerprint
+from cervix_engine.errors import EngineBuildError, UsageError
+from cervix_engine.gpu import Gpu
+from cervix_export import convert, half
+from cervix_export.cli_export import main
+from cervix_export.engine_builder import BuiltEngine, EngineBuilder
+from cervix_export.engines import EngineOptions, EnginePlan
+
+from .conftest import CONTRACT
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: pip install 'cervix[rtx]'"
+)
+
+Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
+AHEAD = EngineOptions(compute_capabilities=("8.0", "8.9"), max_batch=32)
+ENGINE = "engines/sm80-sm89-tensorrt-rtx-fp16.engine"
+
+
+def build(exported: Exported, source: str, precision: Precision, options: EngineOptions = AHEAD) -> BuiltEngine:
+    builder = EngineBuilder.for_plan(EnginePlan("tensorrt-rtx", options))
+    return builder.build(exported[0].read(source), source=source, precision=precision, contract=CONTRACT)
+
+
+def test_the_half_graph_becomes_a_half_engine(exported: Exported) -> None:
+    engine = build(exported, "model.fp16.onnx", "fp16")
+    assert len(engine.data) > 0
+    assert engine.path == ENGINE
+    mark = engine.fingerprint
+    assert mark.half_share >= 0.99
+    assert mark.source_sha256 == exported[0].files["model.fp16.onnx"]
+    assert (mark.gpu, mark.compute_capabilities) == (None, ("8.0", "8.9"))
+    assert (mark.min_batch, mark.opt_batch, mark.max_batch) == (1, 32, 32)
+
+
+def test_an_fp32_graph_asked_for_as_fp16_is_refused(exported: Exported) -> None:
+    with pytest.raises(EngineBuildError, match=r"asked for as fp16 would do 0\.0% .* expected 99%"):
+        build(exported, "model.onnx", "fp16")
+
+
+def test_an_fp32_engine_is_called_one(exported: Exported) -> None:
+    mark = build(exported, "model.onnx", "fp32").fingerprint
+    assert (mark.precision, mark.half_share) == ("fp32", 0.0)
+
+
+def test_what_is_no_graph_is_one_plain_reason() -> None:
+    builder = EngineBuilder.for_plan(EnginePlan("tensorrt-rtx", AHEAD))
+    with pytest.raises(EngineBuildError, match=r"^tensorrt-rtx cannot parse model\.onnx: "):
+        builder.build(b"no graph", source="model.onnx", precision="fp32", contract=CONTRACT)
+
+
+def test_an_unknown_capability_is_refused_before_any_work() -> None:
+    with pytest.raises(UsageError, match=r"builds for no compute capability 1\.0; it knows 7\.5, 8\.0"):
+        EngineBuilder.for_plan(EnginePlan("tensorrt-rtx", EngineOptions(compute_capabilities=("1.0",))))
+
+
+def configured(runtime: EngineRuntime, trt: Any, builder: Any, options: EngineOptions) -> Any:
+    here = EngineBuilder(EnginePlan(runtime, options), trt, Gpu("NVIDIA A10", "8.6"))
+    return here._configure(builder, "tiles", CONTRACT)
+
+
+def test_profile_and_workspace_reach_the_builder() -> None:
+    import tensorrt_rtx as trt
+
+    config = configured("tensorrt-rtx", trt, trt.Builder(trt.Logger()), EngineOptions(workspace_mib=96))
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 96 * 2**20
+    assert config.num_optimization_profiles == 1
+
+
+class TensorRT(SimpleNamespace):
+    """What `tensorrt` has beyond `tensorrt_rtx`, as far as a configuration goes."""
+
+    class HardwareCompatibilityLevel(Enum):
+        NONE, AMPERE_PLUS, SAME_COMPUTE_CAPABILITY = range(3)
+
+    MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+    IProgressMonitor = object
+
+    def create_builder_config(self) -> Any:
+        ignored: Any = lambda *_: None  # noqa: E731
+        level = self.HardwareCompatibilityLevel.NONE
+        return SimpleNamespace(
+            hardware_compatibility_level=level, add_optimization_profile=ignored, set_memory_pool_limit=ignored
+        )
+
+    def create_optimization_profile(self) -> Any:
+        return SimpleNamespace(set_shape=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("compat", "level"), [("none", "NONE"), ("same-cc", "SAME_COMPUTE_CAPABILITY"), ("ampere+", "AMPERE_PLUS")]
+)
+def test_hardware_compatibility_reaches_the_builder(compat: HardwareCompat, level: str) -> None:
+    config = configured("tensorrt", TensorRT(), TensorRT(), EngineOptions(hardware_compat=compat))
+    assert config.hardware_compatibility_level.name == level
+
+
+def export(root: Path, *arguments: str) -> Result:
+    command = [str(root), "--fp16", "--tiles", "8", "-b", "4", "--engine", "tensorrt-rtx", *arguments]
+    return CliRunner().invoke(main, command)
+
+
+@pytest.fixture
+def converted(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversions give the graph of an earlier one: what they do is tested elsewhere, and takes long."""
+
+    def copy(_: Bundle, onnx_file: Path) -> str:
+        shutil.copyfile(exported[0].root / "model.onnx", onnx_file)
+        return "keras"
+
+    monkeypatch.setattr(convert, "onnx_from_keras", copy)
+
+
+def test_an_export_puts_the_engine_and_its_fingerprint_into_the_bundle(converted: None, bundle_root: Path) -> None:
+    result = export(bundle_root, "--compute-capability", "8.0,8.9", "--max-batch", "32")
+    assert result.exit_code == 0, result.stderr
+    assert "step 1 of" in result.stderr, "the builder's progress is shown"
+    assert ENGINE in result.stdout
+    bundle = Bundle.open(bundle_root)
+    assert read_fingerprint(bundle, ENGINE).half_share >= 0.99
+    version = read_fingerprint(bundle, ENGINE).runtime_version
+    assert read_engine(bundle, ENGINE, gpu=Gpu("NVIDIA L4", "8.9"), runtime_version=version)
+
+
+def test_a_planted_fp32_graph_fails_the_export(
+    converted: None, bundle_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(onnx_file: Path, half_file: Path, **_: Any) -> None:
+        shutil.copyfile(onnx_file, half_file)
+
+    monkeypatch.setattr(half, "fp16_from_onnx", planted)
+    before = Bundle.open(bundle_root).digest
+    result = export(bundle_root, "--compute-capability", "8.9")
+    assert result.exit_code == 1
+    assert "error: the engine asked for as fp16 would do 0.0%" in result.stderr.splitlines()[-1]
+    assert Bundle.open(bundle_root).digest == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--compute-capability", "89"], "is no compute capability"),
+        (["--compute-capability", "1.0"], "builds for no compute capability 1.0"),
+        (["--compute-capability", "8.9", "--opt-batch", "65"], "--opt-batch <= --max-batch"),
+    ],
+)
+def test_wrong_options_are_usage_errors(bundle_root: Path, arguments: list[str], reason: str) -> None:
+    result = export(bundle_root, *arguments)
+    assert result.exit_code == 2
+    assert reason in result.stderr.splitlines()[-1]
+
+
+def test_the_fingerprint_is_as_its_schema_says(exported: Exported) -> None:
+    schema = json.loads((files("cervix_engine") / "schemas" / "engine.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(build(exported, "model.fp16.onnx", "fp16").fingerprint.to_json(), schema)
