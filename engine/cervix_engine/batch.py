@@ -18,6 +18,7 @@ from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file
 from cervix_engine.machine import usable_cpus
+from cervix_engine.output.formats import require_writer
 from cervix_engine.output.journal import RunIdentity, output_errors
 from cervix_engine.output.names import escape_name
 from cervix_engine.output.partial import (
@@ -44,7 +45,7 @@ class BatchConfig:
 
     Attributes:
         tiles: the root folder.
-        out: where the table goes.
+        out: where the table goes; its suffix says the format, see `output/formats.py`.
         model: the bundle's folder.
         precision: `auto`, or the one that must run.
         batch_size: tiles a batch; None takes a partial run's own, else 32. Fixed batches make rows independent of
@@ -242,6 +243,7 @@ def _new_work_folder(out: Path) -> Path:
 
 
 def _check_paths(config: BatchConfig) -> None:
+    require_writer(config.out)
     parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
     if not stat.S_ISDIR(tiles):
         raise UsageError(f"{'not a folder' if tiles else 'no such folder'}: {config.tiles}")

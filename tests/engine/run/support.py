@@ -32,8 +32,13 @@ CLASS_NAMES = CONTRACT.class_names
 GOLDEN_TILES = 24
 FILTERS = 16
 
+
 # What a finished run leaves beside the tiles: nothing else, and nothing hidden but the lock's empty file.
-FINISHED = {"preds.csv", "preds.csv.run.json", "preds.csv.rows"}
+def finished_files(table: str) -> set[str]:
+    return {table, f"{table}.run.json", f"{table}.rows"}
+
+
+FINISHED = finished_files("preds.csv")
 
 TESTS = Path(__file__).parents[2]
 
