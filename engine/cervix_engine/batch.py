@@ -57,6 +57,7 @@ class BatchConfig:
         expect_digest: hex SHA-256 that pins the bundle.
         budget: how many tiles may fail before the run stops.
         hash_tiles: whether each row has the SHA-256 of its tile's bytes.
+        judge_quality: whether each row has the flags of `quality.py`.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -72,6 +73,7 @@ class BatchConfig:
     expect_digest: str | None = None
     budget: FailureBudget = DEFAULT_BUDGET
     hash_tiles: bool = False
+    judge_quality: bool = False
     retry_failures: bool = False
 
     @property
@@ -80,7 +82,8 @@ class BatchConfig:
 
     def optional_columns(self, earlier: RunIdentity | None) -> tuple[str, ...]:
         """Those of `OPTIONAL` that are asked for, or that the run which is continued has."""
-        asked = {"sha256"} if self.hash_tiles else set()
+        chosen = {"sha256": self.hash_tiles, "quality": self.judge_quality}
+        asked = {name for name, wanted in chosen.items() if wanted}
         asked |= set(earlier.columns) if earlier else set()
         return tuple(name for name in OPTIONAL if name in asked)
 
@@ -243,7 +246,6 @@ def _new_work_folder(out: Path) -> Path:
 
 
 def _check_paths(config: BatchConfig) -> None:
-    require_writer(config.out)
     parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
     if not stat.S_ISDIR(tiles):
         raise UsageError(f"{'not a folder' if tiles else 'no such folder'}: {config.tiles}")
@@ -254,6 +256,7 @@ def _check_paths(config: BatchConfig) -> None:
         raise UsageError(f"{config.out} is a folder or special file, expected a file name for the table")
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
+    require_writer(config.out)
 
 
 def _mode(path: Path) -> int:

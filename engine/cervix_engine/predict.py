@@ -57,7 +57,14 @@ def predict_partial(
     report = ReportFile(report_path, start, partial=partial, kept=kept)
     with report.running():
         columns, batch_size = identity.columns, identity.batch_size
-        settings = StreamSettings(listing.root, contract, batch_size, workers, hash_tiles="sha256" in columns)
+        settings = StreamSettings(
+            listing.root,
+            contract,
+            batch_size,
+            workers,
+            hash_tiles="sha256" in columns,
+            judge_quality="quality" in columns,
+        )
         row_format, stats, started = RowFormat(contract, optional=columns), StreamStats(), time.perf_counter()
         missing = partial.missing(batches_of(listing, batch_size))
         predicted = stream(missing, backend=backend, settings=settings, stats=stats)

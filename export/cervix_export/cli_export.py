@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cervix_engine.bundle import default_bundle
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.logs import log_lines
 from cervix_engine.errors import UsageError
 from cervix_export.engines import EngineChoice, decide_engine
 from cervix_export.export import H5_REFUSED, ExportPlan, ExportReport, export_bundle
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.command()
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
 @click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
@@ -57,7 +56,7 @@ def main(
     """
     root = _bundle_folder(model, model_option)
     plan = ExportPlan(fp16=fp16, batch_size=batch_size, tiles=tiles)
-    with _progress():
+    with log_lines("cervix_export"):
         no_engine = decide_engine(engine)
         report = export_bundle(root, plan, expect_digest=expect_digest)
     _show(report)
@@ -82,28 +81,6 @@ def _bundle_folder(argument: Path | None, option: Path | None) -> Path:
             "cervix-train writes"
         )
     return model
-
-
-class _EchoHandler(logging.Handler):
-    """Shows log records as lines on standard error, as click finds it now: tests replace it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        click.echo(prefix + self.format(record), err=True)
-
-
-@contextmanager
-def _progress() -> Iterator[None]:
-    """Show the progress that the package logs, for as long as the command runs."""
-    package = logging.getLogger("cervix_export")
-    handler, level = _EchoHandler(), package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
 
 
 def _show(report: ExportReport) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -101,4 +102,4 @@ def test_wrong_inputs_give_one_line_and_exit_2(
 def test_wrong_options_exit_2(arguments: list[str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert "Usage: " in result.stderr
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr

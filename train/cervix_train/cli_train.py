@@ -9,12 +9,13 @@ import click
 
 from cervix_engine import __version__
 from cervix_engine.bundle import DEFAULT_BUNDLE
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_train.network import BACKBONES, parse_weights
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, show_default=True, help="Bundle to write."
@@ -77,9 +78,9 @@ def main(**options: Any) -> None:
     DATA is a folder with one folder of tiles per class (SIPaKMeD's and Kaggle's layouts are known), optionally
     below train/, val/ and test/; or a manifest CSV with the columns path,label[,group][,split].
     """
-    from cervix_train.console import log_lines
+    from cervix_engine.cli.logs import log_lines
 
-    with log_lines():
+    with log_lines("cervix_train"):
         _train(**options)
 
 

@@ -78,6 +78,7 @@ class Shard:
         ok: predicted tiles.
         failures: failed tiles by kind.
         sha256: of the shard's file.
+        flagged: predicted tiles with a flag in their column `quality`.
     """
 
     first_batch: int
@@ -85,6 +86,7 @@ class Shard:
     ok: int
     failures: dict[str, int]
     sha256: str
+    flagged: int = 0
 
     @property
     def file(self) -> str:

@@ -149,6 +149,11 @@ class PartialRun:
         return sum(shard.ok for shard in self.journal.shards)
 
     @property
+    def flagged(self) -> int:
+        """Predicted tiles with a flag of `quality.py`."""
+        return sum(shard.flagged for shard in self.journal.shards)
+
+    @property
     def failures(self) -> Counter[str]:
         """Failed tiles by kind."""
         total: Counter[str] = Counter()
@@ -287,5 +292,6 @@ class ShardWriter:
             ok=len(rows) - failures.total(),
             failures=dict(failures),
             sha256=sha256_bytes(data),
+            flagged=sum(bool(notes.quality) for result in results for notes in result.notes),
         )
         self._partial.store(shard, data)

@@ -10,7 +10,10 @@ from cervix_engine.pipeline.stream import Outcome
 from cervix_engine.tiles import NO_NOTES, TileFailure, TileNotes, TileRef
 
 # What a run can be asked for besides, each behind the standard columns.
-OPTIONAL: dict[str, Callable[[TileNotes], str]] = {"sha256": lambda notes: notes.sha256}
+OPTIONAL: dict[str, Callable[[TileNotes], str]] = {
+    "quality": lambda notes: ";".join(notes.quality),
+    "sha256": lambda notes: notes.sha256,
+}
 
 
 class RowFormat:

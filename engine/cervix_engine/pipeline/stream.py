@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -29,8 +29,9 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.pipeline.channel import Channel, Stop, Stopped
 from cervix_engine.pipeline.slot import Decoded, Slot, TileBatch
 from cervix_engine.pipeline.stats import StageClock, StreamStats
-from cervix_engine.preprocess import preprocess_into, read_tile
-from cervix_engine.tiles import Prediction, TileFailure, TileNotes, TileRef
+from cervix_engine.preprocess import decode, read_tile, resize_into
+from cervix_engine.quality import quality_flags
+from cervix_engine.tiles import Prediction, TileFailure, TileNotes, TileRef, TileSize
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class _Chunk:
 class StreamSettings:
     """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does.
 
-    `hash_tiles` notes the SHA-256 of each tile's bytes.
+    `hash_tiles` notes the SHA-256 of each tile's bytes, `judge_quality` the flags of its pixels.
     """
 
     root: Path
@@ -71,6 +72,7 @@ class StreamSettings:
     batch_size: int
     workers: int
     hash_tiles: bool = False
+    judge_quality: bool = False
 
 
 def stream(
@@ -183,7 +185,11 @@ class _Stream:
             data = read_tile(self._settings.root / tile.path, stamp=tile.stamp)
             if self._settings.hash_tiles:
                 slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
-            return preprocess_into(out, data, contract=self._settings.contract)
+            pixels = decode(data, contract=self._settings.contract)
+            if self._settings.judge_quality:
+                slot.notes[position] = replace(slot.notes[position], quality=quality_flags(pixels))
+            resize_into(out, pixels)
+            return TileSize(*pixels.shape[:2])
         except TileError as error:
             if isinstance(error, TileReadError):
                 self._root.require()
