@@ -14,6 +14,7 @@ from cervix_engine.backends import BackendInfo, open_backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
+from cervix_engine.coordinates import NAMES, compile_pattern
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file
@@ -58,6 +59,8 @@ class BatchConfig:
         budget: how many tiles may fail before the run stops.
         hash_tiles: whether each row has the SHA-256 of its tile's bytes.
         judge_quality: whether each row has the flags of `quality.py`.
+        coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`; None takes an earlier run's own, else what
+            names spell out.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -74,6 +77,7 @@ class BatchConfig:
     budget: FailureBudget = DEFAULT_BUDGET
     hash_tiles: bool = False
     judge_quality: bool = False
+    coords: str | None = None
     retry_failures: bool = False
 
     @property
@@ -165,6 +169,7 @@ def _predict(
         batch_size=batch_size,
         listing=listing,
         optional=config.optional_columns(earlier),
+        coords=config.coords or (earlier and earlier.coords) or NAMES,
         retry_of=finished.table.table_sha256 if finished and finished.table else None,
     )
     _require_same(partial, finished, identity)
@@ -205,9 +210,10 @@ def run_identity(
     batch_size: int,
     listing: Listing,
     optional: Collection[str] = (),
+    coords: str = NAMES,
     retry_of: str | None = None,
 ) -> RunIdentity:
-    """The identity under which a listing is predicted; `optional` names further columns."""
+    """The identity under which a listing is predicted; `optional` names further columns, `retry_of` as there."""
     with output_errors("cannot read the listing"):
         listing_sha256 = sha256_file(listing.path)
     return RunIdentity(
@@ -223,6 +229,7 @@ def run_identity(
         columns=RowFormat(contract, optional=optional).columns,
         listing_sha256=listing_sha256,
         retry_of=retry_of,
+        coords=coords,
     )
 
 
@@ -257,6 +264,8 @@ def _check_paths(config: BatchConfig) -> None:
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
+    if config.coords:
+        compile_pattern(config.coords)
 
 
 def _mode(path: Path) -> int:

@@ -189,7 +189,7 @@ def replaced_report(table: Path) -> RunReport | None:
 
 
 class ReportFile:
-    """A run's report on disk while the run goes on: what it says is true at every instant.
+    """A run's report on disk while the run goes on; a kill leaves it at `running`.
 
     A finished table that is to be replaced keeps its own report, inside the new one, until the rename.
 

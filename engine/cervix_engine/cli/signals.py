@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """Raised in the main thread by SIGINT or SIGTERM."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
 
 

@@ -36,6 +36,7 @@ class RunIdentity:
     """Everything that a row can depend on. Equal identities give byte-identical tables.
 
     `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
+    `coords` is how names say where tiles lie: a pattern or `names`; None in runs that wrote no places.
     """
 
     root: str
@@ -50,6 +51,7 @@ class RunIdentity:
     columns: tuple[str, ...]
     listing_sha256: str
     retry_of: str | None = None
+    coords: str | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunIdentity:

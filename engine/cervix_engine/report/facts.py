@@ -46,13 +46,13 @@ def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -
 
 
 def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunReport | None, list[str]]:
-    from cervix_engine.run_report import RunReport
+    from cervix_engine.run_report import report_beside, report_of
 
-    path = table.with_name(f"{table.name}.run.json")
+    path = report_beside(table)
     if not path.exists():
         return None, [f"run: {path.name} does not lie beside the table"]
     try:
-        run = RunReport.load(path)
+        run = report_of(table)
     except OutputError as error:
         return None, [f"run: {error}"]
     if (run.found, run.failed) != (tiles, failed):

@@ -336,12 +336,12 @@ def main() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO)),
-        "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=3),
+        "error-old": lambda: at_every_step(campaign, error(errno.EIO), old=True, stride=5),
         "full": lambda: at_every_step(campaign, error(errno.ENOSPC), lasting=True, stride=3),
         "kill": lambda: at_every_step(campaign, kill),
         "kill-old": lambda: at_every_step(campaign, kill, old=True, stride=2),
         "kill-commit": lambda: at_every_step(campaign, kill, old=True, stride=3, first=assembling(campaign)),
-        "kill-retry": lambda: at_every_step(campaign, kill, old=True, stride=2),
+        "kill-retry": lambda: at_every_step(campaign, kill, old=True, stride=3),
         "limit": lambda: at_every_size(campaign),
         "random": lambda: at_random_times(campaign, kills=15, seed=4),
         "trace": lambda: [steps(campaign)],

@@ -80,9 +80,9 @@ def test_an_error_of_the_file_system_at_every_step(mode: str, few: Path, bundle:
     assert refused >= len(findings) - 3
 
 
-def test_an_error_at_any_step_leaves_an_old_table_or_the_new_one(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_error_at_every_fifth_step_beside_an_old_table(few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("error-old", few, bundle, tmp_path)
-    assert len(findings) > 15
+    assert len(findings) > 10
     for finding in findings:
         assert finding["table"] in ("old", "new"), finding
         assert finding["code"] in (1, 3), finding
@@ -121,7 +121,7 @@ def test_a_kill_at_every_third_step_from_assembly_to_another_format(
         assert_completed(finding, old=True, table=table)
 
 
-def test_a_kill_at_every_other_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_kill_at_every_third_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("kill-retry", few, bundle, tmp_path)
     assert len(findings) > 10
     assert {finding["table"] for finding in findings} == {"old", "new"}

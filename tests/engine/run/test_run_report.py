@@ -16,6 +16,7 @@ from cervix_engine.batch import BatchConfig, predict_folder
 from cervix_engine.bundle import Bundle
 from cervix_engine.errors import FailureBudgetExceeded, OutputError, UsageError
 from cervix_engine.output import partial as partial_module
+from cervix_engine.report.facts import load_facts
 from cervix_engine.run_report import RunReport, report_of
 from cervix_engine.verify import verify_table
 from engine.run.support import draw_folder
@@ -123,6 +124,18 @@ def test_an_old_table_keeps_its_report_until_it_is_replaced(config: BatchConfig,
     assert (last.found, last.replaces) == (24, None)
     assert report_of(config.out) == last
     assert verify_table(config.out) == []
+
+
+def test_the_page_of_a_table_that_is_being_replaced_has_that_table_s_facts(config: BatchConfig) -> None:
+    first = predict_folder(config)
+    stopped(replace(config, overwrite=True), KeyboardInterrupt())
+    facts = load_facts(config.out, bundle=None, tiles=first.found, failed=0)
+    assert ("batch size", "8") in facts.run
+    config.out.unlink()
+    stopped(replace(config, resume=False), KeyboardInterrupt())
+    facts = load_facts(config.out, bundle=None, tiles=first.found, failed=0)
+    assert facts.run == []
+    assert "a run that made no table: interrupted" in facts.missing[0]
 
 
 def test_edits_of_a_table_that_is_being_replaced_are_found(config: BatchConfig) -> None:

@@ -25,16 +25,17 @@ pytestmark = pytest.mark.timeout(300)
 ACROSS_BATCH_SIZES = 1.01e-6
 
 
+@pytest.fixture(scope="module")
+def expected(tiles: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of one decode worker and batches of eight."""
+    out = tmp_path_factory.mktemp("expected") / "preds.csv"
+    predict_folder(BatchConfig(tiles=tiles, out=out, model=bundle.root, batch_size=8, workers=1))
+    return out
+
+
 @pytest.fixture
 def config(tiles: Path, bundle: Bundle, tmp_path: Path) -> BatchConfig:
     return BatchConfig(tiles=tiles, out=tmp_path / "preds.csv", model=bundle.root, batch_size=8, workers=1)
-
-
-@pytest.fixture
-def expected(config: BatchConfig) -> bytes:
-    out = config.out.with_name("expected.csv")
-    predict_folder(replace(config, out=out))
-    return out.read_bytes()
 
 
 class ShuffledScan:
@@ -53,9 +54,9 @@ class ShuffledScan:
         return None
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 5, 8, 16, 32])
+@pytest.mark.parametrize("workers", [1, 2, 4, 16, 32])
 def test_for_any_workers_and_any_order_of_the_folder(
-    config: BatchConfig, expected: bytes, workers: int, monkeypatch: pytest.MonkeyPatch
+    config: BatchConfig, expected: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scandir = os.scandir
 
@@ -64,10 +65,10 @@ def test_for_any_workers_and_any_order_of_the_folder(
 
     monkeypatch.setattr("cervix_engine.discover.os.scandir", shuffled)
     predict_folder(replace(config, workers=workers))
-    assert config.out.read_bytes() == expected
+    assert config.out.read_bytes() == expected.read_bytes()
 
 
-def test_for_a_folder_that_was_filled_in_another_order(config: BatchConfig, expected: bytes, tmp_path: Path) -> None:
+def test_for_a_folder_that_was_filled_in_another_order(config: BatchConfig, expected: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy" / config.tiles.name
     names = [path.relative_to(config.tiles) for path in config.tiles.rglob("*") if path.is_file()]
     random.Random(3).shuffle(names)
@@ -75,14 +76,14 @@ def test_for_a_folder_that_was_filled_in_another_order(config: BatchConfig, expe
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(config.tiles / name, copy / name)
     predict_folder(replace(config, tiles=copy))
-    assert config.out.read_bytes() == expected
+    assert config.out.read_bytes() == expected.read_bytes()
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 32, 50, 64])
-def test_across_batch_sizes(config: BatchConfig, expected: bytes, batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 32, 64])
+def test_across_batch_sizes(config: BatchConfig, expected: Path, batch_size: int) -> None:
     predict_folder(replace(config, batch_size=batch_size))
-    rows, others = read_table(config.out), read_table(config.out.with_name("expected.csv"))
-    assert len(expected.splitlines()) == len(rows) + 1
+    rows, others = read_table(config.out), read_table(expected)
+    assert len(rows) == 50
     for row, other in zip(rows, others, strict=True):
         for column, cell in row.items():
             if column == "confidence" or column.startswith("prob_"):
