@@ -14,10 +14,12 @@ from cervix_engine.backends import BackendInfo, open_backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
+from cervix_engine.coordinates import NAMES, compile_pattern
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file
 from cervix_engine.machine import usable_cpus
+from cervix_engine.output.formats import require_writer
 from cervix_engine.output.journal import RunIdentity, output_errors
 from cervix_engine.output.names import escape_name
 from cervix_engine.output.partial import (
@@ -44,7 +46,7 @@ class BatchConfig:
 
     Attributes:
         tiles: the root folder.
-        out: where the table goes.
+        out: where the table goes; its suffix says the format, see `output/formats.py`.
         model: the bundle's folder.
         precision: `auto`, or the one that must run.
         batch_size: tiles a batch; None takes a partial run's own, else 32. Fixed batches make rows independent of
@@ -56,6 +58,9 @@ class BatchConfig:
         expect_digest: hex SHA-256 that pins the bundle.
         budget: how many tiles may fail before the run stops.
         hash_tiles: whether each row has the SHA-256 of its tile's bytes.
+        judge_quality: whether each row has the flags of `quality.py`.
+        coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`; None takes an earlier run's own, else what
+            names spell out.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -71,6 +76,8 @@ class BatchConfig:
     expect_digest: str | None = None
     budget: FailureBudget = DEFAULT_BUDGET
     hash_tiles: bool = False
+    judge_quality: bool = False
+    coords: str | None = None
     retry_failures: bool = False
 
     @property
@@ -79,7 +86,8 @@ class BatchConfig:
 
     def optional_columns(self, earlier: RunIdentity | None) -> tuple[str, ...]:
         """Those of `OPTIONAL` that are asked for, or that the run which is continued has."""
-        asked = {"sha256"} if self.hash_tiles else set()
+        chosen = {"sha256": self.hash_tiles, "quality": self.judge_quality}
+        asked = {name for name, wanted in chosen.items() if wanted}
         asked |= set(earlier.columns) if earlier else set()
         return tuple(name for name in OPTIONAL if name in asked)
 
@@ -163,6 +171,7 @@ def _predict(
         batch_size=batch_size,
         listing=listing,
         optional=config.optional_columns(earlier),
+        coords=config.coords or (earlier and earlier.coords) or NAMES,
         retry_of=finished.table.table_sha256 if finished and finished.table else None,
     )
     _require_same(partial, finished, identity)
@@ -203,6 +212,7 @@ def run_identity(
     batch_size: int,
     listing: Listing,
     optional: Collection[str] = (),
+    coords: str = NAMES,
     retry_of: str | None = None,
 ) -> RunIdentity:
     """The identity under which a listing is predicted; `optional` names further columns, `retry_of` as there."""
@@ -221,6 +231,7 @@ def run_identity(
         columns=RowFormat(contract, optional=optional).columns,
         listing_sha256=listing_sha256,
         retry_of=retry_of,
+        coords=coords,
     )
 
 
@@ -254,6 +265,9 @@ def _check_paths(config: BatchConfig) -> None:
         raise UsageError(f"{config.out} is a folder or special file, expected a file name for the table")
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
+    require_writer(config.out)
+    if config.coords:
+        compile_pattern(config.coords)
 
 
 def _mode(path: Path) -> int:

@@ -32,6 +32,9 @@ _SPELT_OUT = (
 _BARE = (re.compile(r"(?P<slide>.+)[_-](?P<x>\d+)_(?P<y>\d+)"), re.compile(r"(?P<slide>)(?P<x>\d+)[_-](?P<y>\d+)"))
 _SPELT_OUT_OR_BARE = (*_SPELT_OUT, *_BARE)
 
+# How a run reads names where no pattern is given: as far as they spell a place out.
+NAMES = "names"
+
 # A prefix that says what the file is, and not of which slide.
 _GENERIC = re.compile(r"(tile|patch|img|image|crop|cell)s?", re.IGNORECASE)
 
@@ -54,7 +57,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Finds the places of a table's tiles; made by `for_table`."""
+    """Finds the places of tiles; made by `for_table` or `for_run`."""
 
     pattern: re.Pattern[str] | None = None
     matches_folders: bool = False
@@ -76,20 +79,43 @@ class Locator:
             return cls(compile_pattern(pattern), matches_folders="/" in pattern)
         return cls(trusts_bare_numbers=_lie_beside_each_other(islice(table.rows(), _JUDGED_ROWS)))
 
+    @classmethod
+    def for_run(cls, coords: str) -> Locator:
+        """How a run reads names that no table holds yet: by `NAMES`, or by a pattern as in `for_table`.
+
+        Raises:
+            UsageError: the pattern names no position.
+        """
+        return BY_NAMES if coords == NAMES else cls(compile_pattern(coords), matches_folders="/" in coords)
+
     def __call__(self, row: Row) -> Place | None:
         """The place of a row's tile, or None where nothing says it."""
         if row.width is None or row.height is None:
             return None
         if row.box is not None:
             return Place(row.slide_id, row.box)
-        path, _, _ = unescape_name(row.path).rpartition(".") if "%" in row.path else row.path.rpartition(".")
+        path = unescape_name(row.path) if "%" in row.path else row.path
+        return self.place(path, row.slide_id, row.width, row.height)
+
+    def place(self, name: str, slide_id: str, width: int, height: int) -> Place | None:
+        """The place that a tile's path says, or None.
+
+        Args:
+            name: the path, not escaped.
+            slide_id: the slide where the name says none.
+            width, height: of the tile in pixels, where the name says neither.
+        """
+        path = name.rpartition(".")[0]
         if self.pattern is not None:
             found = self.pattern.fullmatch(path if self.matches_folders else path.rpartition("/")[2])
         else:
             found = _first_match(
                 path.rpartition("/")[2], _SPELT_OUT_OR_BARE if self.trusts_bare_numbers else _SPELT_OUT
             )
-        return None if found is None else _place(found, row, row.width, row.height)
+        return None if found is None else _place(found, slide_id, width, height)
+
+
+BY_NAMES = Locator()
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -115,14 +141,14 @@ def _first_match(stem: str, patterns: Iterable[re.Pattern[str]]) -> re.Match[str
     return next((found for pattern in patterns if (found := pattern.fullmatch(stem))), None)
 
 
-def _place(found: re.Match[str], row: Row, width: int, height: int) -> Place:
+def _place(found: re.Match[str], slide_id: str, width: int, height: int) -> Place:
     groups = found.groupdict()
     if groups.get("w") and groups.get("h"):
         width, height = int(groups["w"]), int(groups["h"])
     x = int(groups["x"]) if groups.get("x") else int(groups["col"]) * width
     y = int(groups["y"]) if groups.get("y") else int(groups["row"]) * height
     named = (groups.get("slide") or "").strip("_- ")
-    return Place(row.slide_id if not named or _GENERIC.fullmatch(named) else named, Box(x, y, width, height))
+    return Place(slide_id if not named or _GENERIC.fullmatch(named) else named, Box(x, y, width, height))
 
 
 def _lie_beside_each_other(rows: Iterable[Row]) -> bool:

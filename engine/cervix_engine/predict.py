@@ -11,7 +11,9 @@ from pathlib import Path
 from cervix_engine.backends import Backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.contract import ModelContract
+from cervix_engine.coordinates import NAMES, Locator
 from cervix_engine.discover import Listing
+from cervix_engine.output.journal import RunIdentity
 from cervix_engine.output.partial import PartialRun, ShardWriter
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.stats import StageClock, StreamStats
@@ -57,8 +59,15 @@ def predict_partial(
     report = ReportFile(report_path, start, partial=partial, kept=kept)
     with report.running():
         columns, batch_size = identity.columns, identity.batch_size
-        settings = StreamSettings(listing.root, contract, batch_size, workers, hash_tiles="sha256" in columns)
-        row_format, stats, started = RowFormat(contract, optional=columns), StreamStats(), time.perf_counter()
+        settings = StreamSettings(
+            listing.root,
+            contract,
+            batch_size,
+            workers,
+            hash_tiles="sha256" in columns,
+            judge_quality="quality" in columns,
+        )
+        row_format, stats, started = _row_format(contract, identity), StreamStats(), time.perf_counter()
         missing = partial.missing(batches_of(listing, batch_size))
         predicted = stream(missing, backend=backend, settings=settings, stats=stats)
         books = _Books(kept + partial.tiles, partial.failures.total(), start.found, budget, progress)
@@ -73,6 +82,10 @@ def predict_partial(
         finished = report.settle()
     partial.clear()
     return finished
+
+
+def _row_format(contract: ModelContract, identity: RunIdentity) -> RowFormat:
+    return RowFormat(contract, optional=identity.columns, locator=Locator.for_run(identity.coords or NAMES))
 
 
 @dataclass(slots=True)

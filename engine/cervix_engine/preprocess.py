@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -99,8 +100,12 @@ def decode(data: bytes, *, contract: ModelContract) -> Pixels:
     return pixels
 
 
-def preprocess_into(out: Pixels, data: bytes, *, contract: ModelContract) -> TileSize:
+def preprocess_into(
+    out: Pixels, data: bytes, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+) -> TileSize:
     """Decode `data` and resize it straight into `out`, `uint8 (height, width, 3)` of the contract's input size.
+
+    `look` is shown the tile at its own size, before the resize.
 
     Returns:
         The decoded size, before the resize.
@@ -109,6 +114,8 @@ def preprocess_into(out: Pixels, data: bytes, *, contract: ModelContract) -> Til
         TileDecodeError, TileShapeError: as `decode`; `out` is then left as it was.
     """
     pixels = decode(data, contract=contract)
+    if look is not None:
+        look(pixels)
     resize_into(out, pixels)
     return TileSize(*pixels.shape[:2])
 

@@ -6,7 +6,6 @@ mends, and its rows take the failed ones' places when the new table is assembled
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from cervix_engine.files import sha256_file
 from cervix_engine.output.journal import RunIdentity, output_errors
 from cervix_engine.output.names import unescape_name
 from cervix_engine.run_report import RunReport, report_of
+from cervix_engine.table_reader import Table
 
 
 def finished_run(table: Path) -> RunReport:
@@ -58,5 +58,4 @@ def list_failed(table: Path, finished: RunReport, root: Path, *, spool: Path) ->
 
 
 def _failed_paths(table: Path) -> Iterator[str]:
-    with table.open(encoding="utf-8", newline="") as file:
-        yield from (row["path"] for row in csv.DictReader(file) if row["status"] == "failed")
+    yield from (row.path for row in Table.open(table).rows() if row.error is not None)

@@ -51,6 +51,7 @@ class RunReport:
         reason: why a run that is not done ended, else None.
         identity: everything that a row can depend on.
         resumed: tiles that were done before this run, by an earlier one.
+        flagged: predicted tiles with a flag of `quality.py`, where the run looked for any.
         table: what the table can be checked against; None until it is assembled.
         replaces: the report of the finished table that lies there until this run's takes its place.
     """
@@ -63,6 +64,7 @@ class RunReport:
     identity: RunIdentity
     ok: int = 0
     failures: dict[str, int] = field(default_factory=dict)
+    flagged: int = 0
     stream_s: float = 0.0
     stages: tuple[StageStats, ...] = ()
     table: TableDigests | None = None
@@ -110,6 +112,7 @@ class RunReport:
             "ok": self.ok,
             "failed": self.failed,
             "failures": self.failures,
+            "flagged": self.flagged,
             "stream_s": self.stream_s,
             "tiles_per_sec": self.tiles_per_sec,
             "stages": [asdict(stage) for stage in self.stages],
@@ -225,7 +228,15 @@ class ReportFile:
             OutputError: it cannot be written.
         """
         failures = dict(sorted(self._partial.failures.items()))
-        return self._write(replace(self._report, ok=self._kept + self._partial.ok, failures=failures, **changes))
+        # A failed tile has no flags, so a retry keeps all of the table that it mends.
+        kept = self._report.replaces.flagged if self._report.replaces and self._report.identity.retry_of else 0
+        books = replace(
+            self._report,
+            ok=self._kept + self._partial.ok,
+            failures=failures,
+            flagged=kept + self._partial.flagged,
+        )
+        return self._write(replace(books, **changes))
 
     def settle(self) -> RunReport:
         """Say that the table is in its place.

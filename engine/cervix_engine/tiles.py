@@ -41,9 +41,11 @@ class TileNotes:
     Attributes:
         sha256: hex SHA-256 of its file's bytes, those that were decoded; empty where they could not be read or the
             run does not hash.
+        quality: flags of the decoded tile, see `quality.py`; empty where there are none or the run looks for none.
     """
 
     sha256: str = ""
+    quality: tuple[str, ...] = ()
 
 
 NO_NOTES = TileNotes()

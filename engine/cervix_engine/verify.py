@@ -11,6 +11,7 @@ import csv
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from cervix_engine.errors import OutputError, TileReadError, UsageError
 from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.output.formats import csv_lines, open_cells, table_suffix
 from cervix_engine.output.names import unescape_name
 from cervix_engine.output.partial import TableDigests, checks_path, row_check
 from cervix_engine.preprocess import read_tile
@@ -30,7 +32,7 @@ RowChecks = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with a table. `line` is a line of the file, from 1, or None for the table as a whole."""
+    """Something wrong with a table. `line` is a line of it as CSV, from 1, or None for the table as a whole."""
 
     kind: str
     line: int | None
@@ -41,7 +43,7 @@ def verify_table(table: Path) -> list[Finding]:
     """Compare a table with the checks that its run left beside it.
 
     Args:
-        table: the finished CSV; its `.run.json` and `.rows` lie beside it.
+        table: the finished table, in any of its formats; its `.run.json` and `.rows` lie beside it.
 
     Returns:
         What is wrong, in the order of the table; empty when it is as the run wrote it.
@@ -57,18 +59,16 @@ def verify_table(table: Path) -> list[Finding]:
     recorded = _read_checks(table, digests)
     if whole:
         return _check_books(table, report)
-    header, *lines = _lines(table)
+    try:
+        header, *lines = list(csv_lines(table)) or [b""]
+    except (UsageError, ValueError, csv.Error) as error:
+        return [Finding("unreadable", None, f"it cannot be read any more: {error}")]
     findings = _differences(recorded, np.frombuffer(b"".join(map(row_check, lines)), np.uint64))
     if row_check(header).hex() != digests.header_check:
         findings.insert(0, Finding("header", 1, "the header is not the one that was written"))
-    findings += _line_ends([header, *lines])
+    if table_suffix(table) == ".csv":
+        findings += _line_ends([header, *lines])
     return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not")]
-
-
-def _lines(table: Path) -> list[bytes]:
-    """Each line with its end, at least one; only a line feed ends one, as in what a run writes."""
-    with table.open("rb") as file:
-        return list(file) or [b""]
 
 
 def _line_ends(lines: list[bytes]) -> list[Finding]:
@@ -152,8 +152,10 @@ def _check_books(table: Path, report: RunReport) -> list[Finding]:
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
-    with table.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+    with closing(open_cells(table)) as cells:
+        header = next(cells)
+        for values in cells:
+            yield dict(zip(header, values, strict=False))
 
 
 def _read_report(table: Path) -> tuple[RunReport, TableDigests]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cervix_engine.bundle import default_bundle
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.cli.logs import log_lines
 from cervix_engine.errors import UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN_BLOCKS = 10
 
 
-@click.command()
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
 @click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")

@@ -87,14 +87,14 @@ def parity_schema() -> dict[str, Any]:
 # Planted faults.
 
 
-def swapped(out: Pixels, data: bytes, *, contract: ModelContract) -> TileSize:
+def swapped(out: Pixels, data: bytes, *, contract: ModelContract, look: object = None) -> TileSize:
     """Blue for red, as where cv2's order is taken for RGB."""
     size = preprocess_into(out, data, contract=contract)
     out[:] = out[..., ::-1]
     return size
 
 
-def nearest(out: Pixels, data: bytes, *, contract: ModelContract) -> TileSize:
+def nearest(out: Pixels, data: bytes, *, contract: ModelContract, look: object = None) -> TileSize:
     """Nearest neighbours for means over areas."""
     image = decode(data, contract=contract)
     out[:] = cv2.resize(image, contract.input_size[::-1], interpolation=cv2.INTER_NEAREST)

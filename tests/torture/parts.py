@@ -163,7 +163,7 @@ def _forked(scratch: Path, tiles: int) -> Campaign:
 
 def _campaign(kind: type[Campaign], tiles: Path, bundle: Path, scratch: Path) -> Campaign:
     partial.SHARD_TILES = SHARD_TILES
-    return kind(os.fspath(tiles), os.fspath(bundle), os.fspath(_folder(scratch)))
+    return kind(os.fspath(tiles), os.fspath(bundle), os.fspath(_folder(scratch)), "preds.csv")
 
 
 def _drawn_tiles(scratch: Path, count: int) -> Path:

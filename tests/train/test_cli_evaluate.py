@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def test_a_model_that_does_not_fit_its_contract(bundle: Path, drawn: Path, tmp_p
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert "Usage: " in result.stderr
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
 
 
 def test_no_such_data_and_an_unwritable_json(bundle: Path, drawn: Path, tmp_path: Path) -> None:

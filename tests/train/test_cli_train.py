@@ -104,4 +104,4 @@ def test_wrong_inputs_give_one_line_and_exit_2(
 def test_wrong_options_exit_2(arguments: list[str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert "Usage: " in result.stderr
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr

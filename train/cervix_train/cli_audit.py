@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import OutputError
@@ -17,7 +18,7 @@ from cervix_train.network import BACKBONES, parse_weights
 SHOWN = 20
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--classes", type=click.Path(path_type=Path), help="As of cervix-train.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all findings to this file.")

@@ -9,6 +9,7 @@ import click
 
 from cervix_engine import __version__
 from cervix_engine.bundle import default_bundle
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.errors import OutputError
 from cervix_engine.files import write_json
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", metavar="[MODEL] DATA", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--model", type=click.Path(path_type=Path), help="The same as MODEL.  [default: $CERVIX_MODEL or models/cervix]"

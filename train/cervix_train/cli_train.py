@@ -9,12 +9,13 @@ import click
 
 from cervix_engine import __version__
 from cervix_engine.bundle import DEFAULT_BUNDLE
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_train.network import BACKBONES, parse_weights
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, show_default=True, help="Bundle to write."

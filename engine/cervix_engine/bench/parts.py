@@ -69,7 +69,14 @@ def _nothing(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:  
     return b""
 
 
-def _already_filled(out: Pixels, data: bytes, /, *, contract: ModelContract) -> TileSize:  # noqa: ARG001
+def _already_filled(
+    out: Pixels,
+    data: bytes,  # noqa: ARG001 - as `preprocess_into`
+    /,
+    *,
+    contract: ModelContract,  # noqa: ARG001
+    look: Callable[[Pixels], None] | None = None,  # noqa: ARG001
+) -> TileSize:
     """Leave the slot as it is: what it holds looks like tiles to the model just as well."""
     return TileSize(*out.shape[:2])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,13 @@ _DUMP = "cervix.dump_config"
 def dump_options(ctx: click.Context) -> str:
     """The options in effect, as a file for `--config`; what is unset is left out."""
     lines = []
-    for parameter in ctx.command.get_params(ctx):
+    for parameter in _options(ctx.command):
         value = ctx.params.get(parameter.name or "")
-        if not isinstance(parameter, click.Option) or parameter.is_eager or value is None:
+        if value is None:
             continue
         shown = str(value) if isinstance(value, Path) else value
         # JSON's strings, numbers and booleans are TOML's too, but for DEL, which no option holds.
-        line = f"{_key(parameter)} = {json.dumps(shown, ensure_ascii=False)}\n"
-        if line not in lines:
-            lines.append(line)
+        lines.append(f"{_key(parameter)} = {json.dumps(shown, ensure_ascii=False)}\n")
     return "".join(lines)
 
 
@@ -89,9 +87,7 @@ def _remember_dump(ctx: click.Context, _parameter: click.Parameter, value: bool)
 def _load(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    names = {
-        _key(item): item.name for item in ctx.command.params if isinstance(item, click.Option) and not item.is_eager
-    }
+    names = {_key(item): item.name for item in _options(ctx.command)}
     defaults: MutableMapping[str, Any] = {}
     for key, value in _read(path).items():
         if key not in names:
@@ -115,6 +111,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise click.UsageError(f"cannot read {path}: {error.strerror}.") from error
     except ValueError as error:  # TOML's errors, and bytes that are not UTF-8
         raise click.UsageError(f"{path} is no TOML: {error}.") from error
+
+
+def _options(command: click.Command) -> Iterator[click.Option]:
+    """What a file may hold: no `--help` and the like, and no short form of another option, such as `--fp16`."""
+    for item in command.params:
+        short_form = isinstance(item, click.Option) and item.is_flag and not item.is_bool_flag
+        if isinstance(item, click.Option) and not item.is_eager and not short_form:
+            yield item
 
 
 def _key(option: click.Option) -> str:

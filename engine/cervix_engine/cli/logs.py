@@ -1,4 +1,4 @@
-"""What the commands say of their work: lines on standard error, and details in a file where one is named.
+"""Where the packages' log goes: lines on standard error as a command wants them, and details to a file that is named.
 
 Names of tiles can identify patients, so only that file has them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
@@ -25,16 +25,9 @@ class _Echo(logging.Handler):
 
 @contextmanager
 def log_lines(package: str) -> Iterator[None]:
-    """Show what a package logs from INFO on as lines on standard error."""
-    logger = logging.getLogger(package)
-    handler, level = _Echo(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    """Show what `package` logs, from INFO on, as lines on standard error."""
+    with _attached(_Echo(), logging.getLogger(package), logging.INFO):
         yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 @contextmanager
@@ -44,7 +37,6 @@ def debug_log(path: Path | None) -> Iterator[None]:
     Raises:
         OutputError: the file cannot be written.
     """
-    package = logging.getLogger("cervix_engine")
     if path is None:
         yield
         return
@@ -53,12 +45,17 @@ def debug_log(path: Path | None) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    level = package.level
-    package.setLevel(logging.DEBUG)
-    package.addHandler(handler)
+    with closing(handler), _attached(handler, logging.getLogger("cervix_engine"), logging.DEBUG):
+        yield
+
+
+@contextmanager
+def _attached(handler: logging.Handler, logger: logging.Logger, level: int) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(level)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 
 from cervix_engine import __version__
+from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 
 ALTERED = 1
 SHOWN = 20
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=click.Path(path_type=Path))
 @click.option("--tiles", type=click.Path(path_type=Path), help="Also compare these with the hashes in the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")

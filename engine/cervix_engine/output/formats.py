@@ -1,8 +1,8 @@
 """The formats a table can have, by its suffix: `.csv`, `.csv.gz`, `.jsonl`, `.parquet`. One content in all of them.
 
-CSV is the one that runs are assembled in; the others are made of a finished CSV by `publish_as`, so that what makes
-it whole makes them whole. Cells are compared as text: a number in Parquet or JSON reads back as the very digits of
-the CSV.
+CSV is the one that runs are assembled in; the others are made of a finished CSV by `publish_as`, in the run's own
+folder and before the rename, so that what makes the one whole makes them whole. Cells are compared as text: a number
+in Parquet or JSON reads back as the very digits of the CSV.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Generator
+import zlib
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,38 @@ def table_suffix(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     raise UsageError(f"{path.name}: a table's name ends in {', '.join(SUFFIXES)}")
+
+
+def require_writer(path: Path) -> None:
+    """Say now, and not at a run's end, that a table cannot be written as `path` asks.
+
+    Raises:
+        UsageError: its suffix is no table's.
+        BackendUnavailableError: the library that writes it is missing.
+    """
+    if table_suffix(path) == ".parquet":
+        _pyarrow()
+
+
+def csv_lines(path: Path) -> Generator[bytes, None, None]:
+    """The header and then every row of a table as the run's CSV has or had it, each with its line's end.
+
+    Raises:
+        OSError, UsageError: as `open_cells`.
+    """
+    if table_suffix(path) == ".csv":
+        with path.open("rb") as file:
+            yield from file
+        return
+    with closing(open_cells(path)) as rows:
+        yield from map(csv_line, rows)
+
+
+def csv_line(cells: Iterable[str]) -> bytes:
+    """One row of a CSV table."""
+    text = io.StringIO(newline="")
+    _csv_writer(text).writerow(cells)
+    return text.getvalue().encode("utf-8")
 
 
 def open_cells(path: Path) -> Cells:
@@ -79,6 +112,8 @@ def _read_gzip(path: Path) -> Cells:
             yield from csv.reader(file)
     except EOFError as error:
         raise UsageError(f"{path} was cut off") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UsageError(f"{path} is no gzip file, or a damaged one: {error}") from error
 
 
 def _read_jsonl(path: Path) -> Cells:
@@ -122,9 +157,13 @@ def _write_gzip(path: Path, header: list[str], cells: Cells) -> None:
 
 
 def _write_rows(file: Any, header: list[str], cells: Cells) -> None:
-    writer = csv.writer(file, lineterminator="\n")
+    writer = _csv_writer(file)
     writer.writerow(header)
     writer.writerows(cells)
+
+
+def _csv_writer(file: Any) -> Any:
+    return csv.writer(file, lineterminator="\n")
 
 
 def _write_jsonl(path: Path, header: list[str], cells: Cells) -> None:

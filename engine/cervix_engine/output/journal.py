@@ -36,6 +36,7 @@ class RunIdentity:
     """Everything that a row can depend on. Equal identities give byte-identical tables.
 
     `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
+    `coords` is how names say where tiles lie: a pattern or `names`; None in runs that wrote no places.
     """
 
     root: str
@@ -50,6 +51,7 @@ class RunIdentity:
     columns: tuple[str, ...]
     listing_sha256: str
     retry_of: str | None = None
+    coords: str | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunIdentity:
@@ -78,6 +80,7 @@ class Shard:
         ok: predicted tiles.
         failures: failed tiles by kind.
         sha256: of the shard's file.
+        flagged: predicted tiles with a flag in their column `quality`.
     """
 
     first_batch: int
@@ -85,6 +88,7 @@ class Shard:
     ok: int
     failures: dict[str, int]
     sha256: str
+    flagged: int = 0
 
     @property
     def file(self) -> str:

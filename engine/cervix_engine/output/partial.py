@@ -5,7 +5,8 @@
         journal.jsonl       the identity, and which batches are safe
         shard-000000000.csv rows of whole batches, without a header
 
-Committing is: every shard and journal line fsynced -> the table assembled in the folder, fsynced -> its digest
+Committing is: every shard and journal line fsynced -> the table assembled in the folder as CSV, fsynced, and there
+made what its suffix says (`output/formats.py`), fsynced -> its digest
 in the journal -> and in `preds.csv.run.json` -> `preds.csv.rows` (a check of each row) -> rename to `preds.csv` ->
 fsync of its folder -> `preds.csv.run.json` says `done` -> this folder removed.
 A kill at any point leaves either no new table and a run that can go on, or the table and a folder to clear.
@@ -15,11 +16,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from cervix_engine.discover import Listing
 from cervix_engine.errors import OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, sha256_bytes, sha256_file
+from cervix_engine.output.formats import csv_line, csv_lines, publish_as, table_suffix
 from cervix_engine.output.journal import Journal, RunIdentity, Shard, output_errors
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.slot import TileBatch
@@ -41,6 +42,7 @@ SHARD_SECONDS = 30.0
 ROW_CHECK_BYTES = 8
 
 JOURNAL = "journal.jsonl"
+ASSEMBLED = "table.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ class TableDigests:
     """What a finished table can be checked against.
 
     Attributes:
-        table_sha256: of the whole file.
-        header_check: of its first line, see `row_check`.
+        table_sha256: of the whole file, whatever its format.
+        header_check: of the CSV's first line, see `row_check`.
         rows_sha256: of the file of row checks.
     """
 
@@ -59,7 +61,7 @@ class TableDigests:
 
 
 def row_check(line: bytes) -> bytes:
-    """The check of one row: the first 8 bytes of the SHA-256 of its line, without the line's end."""
+    """The check of one row: the first 8 bytes of the SHA-256 of its line in the CSV, without the line's end."""
     return hashlib.sha256(line.rstrip(b"\r\n")).digest()[:ROW_CHECK_BYTES]
 
 
@@ -118,6 +120,11 @@ class PartialRun:
         path = work_folder(out) / JOURNAL
         return cls(out, Journal.create(path, identity=identity, found=listing.found, ignored=listing.ignored))
 
+    @property
+    def _published(self) -> Path:
+        """The assembled table in the format that it is published in."""
+        return self._folder / f"table{table_suffix(self.out)}"
+
     def store(self, shard: Shard, data: bytes) -> None:
         """Make a shard's bytes durable, then record it: a shard in the journal is always whole on disk."""
         file = self._folder / shard.file
@@ -142,6 +149,11 @@ class PartialRun:
         return sum(shard.ok for shard in self.journal.shards)
 
     @property
+    def flagged(self) -> int:
+        """Predicted tiles with a flag of `quality.py`."""
+        return sum(shard.flagged for shard in self.journal.shards)
+
+    @property
     def failures(self) -> Counter[str]:
         """Failed tiles by kind."""
         total: Counter[str] = Counter()
@@ -164,8 +176,8 @@ class PartialRun:
 
     def assemble(self, columns: Iterable[str]) -> TableDigests:
         """Put header and shards together in a durable file, and note its digest; `commit` publishes it."""
-        table, checks = self._folder / "table", self._folder / "rows"
-        header = _csv_bytes([list(columns)])
+        table, checks = self._folder / ASSEMBLED, self._folder / "rows"
+        header = csv_line(columns)
         with output_errors("cannot assemble the table"):
             with table.open("wb") as file, checks.open("wb") as check_file:
                 file.write(header)
@@ -174,7 +186,9 @@ class PartialRun:
                     check_file.write(row_check(row))
             fsync_file(table)
             fsync_file(checks)
-            digests = TableDigests(sha256_file(table), row_check(header).hex(), sha256_file(checks))
+            if self._published != table:
+                publish_as(table, self._published)
+            digests = TableDigests(sha256_file(self._published), row_check(header).hex(), sha256_file(checks))
         self.journal.mark_assembled(digests.table_sha256)
         return digests
 
@@ -189,9 +203,9 @@ class PartialRun:
             raise OutputError(f"{self.out} is not the table any more whose failed rows were predicted again")
         status_at = self.journal.identity.columns.index("status")
         again = self._rows()
-        with self.out.open("rb") as file:
-            next(file)
-            for row in file:
+        with closing(csv_lines(self.out)) as rows:
+            next(rows)
+            for row in rows:
                 (cells,) = csv.reader([row.decode("utf-8")])
                 yield next(again) if cells[status_at] == "failed" else row
 
@@ -199,7 +213,7 @@ class PartialRun:
         """Rename the assembled table and its row checks into place, durably; `clear` is what is left to do."""
         with output_errors("cannot put the table in its place"):
             (self._folder / "rows").replace(checks_path(self.out))
-            (self._folder / "table").replace(self.out)
+            self._published.replace(self.out)
             fsync_folder(self.out.parent)
 
     def clear(self) -> None:
@@ -274,18 +288,13 @@ class ShardWriter:
         failures = Counter(
             outcome.kind for result in results for outcome in result.outcomes if isinstance(outcome, TileFailure)
         )
-        data = _csv_bytes(rows)
+        data = b"".join(map(csv_line, rows))
         shard = Shard(
             first_batch=results[0].batch.index,
             batches=len(results),
             ok=len(rows) - failures.total(),
             failures=dict(failures),
             sha256=sha256_bytes(data),
+            flagged=sum(bool(notes.quality) for result in results for notes in result.notes),
         )
         self._partial.store(shard, data)
-
-
-def _csv_bytes(rows: Iterable[list[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8")

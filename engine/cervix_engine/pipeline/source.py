@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +21,9 @@ class ReadStep(Protocol):
 class PixelStep(Protocol):
     """Bytes to pixels in their place in a slot; see `preprocess.preprocess_into`."""
 
-    def __call__(self, out: Pixels, data: bytes, /, *, contract: ModelContract) -> TileSize: ...
+    def __call__(
+        self, out: Pixels, data: bytes, /, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+    ) -> TileSize: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -31,7 +31,8 @@ from cervix_engine.pipeline.channel import Channel, Stop, Stopped
 from cervix_engine.pipeline.slot import Decoded, Slot, TileBatch
 from cervix_engine.pipeline.source import TileSource
 from cervix_engine.pipeline.stats import StageClock, StreamStats
-from cervix_engine.preprocess import preprocess_into, read_tile
+from cervix_engine.preprocess import Pixels, preprocess_into, read_tile
+from cervix_engine.quality import quality_flags
 from cervix_engine.tiles import Prediction, TileFailure, TileNotes, TileRef
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class _Chunk:
 class StreamSettings:
     """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does.
 
-    `hash_tiles` notes the SHA-256 of each tile's bytes.
+    `hash_tiles` notes the SHA-256 of each tile's bytes, `judge_quality` the flags of its pixels.
     """
 
     root: Path
@@ -73,6 +74,7 @@ class StreamSettings:
     batch_size: int
     workers: int
     hash_tiles: bool = False
+    judge_quality: bool = False
 
 
 def stream(
@@ -199,7 +201,12 @@ class _Stream:
             data = self._source.read(self._prefix + tile.path, stamp=tile.stamp)
             if self._settings.hash_tiles:
                 slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
-            return self._source.preprocess_into(out, data, contract=self._settings.contract)
+
+            def judge(pixels: Pixels) -> None:
+                slot.notes[position] = replace(slot.notes[position], quality=quality_flags(pixels))
+
+            look = judge if self._settings.judge_quality else None
+            return self._source.preprocess_into(out, data, contract=self._settings.contract, look=look)
         except TileError as error:
             if isinstance(error, TileReadError):
                 self._root.require()

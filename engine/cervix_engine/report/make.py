@@ -39,7 +39,7 @@ def make_report(config: ReportConfig) -> Findings:
     Raises:
         CervixError: see `errors.py`; what is being written then has not appeared.
     """
-    _check(config)
+    check_config(config)
     table = Table.open(config.table)
     bundle = Bundle.open(config.model) if config.model else None
     categories = table.categories(bundle.contract if bundle else None)
@@ -57,8 +57,12 @@ def make_report(config: ReportConfig) -> Findings:
     return findings
 
 
-def _check(config: ReportConfig) -> None:
-    """Refuse before a long table is read what would be refused after."""
+def check_config(config: ReportConfig) -> None:
+    """Refuse before a long table is read, or made, what would be refused after.
+
+    Raises:
+        UsageError, OutputError: what is asked cannot be made.
+    """
     if not (config.out or config.summary or config.geojson):
         raise UsageError("nothing to make: name --out, --summary or --geojson")
     if config.tiles is not None and not os.path.isdir(config.tiles):  # noqa: PTH112 - Path.is_dir raises on long names

@@ -50,7 +50,7 @@ def slow_read(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
     return read_tile(path, stamp=stamp)
 
 
-def slow_decode(out: Pixels, data: bytes, /, *, contract: ModelContract) -> TileSize:
+def slow_decode(out: Pixels, data: bytes, /, *, contract: ModelContract, look: object = None) -> TileSize:
     time.sleep(SLOW_S)
     return preprocess_into(out, data, contract=contract)
 

@@ -9,10 +9,42 @@ import pytest
 import tomllib
 from click.testing import CliRunner, Result
 
-from cervix_engine.cli import compare, doctor, report
+from cervix_engine.cli import batch, compare, doctor, report, verify
 from engine.report.tables import Tile, WriteTable
 
-COMMANDS: dict[str, click.Command] = {"report": report.main, "compare": compare.main, "doctor": doctor.main}
+COMMANDS: dict[str, click.Command] = {
+    "batch": batch.main,
+    "compare": compare.main,
+    "doctor": doctor.main,
+    "report": report.main,
+    "verify": verify.main,
+}
+
+WRONG_BATCH = [
+    ("batch", "Missing argument 'TILES'"),
+    ("batch {}", "Missing option '-o' / '--out'"),
+    ("batch {}/none --out {}/t/o.csv", "no such folder"),
+    ("batch {}/notes.txt --out {}/t/o.csv", "not a folder"),
+    ("batch {}/tiles --out {}/o.xlsx", "a table's name ends in"),
+    ("batch {}/tiles --out {}/tiles/o.csv", "among the tiles"),
+    ("batch {}/tiles --out {}/tiles", "is a folder or special file"),
+    ("batch {}/tiles --out {}/o.csv --batchsize 3", "--batch-size"),
+    ("batch {}/tiles --out {}/o.csv -b 0", "1<=x<=4096"),
+    ("batch {}/tiles --out {}/o.csv -b many", "not a valid integer"),
+    ("batch {}/tiles --out {}/o.csv -j 1000", "1<=x<=256"),
+    ("batch {}/tiles --out {}/o.csv --precision fp8", "'fp8' is not one of"),
+    ("batch {}/tiles --out {}/o.csv --max-failures lots", "max-failures"),
+    ("batch {}/tiles {}/more --out {}/o.csv", "unexpected extra argument"),
+    ("batch {}/tiles --out", "requires an argument"),
+    ("batch {}/tiles --out {}/o.csv --qualty", "--quality"),
+    ("batch {}/tiles --out {}/o.csv --sumary {}/s.csv", "--summary"),
+    ("batch {}/tiles --out {}/o.csv --summary {}/o.csv", "must all be different"),
+    ("batch {}/tiles --out {}/o.csv --report {}/notes.txt", "--overwrite"),
+    ("batch {}/tiles --out {}/o.csv --geojson {}/notes.txt", "no folder"),
+    ("batch {}/tiles --out {}/o.csv --config {}/none.toml", "No such file"),
+    ("verify", "Missing argument 'TABLE'"),
+    ("verify {}/preds.csv --tilse {}", "--tiles"),
+]
 
 WRONG = [
     ("report", "Missing argument 'TABLE'"),
@@ -44,10 +76,11 @@ def _run(line: str, folder: Path) -> Result:
     return CliRunner().invoke(COMMANDS[name], arguments, prog_name=f"cervix-{name}")
 
 
-@pytest.mark.parametrize(("line", "message"), WRONG)
+@pytest.mark.parametrize(("line", "message"), WRONG + WRONG_BATCH)
 def test_a_wrong_command_line_is_one_clear_line(write_table: WriteTable, line: str, message: str) -> None:
     folder = write_table([Tile("a.png")]).parent
     (folder / "notes.txt").touch()
+    (folder / "tiles").mkdir()
     (folder / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     done = _run(line, folder)
     assert done.exit_code == 2, done.output
@@ -60,6 +93,7 @@ def test_a_wrong_command_line_is_one_clear_line(write_table: WriteTable, line: s
 
 def test_there_are_twenty() -> None:
     assert len(WRONG) >= 20
+    assert sum(line.startswith("batch") for line, _ in WRONG_BATCH) >= 20
 
 
 def test_options_come_from_a_file_and_the_command_line_goes_first(write_table: WriteTable) -> None:

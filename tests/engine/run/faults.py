@@ -3,7 +3,8 @@
 A program and no test: forking is only safe in a process that has no threads, which a test session is not, and a
 loaded ONNX Runtime neither. So the model is the fake backend; everything else is the real command.
 
-`python -m engine.run.faults MODE TILES BUNDLE SCRATCH` prints one JSON object a fault:
+`python -m engine.run.faults MODE TILES BUNDLE SCRATCH TABLE` prints one JSON object a fault; TABLE is a file's
+name, such as `preds.csv`:
 
     at, step        where the fault was, such as 17, "fsync shard-000000002.csv"
     code, table     exit code (-9: killed) and table ("none", "old", "new" or "broken") behind the fault
@@ -13,9 +14,10 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
 
 Modes: `error` fails one step with EIO, `denied` with EACCES, `full` fails one and all later ones with ENOSPC, `short`
 lets a write take half of its bytes before the disk is full, `unreadable` fails opening or reading one tile, `kill` is
-SIGKILL at a step, `error-old` and `kill-old` are the same with an old table to overwrite, `kill-retry` with one whose
-failed rows are predicted again, `limit` caps the size of every file, so that real writes end in their middle, and
-`random` kills at random times. `trace` only prints the steps of an undisturbed run.
+SIGKILL at a step, `error-old` and `kill-old` are the same with an old table to overwrite, `kill-commit` only from the
+table's assembly on, `kill-retry` with one whose failed rows are predicted again, `limit` caps the size of every file,
+so that real writes end in their middle, and `random` kills at random times. `trace` only prints the steps of an
+undisturbed run.
 
 Steps are what a run does in the table's folder, and how it lists the tiles; see `injector.py`. For kills, only what
 changes something.
@@ -50,7 +52,7 @@ from cervix_engine.output import partial
 from cervix_engine.selection import Selection
 from cervix_engine.verify import verify_table
 from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
-from engine.run.support import FINISHED, beside, draw_folder, drawn_tile
+from engine.run.support import beside, draw_folder, drawn_tile, finished_files
 
 BATCH, SHARD_TILES = 2, 4
 Watched = dict[str, frozenset[str]]
@@ -75,11 +77,11 @@ class Campaign:
 
     replacing = "--overwrite"
 
-    def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
+    def __init__(self, tiles: str, bundle: str, scratch: str, table: str) -> None:
         self.tiles = tiles
         self.arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
         self.scratch = Path(scratch)
-        self.out = self.scratch / "out" / "preds.csv"
+        self.out = self.scratch / "out" / table
         self.fresh()
         started = time.monotonic()
         code, text = self.start().wait()
@@ -101,7 +103,7 @@ class Campaign:
     def fresh(self, *, old: bool = False) -> None:
         shutil.rmtree(self.out.parent, ignore_errors=True)
         self.out.parent.mkdir()
-        for name in FINISHED if old else ():
+        for name in finished_files(self.out.name) if old else ():
             shutil.copy(self.old_folder / name, self.out.parent)
 
     def start(
@@ -149,6 +151,16 @@ class Campaign:
         return {self.expected: "new", self.old: "old"}.get(self.out.read_bytes(), "broken")
 
     def verdict(self) -> str:
+        """In a child of its own: pyarrow reads with threads, and this process must have none."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(writing, self._verdict().encode())
+            os._exit(0)
+        os.close(writing)
+        return Child(pid, reading).wait()[1]
+
+    def _verdict(self) -> str:
         try:
             findings = verify_table(self.out)
         except UsageError as error:
@@ -166,10 +178,10 @@ class RetryCampaign(Campaign):
 
     replacing = "--retry-failures"
 
-    def __init__(self, tiles: str, bundle: str, scratch: str) -> None:
+    def __init__(self, tiles: str, bundle: str, scratch: str, table: str) -> None:
         own = Path(scratch) / "study"
         shutil.copytree(tiles, own)
-        super().__init__(str(own), bundle, scratch)
+        super().__init__(str(own), bundle, scratch, table)
         shutil.copytree(self.out.parent, self.old_folder, dirs_exist_ok=True)
         self.old = self.expected
         (own / "tile_00008.JPG").write_bytes(drawn_tile(8))
@@ -186,9 +198,10 @@ def at_every_step(
     lasting: bool = False,
     old: bool = False,
     stride: int = 1,
+    first: int = 1,
 ) -> Iterator[dict[str, Any]]:
     options = (campaign.replacing,) if old else ()
-    for at in count(1, stride):
+    for at in count(first, stride):
         campaign.fresh(old=old)
         injector = Injector(watched, at, fault, lasting)
         code, text = campaign.start(*options, injector=injector).wait()
@@ -260,9 +273,16 @@ def at_random_times(campaign: Campaign, *, kills: int, seed: int) -> Iterator[di
             campaign.fresh()
 
 
-def steps(campaign: Campaign) -> dict[str, Any]:
-    campaign.fresh()
-    code, text = campaign.start(injector=Injector(campaign.changes)).wait()
+def assembling(campaign: Campaign) -> int:
+    """The step at which the table of a run that replaces another one begins to be assembled."""
+    named: list[str] = steps(campaign, old=True)["steps"]
+    return named.index("open table.csv") + 1
+
+
+def steps(campaign: Campaign, *, old: bool = False) -> dict[str, Any]:
+    campaign.fresh(old=old)
+    options = (campaign.replacing,) if old else ()
+    code, text = campaign.start(*options, injector=Injector(campaign.changes)).wait()
     named = [line.removeprefix("step: ") for line in text.splitlines() if line.startswith("step: ")]
     return {"code": code, "steps": named}
 
@@ -279,11 +299,13 @@ def use_the_fake_backend() -> None:
 
 
 def main() -> None:
-    mode, tiles, bundle, scratch = sys.argv[1:]
+    mode, tiles, bundle, scratch, table = sys.argv[1:]
     partial.SHARD_TILES = SHARD_TILES
     use_the_fake_backend()
     os.fsync = not_synced  # type: ignore[assignment]
-    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch)
+    if table.endswith(".parquet"):
+        import pyarrow.parquet  # noqa: F401 - once, and not in each child
+    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch, table)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps, stride=2),
@@ -293,6 +315,9 @@ def main() -> None:
         "short": lambda: at_every_write(campaign),
         "kill": lambda: at_every_step(campaign, kill, campaign.changes),
         "kill-old": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=2),
+        "kill-commit": lambda: at_every_step(
+            campaign, kill, campaign.changes, old=True, stride=3, first=assembling(campaign)
+        ),
         "kill-retry": lambda: at_every_step(campaign, kill, campaign.changes, old=True, stride=3),
         "unreadable": lambda: at_every_tile(campaign),
         "limit": lambda: at_every_size(campaign),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import threading
 import time
@@ -32,8 +33,13 @@ CLASS_NAMES = CONTRACT.class_names
 GOLDEN_TILES = 24
 FILTERS = 16
 
+
 # What a finished run leaves beside the tiles: nothing else, and nothing hidden but the lock's empty file.
-FINISHED = {"preds.csv", "preds.csv.run.json", "preds.csv.rows"}
+def finished_files(table: str) -> set[str]:
+    return {table, f"{table}.run.json", f"{table}.rows"}
+
+
+FINISHED = finished_files("preds.csv")
 
 TESTS = Path(__file__).parents[2]
 
@@ -283,3 +289,11 @@ def environment() -> dict[str, str]:
 def beside(out: Path) -> set[str]:
     """What lies in a table's folder, without the empty lock file that the kernel's lock needs to stay."""
     return {name for name in os.listdir(out.parent) if name != f".{out.name}.lock"}  # noqa: PTH208 - names wanted
+
+
+def done_event(printed: str | bytes) -> dict[str, Any]:
+    """The run's report that `--json` printed last."""
+    event: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    assert event["event"] == "done"
+    report: dict[str, Any] = event["report"]
+    return report

@@ -18,7 +18,7 @@ import pytest
 
 from cervix_engine.bundle import Bundle
 from cervix_engine.output.partial import work_folder
-from engine.run.support import FINISHED, PATIENCE_S, beside, draw_folder, environment
+from engine.run.support import FINISHED, PATIENCE_S, beside, done_event, draw_folder, environment, finished_files
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -31,18 +31,20 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def campaign(mode: str, tiles: Path, bundle: Bundle, scratch: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "engine.run.faults", mode, str(tiles), str(bundle.root), str(scratch)]
+def campaign(
+    mode: str, tiles: Path, bundle: Bundle, scratch: Path, *, table: str = "preds.csv"
+) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "engine.run.faults", mode, str(tiles), str(bundle.root), str(scratch), table]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def assert_completed(finding: dict[str, Any], *, old: bool = False) -> None:
+def assert_completed(finding: dict[str, Any], *, old: bool = False, table: str = "preds.csv") -> None:
     """The start after the fault ends with the undisturbed run's table, and with nothing left over."""
     again = finding["again"]
     assert (again["table"], again["verdict"]) == ("new", "as written"), finding
-    assert set(again["left"]) == FINISHED, finding
+    assert set(again["left"]) == finished_files(table), finding
     # 3: one tile is bad. 2: the first start had finished but for its farewell, so its table is an existing one.
     finished_before = finding["table"] == "new" and not old
     assert again["code"] == 3 or (again["code"] == 2 and finished_before), finding
@@ -121,6 +123,23 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
         assert_completed(finding, old=old)
 
 
+@pytest.mark.parametrize("table", ["preds.csv.gz", "preds.jsonl", "preds.parquet"])
+def test_a_kill_at_every_third_step_from_assembly_to_another_format(
+    table: str, few: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    if table.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cervix[report]'")
+    findings = campaign("kill-commit", few, bundle, tmp_path, table=table)
+    assert len(findings) > 5
+    tables = [finding["table"] for finding in findings]
+    assert set(tables) == {"old", "new"}
+    assert tables == sorted(tables, key="new".__eq__)
+    for finding in findings:
+        assert finding["code"] == -signal.SIGKILL, finding
+        assert_verified(finding)
+        assert_completed(finding, old=True, table=table)
+
+
 def test_a_kill_at_every_third_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
     findings = campaign("kill-retry", few, bundle, tmp_path)
     assert len(findings) > 10
@@ -159,8 +178,13 @@ def test_everything_is_synced_before_something_relies_on_it(few: Path, bundle: B
     for first in (0, 2, 4):
         name = f"shard-{first:09d}.csv"
         in_this_order(f"open {name}", f"fsync {name}", folder, "open journal.jsonl", "fsync journal.jsonl")
-    in_this_order("open table", "fsync table", "fsync journal.jsonl", "fsync .preds.csv.run.json.tmp", "rename table")
-    in_this_order("rename .preds.csv.run.json.tmp", out, "rename table", out, "remove listing", "remove journal.jsonl")
+    in_this_order(
+        *("open table.csv", "fsync table.csv", "fsync journal.jsonl"),
+        *("fsync .preds.csv.run.json.tmp", "rename table.csv"),
+    )
+    in_this_order(
+        "rename .preds.csv.run.json.tmp", out, "rename table.csv", out, "remove listing", "remove journal.jsonl"
+    )
 
 
 def test_kills_at_random_times(bundle: Bundle, tiles: Path, tmp_path: Path) -> None:
@@ -206,4 +230,4 @@ def test_kills_of_the_installed_program(bundle: Bundle, tmp_path: Path) -> None:
     done = subprocess.run([*command(out), "--json"], check=True, capture_output=True, timeout=PATIENCE_S)
     assert out.read_bytes() == expected.read_bytes()
     assert beside(out) == FINISHED
-    assert json.loads(done.stdout)["resumed"] >= 8 * (kept - 1)
+    assert done_event(done.stdout)["resumed"] >= 8 * (kept - 1)
