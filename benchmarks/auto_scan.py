@@ -78,7 +78,7 @@ def main(
         tuned = tune(backend, [path.read_bytes() for path in tile_files(sample)[:32]], contract=bundle.contract)
         tuning_s = time.perf_counter() - began
         workers = sorted({1, usable_cpus(), 2 * usable_cpus()})
-        settings = [(int(size), count) for size in batch_sizes.split(",") for count in workers]
+        settings = [(int(size), threads) for size in batch_sizes.split(",") for threads in workers]
         scan = interleave(runs_of(sample, bundle, backend, settings), rounds=1)
         best = max(scan, key=lambda name: scan[name].median)
         auto = f"batch {tuned.batch_size}, {tuned.workers} workers"
