@@ -114,7 +114,7 @@ def predict_folder(config: BatchConfig, *, progress: Progress = no_progress) -> 
         CervixError: see `errors.py`; then there is no new table at `config.out`, and what was done is kept.
     """
     started = time.perf_counter()
-    _check_paths(config)
+    check_paths(config)
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
     with output_lock(config.out):
         try:
@@ -254,7 +254,13 @@ def _new_work_folder(out: Path) -> Path:
     return folder
 
 
-def _check_paths(config: BatchConfig) -> None:
+def check_paths(config: BatchConfig) -> None:
+    """Refuse what can be seen to be wrong before anything is opened.
+
+    Raises:
+        UsageError: the tiles are no folder, or the table's name or place cannot be one.
+        OutputError: there is no folder for the table.
+    """
     parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
     if not stat.S_ISDIR(tiles):
         raise UsageError(f"{'not a folder' if tiles else 'no such folder'}: {config.tiles}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from cervix_engine import __version__
 from cervix_engine.cli.batch_options import batch_options
 from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
+
+if TYPE_CHECKING:
+    from cervix_engine.batch import BatchConfig
 
 SOME_FAILED = 3
 
@@ -32,6 +35,7 @@ def main(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    dry_run: bool,
     **asked: Any,
 ) -> int:
     """Predict every tile below the folder TILES: one row per tile, always, in OUT.
@@ -52,6 +56,8 @@ def main(
     config = BatchConfig(model=model or default_bundle(), budget=FailureBudget.parse(max_failures), **asked)
     afterwards = Afterwards(summary, geojson, report)
     afterwards.check(config)
+    if dry_run:
+        return _forecast(config, as_json=as_json)
     if as_json:
         emit("start", tiles=escape_name(str(config.tiles)), out=escape_name(str(config.out)))
     with prompt_interruption(), debug_log(log_file), _progress(as_json=as_json, quiet=quiet) as progress:
@@ -66,6 +72,22 @@ def main(
         for name, path in afterwards.targets.items():
             click.echo(f"{name}: {path}", err=True)
     return SOME_FAILED if done.failed else 0
+
+
+def _forecast(config: BatchConfig, *, as_json: bool) -> int:
+    from cervix_engine.cli.batch_words import forecast_lines
+    from cervix_engine.cli.events import emit
+    from cervix_engine.cli.signals import prompt_interruption
+    from cervix_engine.dry_run import forecast
+
+    with prompt_interruption():
+        expected = forecast(config)
+    if as_json:
+        emit("forecast", forecast=expected.to_json())
+        return 0
+    for line in forecast_lines(expected):
+        click.echo(line)
+    return 0
 
 
 @contextmanager

@@ -55,6 +55,11 @@ _OPTIONS = (
         "--geojson", type=_FILE, metavar="DIR", help="Then also write QuPath's objects, a file for each slide."
     ),
     click.option("--report", type=_FILE, help="Then also make a page for people, such as report.html."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Count the tiles, predict a few, say how long and how large a run would be; write nothing.",
+    ),
     click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4)."),
     click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other."),
     click.option("--log-file", type=_FILE, help="Write details there, names of tiles included."),

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cervix_engine.dry_run import Forecast
     from cervix_engine.run_report import RunReport
+
+_MINUTE_S, _HOUR_S = 60, 3600
 
 # From this share of flagged tiles on, the input rather than a tile is worth a look.
 MANY_FLAGGED = 0.2
@@ -38,3 +41,23 @@ def summary_lines(report: RunReport, out: Path, *, verbose: bool) -> Iterator[st
             f"warning: {report.flagged} of {report.ok} predicted tiles ({report.flagged / report.ok:.0%}) look blank, "
             "blurred or shifted to blue: see the column quality"
         )
+
+
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+    """What a run would be, in a few lines."""
+    ignored = f"   ({forecast.ignored} other files ignored)" if forecast.ignored else ""
+    yield f"{forecast.found} tiles, and as many rows{ignored}"
+    failed = f", {forecast.failed} of them failed" if forecast.failed else ""
+    yield f"{forecast.runs}: {forecast.tiles_per_sec:.1f} tiles/s over {forecast.sampled} sampled tiles{failed}"
+    yield f"about {duration(forecast.seconds)}, of which {forecast.start_s:.1f} s to start"
+    yield f"about {forecast.peak_bytes / 1e6:,.0f} MB of memory, {forecast.table_bytes / 1e6:,.1f} MB of table as CSV"
+    yield "nothing was written: leave --dry-run out to run it"
+
+
+def duration(seconds: float) -> str:
+    """Such as `42 s`, `3 min 20 s` or `5 h 10 min`."""
+    if seconds < _MINUTE_S:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR_S:
+        return f"{seconds // _MINUTE_S:.0f} min {seconds % _MINUTE_S:.0f} s"
+    return f"{seconds // _HOUR_S:.0f} h {seconds % _HOUR_S // _MINUTE_S:.0f} min"

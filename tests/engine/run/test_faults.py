@@ -124,13 +124,11 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
 
 
 @pytest.mark.parametrize("table", ["preds.csv.gz", "preds.jsonl", "preds.parquet"])
-def test_a_kill_at_every_third_step_from_assembly_to_another_format(
-    table: str, few: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_kill_at_steps_from_assembly_to_another_format(table: str, few: Path, bundle: Bundle, tmp_path: Path) -> None:
     if table.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cervix[report]'")
     findings = campaign("kill-commit", few, bundle, tmp_path, table=table)
-    assert len(findings) > 5
+    assert len(findings) > (2 if table.endswith("parquet") else 5)
     tables = [finding["table"] for finding in findings]
     assert set(tables) == {"old", "new"}
     assert tables == sorted(tables, key="new".__eq__)
