@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import threading
 import time
@@ -58,7 +60,9 @@ def soak(config: BatchConfig, *, runs: int, seconds: float) -> Iterator[Sample]:
 
 
 def sample() -> Sample:
-    """What this process holds now."""
+    """What this process holds now: memory that was freed, but not yet given back to the system, is not held."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     return Sample(pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threading.active_count())

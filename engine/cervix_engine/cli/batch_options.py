@@ -46,7 +46,7 @@ _OPTIONS = (
         "--quality",
         "judge_quality",
         is_flag=True,
-        help="Put blank, blurred, blue_shift in a column quality where a tile looks so.",
+        help="Put flags such as blank, blurred, dark or off_colour in a column quality where a tile looks so.",
     ),
     click.option("--hash", "hash_tiles", is_flag=True, help="Put the SHA-256 of each tile's bytes in a column sha256."),
     click.option("--coords", metavar="PATTERN", help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'."),

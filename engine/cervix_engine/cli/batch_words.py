@@ -38,8 +38,8 @@ def summary_lines(report: RunReport, out: Path, *, verbose: bool) -> Iterator[st
             yield f"  {stage.stage:<8} {stage.threads} threads, {times}"
     if report.flagged > MANY_FLAGGED * report.ok:
         yield (
-            f"warning: {report.flagged} of {report.ok} predicted tiles ({report.flagged / report.ok:.0%}) look blank, "
-            "blurred or shifted to blue: see the column quality"
+            f"warning: {report.flagged} of {report.ok} predicted tiles ({report.flagged / report.ok:.0%}) look unlike "
+            "what the model was trained on: see the column quality"
         )
 
 

@@ -170,7 +170,7 @@ class PartialRun:
         digest = self.journal.assembled
         with output_errors(f"cannot read {self.out}"):
             # Before the rename, the table that is to be replaced may be the same, byte for byte.
-            if digest is None or (self._folder / "table").exists():
+            if digest is None or self._published.exists():
                 return False
             return self.out.is_file() and sha256_file(self.out) == digest
 

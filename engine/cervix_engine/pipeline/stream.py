@@ -203,7 +203,8 @@ class _Stream:
                 slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
 
             def judge(pixels: Pixels) -> None:
-                slot.notes[position] = replace(slot.notes[position], quality=quality_flags(pixels))
+                flags = quality_flags(pixels, self._settings.contract.tile_statistics)
+                slot.notes[position] = replace(slot.notes[position], quality=flags)
 
             look = judge if self._settings.judge_quality else None
             return self._source.preprocess_into(out, data, contract=self._settings.contract, look=look)

@@ -63,7 +63,7 @@ def test_faults_are_flagged_and_good_tiles_are_not(study: Path, bundle: Bundle) 
 def test_a_run_with_many_flagged_tiles_says_so(study: Path, bundle: Bundle) -> None:
     (study / "good_00.png").write_bytes((study / "blank.png").read_bytes())
     done = _run(study, bundle, "--quality")
-    assert "warning: 4 of 15 predicted tiles (27%) look blank, blurred or shifted to blue" in done.stderr
+    assert "warning: 4 of 15 predicted tiles (27%) look unlike what the model was trained on" in done.stderr
 
 
 def test_without_the_option_there_is_no_column(study: Path, bundle: Bundle) -> None:
