@@ -14,7 +14,7 @@ from cervix_engine.backends import BackendInfo, open_backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
-from cervix_engine.coordinates import NAMES, compile_pattern
+from cervix_engine.coordinates import NAMES
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file
@@ -30,6 +30,7 @@ from cervix_engine.output.partial import (
     work_folder,
 )
 from cervix_engine.output.rows import OPTIONAL, RowFormat
+from cervix_engine.places import identified
 from cervix_engine.predict import Progress, no_progress, predict_partial
 from cervix_engine.retry import finished_run, list_failed, require_same_run
 from cervix_engine.run_report import Provenance, RunReport, report_beside, settle_report
@@ -59,8 +60,8 @@ class BatchConfig:
         budget: how many tiles may fail before the run stops.
         hash_tiles: whether each row has the SHA-256 of its tile's bytes.
         judge_quality: whether each row has the flags of `quality.py`.
-        coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`; None takes an earlier run's own, else what
-            names spell out.
+        coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`, or a CSV file that says it; None takes an
+            earlier run's own, else what names spell out.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -171,7 +172,7 @@ def _predict(
         batch_size=batch_size,
         listing=listing,
         optional=config.optional_columns(earlier),
-        coords=config.coords or (earlier and earlier.coords) or NAMES,
+        coords=identified(config.coords or (earlier and earlier.coords) or NAMES),
         retry_of=finished.table.table_sha256 if finished and finished.table else None,
     )
     _require_same(partial, finished, identity)
@@ -273,7 +274,7 @@ def check_paths(config: BatchConfig) -> None:
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
     if config.coords:
-        compile_pattern(config.coords)
+        identified(config.coords)
 
 
 def _mode(path: Path) -> int:

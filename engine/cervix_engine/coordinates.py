@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cervix_engine.errors import UsageError
 from cervix_engine.output.names import unescape_name
@@ -55,9 +55,17 @@ class Place(NamedTuple):
     box: Box
 
 
+class Locating(Protocol):
+    """Knows where tiles lie: `Locator` from names, `places.Places` from a file."""
+
+    def place(self, name: str, slide_id: str, width: int, height: int) -> Place | None: ...
+
+    def __call__(self, row: Row) -> Place | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Finds the places of tiles; made by `for_table` or `for_run`."""
+    """Finds the places of tiles in their names; `locating.py` chooses it."""
 
     pattern: re.Pattern[str] | None = None
     matches_folders: bool = False

@@ -16,13 +16,14 @@ from cervix_engine.backends import Backend, open_backend
 from cervix_engine.batch import DEFAULT_BATCH_SIZE, BatchConfig, check_paths
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
-from cervix_engine.coordinates import NAMES, Locator
+from cervix_engine.coordinates import NAMES
 from cervix_engine.discover import Listing, discover
 from cervix_engine.machine import usable_cpus
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.slot import TileBatch
 from cervix_engine.pipeline.stats import StreamStats
 from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.places import locating_for_run
 from cervix_engine.selection import replay_golden, select
 
 # The first two batches fill the stream and are not timed.
@@ -110,7 +111,7 @@ def _predict(
     config: BatchConfig, listing: Listing, *, contract: ModelContract, backend: Backend, batch_size: int
 ) -> _Sample:
     columns = config.optional_columns(None)
-    rows = RowFormat(contract, optional=columns, locator=Locator.for_run(config.coords or NAMES))
+    rows = RowFormat(contract, optional=columns, locator=locating_for_run(config.coords or NAMES))
     settings = StreamSettings(
         listing.root,
         contract,

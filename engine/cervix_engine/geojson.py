@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import Category
-from cervix_engine.coordinates import Locator, Place
+from cervix_engine.coordinates import Locating, Place
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import fsync_folder
 from cervix_engine.table_reader import Row, Table
@@ -33,7 +33,7 @@ _HEAD, _TAIL = '{"type": "FeatureCollection", "features": [\n', "\n]}\n"
 _LONGEST_NAME = 200
 
 
-def write_geojson(table: Table, folder: Path, *, locator: Locator, overwrite: bool = False) -> int:
+def write_geojson(table: Table, folder: Path, *, locator: Locating, overwrite: bool = False) -> int:
     """Write `folder/<slide>.geojson` for every slide with a tile whose place is known; all of them appear at once.
 
     Failed tiles, and those without a place, are left out.
@@ -89,7 +89,7 @@ def slide_file(slide_id: str) -> str:
     return f"{name}.geojson"
 
 
-def _write_slides(folder: Path, table: Table, locator: Locator) -> int:
+def _write_slides(folder: Path, table: Table, locator: Locating) -> int:
     placed, files = 0, set()
     # Rows come in order of their paths, so a slide's are mostly together; a slide that comes again is gone on with.
     for slide_id, group in groupby(_placed(table, locator), key=lambda item: item[1].slide_id):
@@ -108,7 +108,7 @@ def _write_slides(folder: Path, table: Table, locator: Locator) -> int:
     return placed
 
 
-def _placed(table: Table, locator: Locator) -> Iterator[tuple[Row, Place]]:
+def _placed(table: Table, locator: Locating) -> Iterator[tuple[Row, Place]]:
     for row in table.rows():
         if row.pred is not None and (place := locator(row)) is not None:
             yield row, place

@@ -11,13 +11,14 @@ from pathlib import Path
 from cervix_engine.backends import Backend
 from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.contract import ModelContract
-from cervix_engine.coordinates import NAMES, Locator
+from cervix_engine.coordinates import NAMES
 from cervix_engine.discover import Listing
 from cervix_engine.output.journal import RunIdentity
 from cervix_engine.output.partial import PartialRun, ShardWriter
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.stats import StageClock, StreamStats
 from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.places import locating_for_run
 from cervix_engine.run_report import Provenance, ReportFile, RunReport, replaced_report
 from cervix_engine.tiles import TileFailure
 
@@ -85,7 +86,7 @@ def predict_partial(
 
 
 def _row_format(contract: ModelContract, identity: RunIdentity) -> RowFormat:
-    return RowFormat(contract, optional=identity.columns, locator=Locator.for_run(identity.coords or NAMES))
+    return RowFormat(contract, optional=identity.columns, locator=locating_for_run(identity.coords or NAMES))
 
 
 @dataclass(slots=True)

@@ -49,7 +49,11 @@ _OPTIONS = (
         help="Put flags such as blank, blurred, dark or off_colour in a column quality where a tile looks so.",
     ),
     click.option("--hash", "hash_tiles", is_flag=True, help="Put the SHA-256 of each tile's bytes in a column sha256."),
-    click.option("--coords", metavar="PATTERN", help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'."),
+    click.option(
+        "--coords",
+        metavar="PATTERN|FILE.csv",
+        help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'; or a file with path,minx,miny.",
+    ),
     click.option("--summary", type=_FILE, help="Then also write a line for each slide, such as slides.csv."),
     click.option(
         "--geojson", type=_FILE, metavar="DIR", help="Then also write QuPath's objects, a file for each slide."

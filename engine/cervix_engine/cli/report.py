@@ -24,7 +24,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--tiles", type=_FILE, help="The folder that the table's paths are relative to: gives the page pictures.")
 @click.option("--summary", type=_FILE, help="Where a line for each slide goes, such as slides.csv.")
 @click.option("--geojson", type=_FILE, metavar="DIR", help="Where QuPath's objects go, a file for each slide.")
-@click.option("--coords", metavar="PATTERN", help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'.")
+@click.option(
+    "--coords",
+    metavar="PATTERN|FILE.csv",
+    help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'; or a file with path,minx,miny.",
+)
 @click.option("--model", type=_FILE, help="The bundle that made the table: adds certificate and calibration.")
 @click.option("--top", type=click.IntRange(0, 200), default=48, show_default=True, help="Tiles in each gallery.")
 @click.option("--overwrite", is_flag=True, help="Replace what lies there already.")

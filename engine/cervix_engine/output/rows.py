@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.coordinates import BY_NAMES, Locator
+from cervix_engine.coordinates import BY_NAMES, Locating
 from cervix_engine.output.names import escape_name
 from cervix_engine.pipeline.stream import Outcome
 from cervix_engine.tiles import NO_NOTES, TileFailure, TileNotes, TileRef, TileSize
@@ -25,7 +25,9 @@ class RowFormat:
     `OPTIONAL`; they stand last, in its order.
     """
 
-    def __init__(self, contract: ModelContract, *, optional: Collection[str] = (), locator: Locator = BY_NAMES) -> None:
+    def __init__(
+        self, contract: ModelContract, *, optional: Collection[str] = (), locator: Locating = BY_NAMES
+    ) -> None:
         self._locator = locator
         self._classes = contract.classes
         self._optional = {name: cell for name, cell in OPTIONAL.items() if name in optional}

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cervix_engine.contract import Category
-from cervix_engine.coordinates import Locator
+from cervix_engine.coordinates import Locating
 from cervix_engine.report.slide_map import SlidePoints
 from cervix_engine.summary import SlideSummaries
 from cervix_engine.table_reader import Row, Table
@@ -60,7 +60,7 @@ class Findings:
         return self.tiles - self.failed
 
 
-def gather(table: Table, *, categories: tuple[Category, ...], locator: Locator | None, top: int) -> Findings:
+def gather(table: Table, *, categories: tuple[Category, ...], locator: Locating | None, top: int) -> Findings:
     """Read the table once. `top` tiles go into each half of the gallery.
 
     Raises:

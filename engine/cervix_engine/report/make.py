@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.coordinates import Locator
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.geojson import write_geojson
+from cervix_engine.places import locating_for_table
 from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import write_page
@@ -43,7 +43,7 @@ def make_report(config: ReportConfig) -> Findings:
     table = Table.open(config.table)
     bundle = Bundle.open(config.model) if config.model else None
     categories = table.categories(bundle.contract if bundle else None)
-    locator = Locator.for_table(table, pattern=config.coords)
+    locator = locating_for_table(table, config.coords)
     findings = gather(table, categories=categories, locator=locator, top=config.top if config.out else 0)
     if config.summary:
         write_summary(config.summary, findings.slides)
