@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +13,14 @@ from cervix_engine.bundle import DEFAULT_BUNDLE
 from cervix_engine.cli.command import CervixCommand
 from cervix_engine.cli.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
-from cervix_train.network import BACKBONES, parse_weights
+from cervix_engine.errors import CervixError, UsageError
+from cervix_train.network import BACKBONES, Backbone, Weights, parse_weights
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cervix_train.comparators import Comparison
+    from cervix_train.training import TrainConfig
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +41,11 @@ from cervix_train.network import BACKBONES, parse_weights
     default="resnet101",
     show_default=True,
     help="resnet101 is the paper's, the others are to compare it with; cnn is small, for trials.",
+)
+@click.option(
+    "--compare",
+    metavar="BACKBONE,…",
+    help="Train each of these alike, into OUT/<backbone>, and print one table of what they reach.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option(
@@ -103,6 +116,7 @@ def _train(
     out: Path,
     weights: str | None,
     backbone: Any,
+    compare: str | None,
     input_size: int,
     classes: Path | None,
     cache: Path | None,
@@ -120,15 +134,58 @@ def _train(
         out=out,
         classes=read_classes(classes) if classes else SIPAKMED_CLASSES,
         backbone=backbone,
-        weights=parse_weights(weights, backbone=backbone),
+        weights="none" if compare is not None else parse_weights(weights, backbone=backbone),
         input_size=(input_size, input_size),
         cache=cache or default_cache(),
         fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
         fine_tune_learning_rate=fine_tune_rate,
         **rest,
     )
+    if compare is not None:
+        _compare(config, compare, weights=weights)
+        return
     report = train(config)
     click.echo(f"{_result(report.metrics)}; bundle written to {out}", err=True)
+
+
+def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
+    from rich.console import Console
+
+    from cervix_train.comparators import compare_backbones, comparison_file
+
+    chosen = [name.strip() for name in names.split(",")]
+    backbones = [name for name in BACKBONES if name in chosen]
+    if len(backbones) != len(chosen):
+        raise UsageError(f"--compare {names}: expected different ones of {', '.join(BACKBONES)}")
+    if weights not in (None, "none", "imagenet"):
+        raise UsageError(f"--weights {weights} fits one backbone: with --compare, leave it out or say none")
+
+    def weights_of(backbone: Backbone) -> Weights:
+        return parse_weights(None if weights == "imagenet" else weights, backbone=backbone)
+
+    comparison = compare_backbones(config, sorted(backbones, key=chosen.index), weights_of=weights_of)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(_comparison_table(comparison))
+    click.echo(f"all figures: {comparison_file(config.out)}", err=True)
+    failed = [item.backbone for item in comparison.comparators if item.error]
+    if failed:
+        raise CervixError(f"not trained: {', '.join(failed)}; see the warnings above")
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    heads = ("backbone", "val loss", "test accuracy", "macro F1", "sensitivity", "specificity", "seconds")
+    table = Table(*heads, box=SIMPLE, title="Test split, with 95 % intervals; abnormal against the rest")
+    for item in comparison.comparators:
+        if item.error:
+            table.add_row(item.backbone, "", "not trained")
+            continue
+        figures = (item.accuracy, item.macro_f1, item.sensitivity, item.specificity)
+        shown = ["" if it is None else f"{it[0]:.3f} ({it[1]:.3f} to {it[2]:.3f})" for it in figures]
+        table.add_row(item.backbone, f"{item.val_loss:.3f}", *shown, f"{item.seconds:.0f}")
+    return table
 
 
 def _result(metrics: dict[str, Any]) -> str:
