@@ -17,7 +17,7 @@ from cervix_engine.preprocess import Pixels, preprocess
 
 SCHEMA = "cervix/calibration-tiles/1"
 INDEX = "calibration/tiles.json"
-COUNT = 128
+COUNT = 96
 
 
 def write_calibration_tiles(root: Path, encoded: Mapping[str, bytes], *, seed: int) -> None:

@@ -16,7 +16,7 @@ from cervix_engine.preprocess import Pixels
 from cervix_export.convert import check_graph
 from cervix_export.int8.graph import Floats, Layer, dequantised_weights, folded, initializers, layers, quantised
 from cervix_export.int8.ranges import Observed, observe
-from cervix_export.int8.sensitivity import BlockCost, choose, sweep
+from cervix_export.int8.sensitivity import BlockCost, leave_in_float, sweep
 from cervix_export.precision_proof import integer_share
 
 logger = logging.getLogger(__name__)
@@ -34,13 +34,11 @@ class Int8Record:
 
     Attributes:
         calibration_tiles: training tiles that ranges were observed on.
-        check_tiles: other training tiles, on which it was decided what stays in float.
         integer_share: share of the multiply-accumulates in integers.
         blocks: what each costs.
     """
 
     calibration_tiles: int
-    check_tiles: int
     integer_share: float
     blocks: tuple[BlockCost, ...]
 
@@ -61,7 +59,7 @@ def int8_from_onnx(onnx_file: Path, int8_file: Path, *, contract: ModelContract,
         onnx_file: the FP32 graph, `uint8 (N, height, width, 3)` in, `float32 (N, classes)` out.
         int8_file: where the INT8 graph goes, with the same input and output.
         contract: what the graph means.
-        tiles: preprocessed training tiles, `uint8 (N, height, width, 3)`, at least two.
+        tiles: preprocessed training tiles, `uint8 (N, height, width, 3)`.
 
     Raises:
         ConversionError: the graph has no layer that could be in integers, or the result is not what the contract says.
@@ -70,19 +68,21 @@ def int8_from_onnx(onnx_file: Path, int8_file: Path, *, contract: ModelContract,
     blocks = _blocks(model)
     if not blocks:
         raise ConversionError(f"{onnx_file.name} has no convolutions that could be computed in integers")
-    calibration, check = tiles[: -(len(tiles) // 3)], tiles[-(len(tiles) // 3) :]
-    logger.info("observing ranges on %d training tiles", len(calibration))
-    rounding = _Rounding.observe(model, [layer for block in blocks for layer in block], calibration)
+    logger.info("observing ranges on %d training tiles", len(tiles))
+    rounding = _Rounding.observe(model, [layer for block in blocks for layer in block], tiles)
     sizes = {name: values.size for name, values in rounding.weights.items()}
-    costs = sweep(blocks, rounding.graph, exact=model, sizes=sizes, pixels=calibration[:_SWEPT])
-    graph, costs = choose(blocks, costs, rounding.graph, exact=model, pixels=check)
+    costs = sweep(blocks, rounding.graph, exact=model, sizes=sizes, pixels=tiles[:_SWEPT])
+    costs = leave_in_float(costs)
+    graph = rounding.graph(
+        [layer for block, cost in zip(blocks, costs, strict=True) if not cost.in_float for layer in block]
+    )
     share = integer_share(graph)
     if share < INTEGER_SHARE:
         raise ConversionError(f"the INT8 graph does only {share:.0%} of its multiply-accumulates in integers")
     data = graph.SerializeToString()
     check_graph(data, contract)
     int8_file.write_bytes(data)
-    return Int8Record(len(calibration), len(check), share, tuple(costs))
+    return Int8Record(len(tiles), share, tuple(costs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """What rounding each part of a graph costs, and which parts are better left in floating point.
 
 A few blocks cost much of the accuracy and hold few of the weights. They are found by rounding one block at a time
-and looking at the answers; then more and more blocks are left in float, first those that save most error a weight,
-until the answers on tiles that were not used for calibration are near enough or the file would grow too large.
+and looking at the answers; those that save most error a weight are left in float, as far as the file may grow.
 """
 
 from __future__ import annotations
@@ -20,12 +19,8 @@ from cervix_export.int8.graph import Layer
 
 logger = logging.getLogger(__name__)
 
-# Half of what the gate allows: the tiles of a certificate are others than those looked at here.
-TARGET_P99 = 0.05
 # A weight in float is four times as large: with 5 % of them, the file is 0.29 times the FP32 one.
 MOST_FLOAT_WEIGHTS = 0.05
-# Blocks that move to float between two looks at the answers.
-_STEP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,42 +72,19 @@ def sweep(
     return costs
 
 
-def choose(
-    blocks: Sequence[Sequence[Layer]], costs: Sequence[BlockCost], rounding: Round, *, exact: Any, pixels: Pixels
-) -> tuple[Any, list[BlockCost]]:
-    """The graph with as few blocks in float as reach `TARGET_P99` on `pixels`, else the nearest one.
+def leave_in_float(costs: Sequence[BlockCost]) -> list[BlockCost]:
+    """Mark the blocks that stay in float: those that save most error a weight, within `MOST_FLOAT_WEIGHTS`.
 
-    Returns:
-        The graph, and `costs` with `in_float` as it was decided.
+    How near the answers then are is no question for training tiles: a model is more certain of what it has learnt
+    than of other tiles, and rounding moves a certain answer least. The certificate tells it, on tiles it has not.
     """
-    reference = answers(exact, pixels)
-    candidates = _float_candidates(costs)
-    best: tuple[float, Any, list[BlockCost]] | None = None
-    for count in range(0, len(candidates) + _STEP, _STEP):
-        in_float = set(candidates[:count])
-        graph = rounding([layer for place, block in enumerate(blocks) if place not in in_float for layer in block])
-        p99 = float(np.quantile(np.abs(answers(graph, pixels) - reference), 0.99))
-        logger.info(
-            "%d of %d blocks in float: p99 difference %.3f on %d tiles", len(in_float), len(blocks), p99, len(pixels)
-        )
-        if best is None or p99 < best[0]:
-            best = p99, graph, [replace(cost, in_float=place in in_float) for place, cost in enumerate(costs)]
-        if p99 <= TARGET_P99:
-            break
-    assert best is not None
-    return best[1], best[2]
-
-
-def _float_candidates(costs: Sequence[BlockCost]) -> list[int]:
-    """Places of the blocks that may stay in float, the most worthwhile first, within `MOST_FLOAT_WEIGHTS`."""
     room = MOST_FLOAT_WEIGHTS * sum(cost.weights for cost in costs)
-    chosen = []
+    chosen: set[int] = set()
     for place in sorted(range(len(costs)), key=lambda place: -costs[place].saved_a_weight):
-        if costs[place].weights > room:
-            break
-        room -= costs[place].weights
-        chosen.append(place)
-    return chosen
+        if costs[place].weights <= room:
+            room -= costs[place].weights
+            chosen.add(place)
+    return [replace(cost, in_float=place in chosen) for place, cost in enumerate(costs)]
 
 
 def answers(model: Any, pixels: Pixels) -> Probabilities:
