@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from cervix_engine.machine import cpu_class, software, usable_cpus
 
 
@@ -53,6 +55,21 @@ def machine() -> str:
 def describe() -> dict[str, Any]:
     """The machine and what is installed, for a benchmark's JSON."""
     return {"machine": machine(), "software": software(), "load": os.getloadavg()[0]}
+
+
+def race_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every race over a folder of tiles is asked: which tiles and model, how many, how often."""
+    options = (
+        click.argument("tiles", type=click.Path(path_type=Path, exists=True)),
+        click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True),
+        click.option("--precision", default="fp32", show_default=True),
+        click.option("--count", default=512, show_default=True, help="Tiles in the race, chosen by seed."),
+        click.option("--rounds", default=5, show_default=True),
+        click.option("-b", "--batch-size", default=32, show_default=True),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def sample_tiles(source: Path, target: Path, *, count: int, seed: int = 0) -> None:

@@ -74,7 +74,7 @@ def plain_loop(tiles: Path, backend: Backend, *, contract: ModelContract, batch_
 
 
 def spdl(tiles: Path, backend: Backend, *, contract: ModelContract, batch_size: int) -> Run:
-    """SPDL's pipeline with its own image loader's place taken by the same decode, feeding the same session."""
+    """SPDL's pipeline feeding the same session; it decodes as the plain loop does, and not with its own loader."""
     from spdl.pipeline import PipelineBuilder
 
     files = [str(path) for path in tile_files(tiles)]

@@ -24,19 +24,14 @@ from cervix_engine.bundle import Bundle
 from cervix_engine.discover import discover
 from cervix_engine.machine import usable_cpus
 from cervix_engine.selection import select
-from common import Rate, describe, interleave, sample_tiles
+from common import Rate, describe, interleave, race_options, sample_tiles
 
 # One round of a figure, in `interleave`'s turn.
 ONCE = Meter(Gate(tolerance=0.9, window=2, max_rounds=2, round_s=1.0))
 
 
 @click.command()
-@click.argument("tiles", type=click.Path(path_type=Path, exists=True))
-@click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
-@click.option("--precision", default="fp32", show_default=True)
-@click.option("--count", default=512, show_default=True, help="Tiles, chosen by seed.")
-@click.option("--rounds", default=5, show_default=True)
-@click.option("-b", "--batch-size", default=32, show_default=True)
+@race_options
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(
     tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int, report: Path | None

@@ -17,7 +17,7 @@ import click
 from cervix_engine.backends import open_backend
 from cervix_engine.bundle import Bundle
 from cervix_engine.selection import replay_golden, select
-from common import interleave, machine, sample_tiles
+from common import interleave, machine, race_options, sample_tiles
 from contenders import Run, engine, keras_folder
 
 
@@ -39,12 +39,7 @@ def ready_engine(tiles: Path, bundle_root: Path, batch_size: int, precision: str
 
 
 @click.command()
-@click.argument("tiles", type=click.Path(path_type=Path, exists=True))
-@click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
-@click.option("--precision", default="fp32", show_default=True)
-@click.option("--count", default=512, show_default=True, help="Tiles in the race, chosen by seed.")
-@click.option("--rounds", default=5, show_default=True)
-@click.option("-b", "--batch-size", default=32, show_default=True)
+@race_options
 def main(tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int) -> None:
     """Race the engine against Keras over the same real tiles."""
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from cervix_engine.bundle import Bundle
 from cervix_engine.machine import usable_cpus
 from cervix_engine.preprocess import preprocess
 from cervix_engine.selection import replay_golden, select
-from common import Rate, describe, interleave, sample_tiles
+from common import Rate, describe, interleave, race_options, sample_tiles
 from contenders import Run, engine, keras_folder, matched_network, plain_loop, spdl, tile_files
 
 ENGINE = "cervix-batch"
@@ -56,12 +56,7 @@ def prepare_rate(tiles: Path, bundle: Bundle) -> float:
 
 
 @click.command()
-@click.argument("tiles", type=click.Path(path_type=Path, exists=True))
-@click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
-@click.option("--precision", default="fp32", show_default=True)
-@click.option("--count", default=512, show_default=True, help="Tiles in the race, chosen by seed.")
-@click.option("--rounds", default=5, show_default=True)
-@click.option("-b", "--batch-size", default=32, show_default=True)
+@race_options
 @click.option("--keras/--no-keras", default=True, help="Whether Keras takes part.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(

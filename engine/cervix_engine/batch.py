@@ -101,6 +101,8 @@ class BatchConfig:
 def _as_json(value: object) -> object:
     if isinstance(value, Path):
         return escape_name(os.fspath(value))
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     return asdict(value) if isinstance(value, FailureBudget) else value
 
 

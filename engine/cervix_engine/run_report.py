@@ -72,7 +72,7 @@ class RunReport:
     reason: str | None = None
     replaces: RunReport | None = None
 
-    schema: ClassVar[str] = "cervix/run/1"
+    schema: ClassVar[str] = "cervix/run/2"
 
     @property
     def batch_size(self) -> int:
@@ -148,12 +148,19 @@ class RunReport:
 
 
 def _identity_to_json(identity: RunIdentity) -> dict[str, Any]:
-    # The folder's name may hold bytes that are not UTF-8.
-    return {**asdict(identity), "root": escape_name(identity.root), "columns": list(identity.columns)}
+    # The names of a folder and of a file of places may hold bytes that are not UTF-8.
+    names = {name: value and escape_name(value) for name, value in _names(asdict(identity)).items()}
+    return {**asdict(identity), **names, "columns": list(identity.columns)}
 
 
 def _identity_from_json(data: dict[str, Any]) -> RunIdentity:
-    return RunIdentity.from_json({**data, "root": unescape_name(data["root"])})
+    return RunIdentity.from_json(
+        {**data, **{name: value and unescape_name(value) for name, value in _names(data).items()}}
+    )
+
+
+def _names(identity: dict[str, Any]) -> dict[str, str | None]:
+    return {"root": identity["root"], "coords": identity["coords"]}
 
 
 def report_beside(table: Path) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from cervix_engine.bundle import Bundle
-from cervix_engine.errors import CervixError
 from cervix_export._keras_to_onnx import KERAS_FILE, check_signature, load
+from cervix_export.child import serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,7 @@ class AnswersJob:
 
 def main(job_json: str) -> int:
     """Do one job and print its outcome as one line of JSON."""
-    job = AnswersJob(**json.loads(job_json))
-    try:
-        outcome = answer(job)
-    except CervixError as error:
-        outcome = {"error": str(error)}
-    print(json.dumps(outcome), flush=True)  # noqa: T201 - the protocol with the parent process
-    return int("error" in outcome)
+    return serve(lambda: answer(AnswersJob(**json.loads(job_json))))
 
 
 def answer(job: AnswersJob) -> dict[str, str]:

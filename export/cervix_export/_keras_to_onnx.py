@@ -21,8 +21,9 @@ import numpy as np
 from cervix_engine.bundle import CONTRACT, Bundle
 from cervix_engine.certificate import GATES
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import CervixError, ConversionError
+from cervix_engine.errors import ConversionError
 from cervix_engine.golden import REPLAYED, GoldenSet
+from cervix_export.child import serve
 
 KERAS_FILE = "model.keras"
 INPUT, OUTPUT = "tiles", "probabilities"
@@ -49,13 +50,7 @@ class ConversionJob:
 def main(job_json: str) -> int:
     """Do one job and print its outcome as one line of JSON."""
     job = ConversionJob(**json.loads(job_json))
-    try:
-        bundle = Bundle.open(Path(job.bundle), expect_digest=job.digest)
-        outcome = convert(bundle, Path(job.onnx_file))
-    except CervixError as error:
-        outcome = {"error": str(error)}
-    print(json.dumps(outcome), flush=True)  # noqa: T201 - the protocol with the parent process
-    return int("error" in outcome)
+    return serve(lambda: convert(Bundle.open(Path(job.bundle), expect_digest=job.digest), Path(job.onnx_file)))
 
 
 def convert(bundle: Bundle, onnx_file: Path) -> dict[str, str]:

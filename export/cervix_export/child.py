@@ -13,10 +13,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cervix_engine.errors import ConversionError
+from cervix_engine.errors import CervixError, ConversionError
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,16 @@ def run_job(module: str, job: Mapping[str, Any], *, what: str, timeout_s: float)
     if done.returncode or outcome is None:
         raise ConversionError((outcome or {}).get("error") or f"{what} failed: {last_line(done.stderr)}")
     return outcome
+
+
+def serve(work: Callable[[], dict[str, str]]) -> int:
+    """The job's own side: do the work, print its outcome as one line of JSON, and return the exit code."""
+    try:
+        outcome = work()
+    except CervixError as error:
+        outcome = {"error": str(error)}
+    print(json.dumps(outcome), flush=True)  # noqa: T201 - the protocol with the parent process
+    return int("error" in outcome)
 
 
 def last_line(text: str) -> str:

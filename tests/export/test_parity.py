@@ -24,9 +24,10 @@ from cervix_engine.bundle import Bundle, seal
 from cervix_engine.contract import ModelContract
 from cervix_engine.pipeline import stream as stream_module
 from cervix_engine.preprocess import Pixels, decode, preprocess_into
+from cervix_engine.scores import macro_f1
 from cervix_engine.tiles import TileSize
 from cervix_export.cli_parity import main
-from cervix_export.parity.accuracy import accuracy_change, macro_f1
+from cervix_export.parity.accuracy import accuracy_change
 from cervix_export.parity.layers import Comparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
 from cervix_export.parity.tiles import manifest_tiles
@@ -174,11 +175,11 @@ def test_macro_f1_is_sklearns() -> None:
     truth, predicted = random.integers(0, 5, 60), random.integers(0, 5, 60)
     weights = random.integers(0, 3, (4, 60))
     expected = [f1_score(np.repeat(truth, w), np.repeat(predicted, w), average="macro") for w in weights]
-    np.testing.assert_allclose(macro_f1(answers(*predicted), truth, weights), expected)
+    np.testing.assert_allclose(macro_f1(predicted, truth, weights, classes=5), expected)
 
 
 def test_a_class_that_is_nowhere_does_not_count() -> None:
-    assert macro_f1(answers(0, 1), np.array([0, 1]), np.ones((1, 2)))[0] == 1
+    assert macro_f1(np.array([0, 1]), np.array([0, 1]), np.ones((1, 2)), classes=5)[0] == 1
 
 
 def test_a_drop_has_its_interval_and_unknown_classes_do_not_count() -> None:

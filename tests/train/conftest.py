@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_train.config import TrainConfig
 from cervix_train.drawn import write_drawn
-from cervix_train.training import TrainConfig, TrainReport, train
+from cervix_train.keras_runtime import load_keras
+from cervix_train.network import build_extractor
+from cervix_train.training import TrainReport, train
 
 INPUT_SIZE = (32, 32)
 TILES = 60
@@ -26,6 +30,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "cells"
     write_drawn(folder, tiles=TILES, seed=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def extractor(contract: ModelContract) -> Any:
+    """A small frozen network with random weights, always the same. Not to be changed."""
+    load_keras(seed=0)
+    model = build_extractor("cnn", input_size=contract.input_size, weights="none")
+    model.trainable = False
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_train.cli_audit import main
-from cervix_train.training import TrainConfig
+from cervix_train.config import TrainConfig
 
 
 def invoke(*arguments: object) -> Result:

@@ -17,15 +17,14 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_file
 from cervix_engine.preprocess import Pixels, preprocess
 from cervix_train.augment import BRIGHTNESS, ORIGINAL, Copy, Variant, training_copies
+from cervix_train.config import TrainConfig
 from cervix_train.dataset import Dataset
 from cervix_train.features import FeatureSet, compute_features
-from cervix_train.keras_runtime import load_keras
 from cervix_train.layouts import read_dataset
-from cervix_train.network import build_extractor
 from cervix_train.parts import split_parts
 from cervix_train.splits import assign_splits
 from cervix_train.stages import pixel_inputs
-from cervix_train.training import TrainConfig, TrainReport, train
+from cervix_train.training import TrainReport, train
 
 COPIES = 2
 MakeConfig = Callable[..., TrainConfig]
@@ -82,14 +81,6 @@ def test_light_does_not_wrap_around() -> None:
 @pytest.fixture(scope="module")
 def dataset(drawn: Path) -> Dataset:
     return assign_splits(read_dataset(drawn), seed=0)
-
-
-@pytest.fixture(scope="module")
-def extractor(contract: ModelContract) -> Any:
-    load_keras(seed=0)
-    model = build_extractor("cnn", input_size=contract.input_size, weights="none")
-    model.trainable = False
-    return model
 
 
 def features_of(

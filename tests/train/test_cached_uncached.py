@@ -16,7 +16,7 @@ from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_train.features import compute_features
 from cervix_train.fit import FitConfig, History, LabelledFeatures, LabelledInputs, fit
 from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_extractor, build_head, join
+from cervix_train.network import build_head, join
 from cervix_train.stages import pixel_inputs
 
 ATOL = 1e-5
@@ -24,14 +24,6 @@ CONFIG = FitConfig(epochs=3, learning_rate=0.002, batch_size=8, seed=7)
 TRAINED, VALIDATED = slice(0, None, 2), slice(1, None, 2)
 
 Weights = list[Any]
-
-
-@pytest.fixture(scope="module")
-def extractor(contract: ModelContract) -> Any:
-    load_keras(seed=0)
-    model = build_extractor("cnn", input_size=contract.input_size, weights="none")
-    model.trainable = False
-    return model
 
 
 @pytest.fixture(scope="module")

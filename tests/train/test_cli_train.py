@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from cervix_engine.bundle import Bundle
 from cervix_engine.files import sha256_file
 from cervix_train.cli_train import main
-from cervix_train.training import TrainConfig
+from cervix_train.config import TrainConfig
 
 QUICK = ["--backbone", "cnn", "--input-size", "32", "--epochs", "2", "-b", "16"]
 

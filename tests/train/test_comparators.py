@@ -15,7 +15,8 @@ from cervix_engine.bundle import Bundle
 from cervix_engine.errors import BackendUnavailableError
 from cervix_train import comparators
 from cervix_train.cli_train import main
-from cervix_train.training import TrainConfig, train
+from cervix_train.config import TrainConfig
+from cervix_train.training import train
 
 QUICK = ["--input-size", "32", "--epochs", "2", "-b", "16"]
 

@@ -26,19 +26,9 @@ from cervix_train.feature_runtime import (
     runtime_names,
 )
 from cervix_train.features import cache_keys, compute_features
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_extractor
 
 pytest.importorskip("tf2onnx")
 pytest.importorskip("onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def extractor(contract: ModelContract) -> Any:
-    load_keras(seed=0)
-    model = build_extractor("cnn", input_size=contract.input_size, weights="none")
-    model.trainable = False
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -45,14 +45,6 @@ class CountingExtractor:
         return self._extractor.predict_on_batch(pixels)
 
 
-@pytest.fixture(scope="module")
-def extractor(contract: ModelContract) -> Any:
-    load_keras(seed=0)
-    model = build_extractor("cnn", input_size=contract.input_size, weights="none")
-    model.trainable = False
-    return model
-
-
 @pytest.fixture
 def paths(drawn: Path) -> list[Path]:
     return sorted(drawn.rglob("*.png"))[:20]

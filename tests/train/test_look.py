@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from cervix_engine.bundle import Bundle
+from cervix_train.config import TrainConfig
 from cervix_train.dataset import Dataset, Split
 from cervix_train.layouts import read_dataset
 from cervix_train.look import group_by_look
 from cervix_train.splits import assign_splits, group_of
-from cervix_train.training import TrainConfig, train
+from cervix_train.training import train
 
 
 @pytest.fixture(scope="module")

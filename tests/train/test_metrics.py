@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
-from cervix_train.intervals import bootstrap_weights
-from cervix_train.metrics import _auroc, _macro_f1_interval, measure
+from cervix_engine.scores import macro_f1
+from cervix_train.intervals import bootstrap_weights, percentile_interval
+from cervix_train.metrics import _auroc, measure
 
 SCHEMA = json.loads(files("cervix_train").joinpath("schemas/metrics.schema.json").read_text())
 THREE = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "benign"), TileClass("n", "N", "normal"))
@@ -114,7 +115,7 @@ def test_fast_resampling_agrees_with_scikit_learn() -> None:
     scores = probabilities[:, 0]
     slow = [roc_auc_score(targets == 0, scores, sample_weight=row) for row in weights[:20]]
     assert np.allclose(_auroc(scores, targets == 0, weights[:20]), slow)
-    interval = _macro_f1_interval(predicted, targets, weights[:1], classes=3)
+    interval = percentile_interval(macro_f1(predicted, targets, weights[:1], classes=3))
     expected = f1_score(targets, predicted, average="macro", sample_weight=weights[0])
     assert interval == [pytest.approx(expected), pytest.approx(expected)]
 

@@ -25,6 +25,7 @@ from cervix_engine.golden import GoldenSet
 from cervix_engine.preprocess import decode, preprocess
 from cervix_engine.tiles import TileFailure
 from cervix_train.calibration import nll
+from cervix_train.config import TrainConfig
 from cervix_train.dataset import Dataset, LabelledTile
 from cervix_train.keras_runtime import load_keras
 from cervix_train.layouts import read_dataset
@@ -32,7 +33,7 @@ from cervix_train.network import build_extractor, build_head, join
 from cervix_train.reference import choose_golden
 from cervix_train.splits import assign_splits
 from cervix_train.stages import thaw
-from cervix_train.training import TrainConfig, TrainReport, train
+from cervix_train.training import TrainReport, train
 
 TILES = 60  # in the fixture `drawn`
 PLOTS = ("confusion_matrix", "distribution", "examples", "history", "reliability")

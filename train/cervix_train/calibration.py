@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cervix_engine.scores import BINS, bin_members, calibration_error
 from cervix_train.fit import Inputs
 from cervix_train.intervals import RESAMPLES, percentile_interval
 from cervix_train.keras_runtime import KerasModel
 
 SCHEMA = "cervix/calibration/1"
-BINS = 15
 BOUNDS = (0.05, 20.0)  # of the temperature: outside, something other than calibration is wrong
 _SMALLEST = 1e-12  # a float32 softmax can answer 0, whose logarithm is infinite
 _UNDERFLOW = float(np.finfo(np.float32).tiny)
@@ -84,8 +84,7 @@ def measure_calibration(
 ) -> dict[str, Any]:
     """How well confidences match hits: NLL, Brier score, expected calibration error and the reliability bins.
 
-    ECE (Naeini et al. 2015; Guo et al. 2017) is the mean gap between confidence and accuracy over `BINS` bins of
-    equal width. It is above 0 even for a perfect model of few tiles, so `ece_if_calibrated` says within which
+    ECE (`calibration_error`) is above 0 even for a perfect model of few tiles, so `ece_if_calibrated` says within which
     range it would then lie in 95 % of data sets: hits are drawn with the stated confidences as their chances.
 
     Args:
@@ -95,22 +94,19 @@ def measure_calibration(
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     hit = (probabilities.argmax(axis=1) == targets).astype(np.float64)
-    member = np.eye(BINS)[np.minimum((confidence * BINS).astype(np.intp), BINS - 1)]
+    member = bin_members(confidence)
     drawn = np.random.default_rng(_SEED).random((RESAMPLES, len(hit))) < confidence
     one_hot = np.eye(probabilities.shape[1])[targets]
     return {
         "nll": nll(probabilities, targets),
         "brier": float(((probabilities - one_hot) ** 2).sum(axis=1).mean()),
-        "ece": float(_ece((hit - confidence)[None], member)[0]),
-        "ece_interval": percentile_interval(_ece((hit - confidence) * weights, member) / weights.mean(axis=1)),
-        "ece_if_calibrated": percentile_interval(_ece(drawn - confidence, member)),
+        "ece": float(calibration_error((hit - confidence)[None], member)[0]),
+        "ece_interval": percentile_interval(
+            calibration_error((hit - confidence) * weights, member) / weights.mean(axis=1)
+        ),
+        "ece_if_calibrated": percentile_interval(calibration_error(drawn - confidence, member)),
         "bins": _bins(confidence, hit, member),
     }
-
-
-def _ece(gaps: npt.NDArray[np.float64], member: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """ECE of each row of gaps, `float64 (R, N)`, whose tiles lie in the bins of `member`, `(N, BINS)`."""
-    return np.asarray(np.abs(gaps @ member).sum(axis=1) / gaps.shape[1])
 
 
 def _bins(

@@ -65,9 +65,9 @@ def _audit(*, data: Path, classes: Path | None, json_file: Path | None, price: b
 def _price(
     *, repeats: int, weights: str | None, backbone: Any, input_size: int, cache: Path | None, seed: int, **rest: Any
 ) -> dict[str, Any]:
+    from cervix_train.config import TrainConfig
     from cervix_train.features import default_cache
     from cervix_train.price import price_of_leak
-    from cervix_train.training import TrainConfig
 
     config = TrainConfig(
         out=Path(),  # nothing is kept

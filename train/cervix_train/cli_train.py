@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cervix_train.comparators import Comparison
-    from cervix_train.training import TrainConfig
+    from cervix_train.config import TrainConfig
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -125,9 +125,10 @@ def _train(
     fine_tune_rate: float,
     **rest: Any,
 ) -> None:
+    from cervix_train.config import TrainConfig
     from cervix_train.dataset import read_classes
     from cervix_train.features import default_cache
-    from cervix_train.training import TrainConfig, train
+    from cervix_train.training import train
 
     config = TrainConfig(
         data=data,

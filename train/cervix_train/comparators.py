@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 from cervix_engine.errors import CervixError
 from cervix_engine.files import write_json
+from cervix_train.config import TrainConfig
 from cervix_train.network import Backbone, Weights
-from cervix_train.training import TrainConfig, TrainReport, train
+from cervix_train.training import TrainReport, train
 
 log = logging.getLogger(__name__)
 

@@ -7,25 +7,18 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cervix_engine.intervals import wilson as scored_interval
+
 LEVEL = 0.95
 RESAMPLES = 1000
-_Z = 1.959963984540054  # the normal distribution's 97.5th percentile
 _SEED = 20180613  # fixed: the same answers always give the same intervals
 
 Interval = list[float]
 
 
 def wilson(hits: int, total: int) -> Interval:
-    """Wilson's score interval of a share, [low, high]; [0, 1] where nothing was counted.
-
-    It takes the counted tiles for independent, so it is too narrow where tiles of one field resemble each other.
-    """
-    if not total:
-        return [0.0, 1.0]
-    share, spread = hits / total, _Z**2 / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = _Z * float(np.sqrt(share * (1 - share) / total + spread / (4 * total))) / (1 + spread)
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    """Wilson's score interval of a share, as `cervix_engine.intervals.wilson`, but a list, as JSON has it."""
+    return list(scored_interval(hits, total))
 
 
 def bootstrap_weights(groups: Sequence[Hashable]) -> npt.NDArray[np.float64]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import TileClass
+from cervix_engine.scores import macro_f1
 from cervix_train.calibration import measure_calibration
 from cervix_train.intervals import bootstrap_weights, percentile_interval, share_interval
 
@@ -75,7 +76,7 @@ def measure(
             for i, item in enumerate(classes)
         ],
         "macro": _average(scores, weights=(support > 0).astype(float)),
-        "macro_f1_interval": _macro_f1_interval(predicted, targets, weights, classes=len(classes)),
+        "macro_f1_interval": percentile_interval(macro_f1(predicted, targets, weights, classes=len(classes))),
         "weighted": _average(scores, weights=support.astype(float)),
         "confusion_matrix": confusion.tolist(),
         "false_negatives": _false_negatives(confusion, classes=classes),
@@ -92,16 +93,6 @@ def _class_scores(item: TileClass, precision: float, recall: float, f1: float, s
 def _average(scores: Sequence[Any], *, weights: npt.NDArray[np.float64]) -> Averages:
     names = ("precision", "recall", "f1")
     return {name: float(np.average(column, weights=weights)) for name, column in zip(names, scores, strict=False)}
-
-
-def _macro_f1_interval(predicted: Any, targets: Targets, weights: Any, *, classes: int) -> list[float]:
-    """Macro F1 of every resample at once: a confusion matrix is linear in the tiles' weights."""
-    cells = np.eye(classes * classes)[targets * classes + predicted]
-    confusion = (weights @ cells).reshape(-1, classes, classes)
-    both = confusion.sum(axis=1) + confusion.sum(axis=2)
-    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.where(both > 0, both, np.inf)
-    occurs = confusion.sum(axis=2) > 0
-    return percentile_interval((f1 * occurs).sum(axis=1) / occurs.sum(axis=1))
 
 
 def _false_negatives(confusion: Any, *, classes: Sequence[TileClass]) -> list[dict[str, Any]]:

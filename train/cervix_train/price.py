@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.contract import ModelContract
+from cervix_train.config import TrainConfig
 from cervix_train.dataset import Dataset, check_trainable
 from cervix_train.features import FeatureSet
 from cervix_train.fit import FitConfig, fit
@@ -21,7 +22,7 @@ from cervix_train.look import group_by_look
 from cervix_train.network import build_head
 from cervix_train.parts import split_parts
 from cervix_train.splits import assign_splits
-from cervix_train.training import TrainConfig, dataset_features, frozen_extractor
+from cervix_train.training import dataset_features, frozen_extractor
 
 log = logging.getLogger(__name__)
 

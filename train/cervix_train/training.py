@@ -5,33 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cervix_engine.contract import ModelContract, TileClass
-from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.contract import ModelContract
+from cervix_engine.files import sha256_bytes
 from cervix_train.augment import training_copies
 from cervix_train.batchnorm import reestimate
 from cervix_train.calibration import SCHEMA as CALIBRATION
 from cervix_train.calibration import Logits, before_and_after, fit_temperature, fold_temperature, softmax
+from cervix_train.config import TrainConfig
 from cervix_train.dataset import SPLITS, Dataset, Split, check_trainable, log_failures
 from cervix_train.distribution import class_distribution, warn_of_imbalance
 from cervix_train.features import FeatureSet, compute_features
-from cervix_train.fit import PATIENCE, FitConfig, History, Resumable
+from cervix_train.fit import FitConfig, History, Resumable
 from cervix_train.intervals import bootstrap_weights
-from cervix_train.keras_runtime import KerasModel, library_versions, load_keras
+from cervix_train.keras_runtime import KerasModel, load_keras
 from cervix_train.layouts import read_dataset
 from cervix_train.look import group_by_look
 from cervix_train.metrics import Probabilities, measure
-from cervix_train.network import Backbone, Weights, build_extractor, build_head, join
+from cervix_train.network import build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
 from cervix_train.parts import Part, split_parts
 from cervix_train.plots import Example
 from cervix_train.progress import meter
+from cervix_train.record import training_record
 from cervix_train.reference import Reference, tile_statistics, write_reference
 from cervix_train.splits import assign_splits
 from cervix_train.stages import Stage, Trainable, fine_tune, pixel_inputs, train_head
@@ -42,45 +43,6 @@ log = logging.getLogger(__name__)
 # Enough for stable batch-norm statistics: they are averages over every position of every tile.
 NORM_TILES = 1024
 EXAMPLES = 24
-RECORD = "cervix/training/1"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """What was asked for.
-
-    Attributes:
-        data: a folder or a manifest.
-        out: where the bundle goes.
-        classes: the classes that may occur, in output order.
-        input_size: (height, width) in pixels.
-        cache: folder of the feature stores.
-        overwrite: whether a bundle at `out` may be replaced.
-        patience: epochs without progress after which a stage stops.
-        fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
-        thaw: share of the backbone's layers, from the last, that learn in it.
-        augment: altered copies of each training tile, for both stages.
-        resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
-    """
-
-    data: Path
-    out: Path
-    classes: Sequence[TileClass]
-    backbone: Backbone
-    weights: Weights
-    input_size: tuple[int, int]
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    cache: Path
-    overwrite: bool
-    patience: int = PATIENCE
-    fine_tune_epochs: int = 0
-    fine_tune_learning_rate: float = 1e-5
-    thaw: float = 0.5
-    augment: int = 0
-    resume: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +90,9 @@ def train(config: TrainConfig) -> TrainReport:
             stages=stages,
             metrics=_test_metrics(test, parts["test"], dataset=dataset, failed=failed),
             calibration=_calibration(kept.logits, parts, temperature),
-            record=_record(config, dataset, stages, kept, test_part=parts["test"], left_out=len(features.failures)),
+            record=training_record(
+                config, dataset, stages, kept, test_part=parts["test"], left_out=len(features.failures)
+            ),
             examples=_examples(given, test, seed=config.seed),
         )
         write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size)
@@ -185,68 +149,11 @@ def _state_folder(config: TrainConfig) -> Path:
 
 def _identity(config: TrainConfig, given: Trainable) -> str:
     """Digest of all that decides what is learnt."""
-    parts = [_recipe(config)]
+    parts = [config.recipe()]
     for split in SPLITS:
         labelled = given.parts[split].labelled
         parts.append({split: [sha256_bytes(array.tobytes()) for array in (labelled.vectors, labelled.targets)]})
     return sha256_bytes(json.dumps(parts).encode())
-
-
-def _recipe(config: TrainConfig) -> dict[str, Any]:
-    """The settings that the outcome depends on, as JSON."""
-    weights = config.weights
-    return {
-        "backbone": config.backbone,
-        "weights": f"{weights.name} ({sha256_file(weights)})" if isinstance(weights, Path) else weights,
-        "input_size": list(config.input_size),
-        "epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "batch_size": config.batch_size,
-        "patience": config.patience,
-        "fine_tune_epochs": config.fine_tune_epochs,
-        "fine_tune_learning_rate": config.fine_tune_learning_rate,
-        "thaw": config.thaw,
-        "augment": config.augment,
-        "seed": config.seed,
-    }
-
-
-def _record(
-    config: TrainConfig,
-    dataset: Dataset,
-    stages: Sequence[Stage],
-    kept: Stage,
-    *,
-    test_part: Part,
-    left_out: int,
-) -> dict[str, Any]:
-    return {
-        "schema": RECORD,
-        "recipe": _recipe(config),
-        "versions": library_versions(),
-        "distribution": class_distribution(dataset),
-        "left_out": left_out,
-        "stages": [
-            {
-                "name": stage.name,
-                "epochs": stage.history.epochs,
-                "best_epoch": stage.history.best_epoch,
-                "val_loss": stage.history.best_loss,
-                "val_accuracy": stage.history.values["val_accuracy"][stage.history.best_epoch - 1],
-                **_test_scores(stage.logits["test"], test_part),
-                "kept": stage is kept,
-            }
-            for stage in stages
-        ],
-    }
-
-
-def _test_scores(logits: Logits, test: Part) -> dict[str, float]:
-    from sklearn.metrics import f1_score
-
-    predicted, targets = logits.argmax(axis=1), test.labelled.targets
-    macro = f1_score(targets, predicted, labels=np.unique(targets), average="macro", zero_division=0)
-    return {"test_accuracy": float((predicted == targets).mean()), "test_macro_f1": float(macro)}
 
 
 def _examples(given: Trainable, probabilities: Probabilities, *, seed: int) -> list[Example]:

@@ -77,7 +77,8 @@ def test_a_tile_is_strange_far_outside_of_the_training_tiles_only() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2)])
 def test_tiny_tiles_are_no_error(size: tuple[int, int]) -> None:
-    quality_flags(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8))
+    flags = quality_flags(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8), STATISTICS)
+    assert set(flags) <= {*FAULTS, "off_colour", "off_size"}
 
 
 @pytest.mark.slow

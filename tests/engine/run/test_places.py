@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_a_retry_finds_the_file_again_and_refuses_another_or_a_changed_one(
     places.write_text(kept)
     assert run(study, bundle, "--retry-failures").exit_code == 0
     assert rows(study)["bad.png"] == ("slide 1", "50", "60", "8", "8")
+
+
+def test_a_file_whose_name_is_not_utf8_is_remembered(study: Path, bundle: Bundle, places: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"odd \xff.csv")
+    places.rename(odd)
+    assert run(study, bundle, "--coords", odd).exit_code == 3
+    (study / "bad.png").write_bytes(drawn_tile(9))
+    done = run(study, bundle, "--retry-failures")
+    assert done.exit_code == 0, done.output
+    assert rows(study)["bad.png"][:3] == ("slide 1", "50", "60")
 
 
 def test_a_report_takes_the_file_too(study: Path, bundle: Bundle, places: Path, tmp_path: Path) -> None:

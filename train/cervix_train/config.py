@@ -1,0 +1,69 @@
+"""What a training is asked for, and what of it the outcome depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cervix_engine.contract import TileClass
+from cervix_engine.files import sha256_file
+from cervix_train.fit import PATIENCE
+from cervix_train.network import Backbone, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What was asked for.
+
+    Attributes:
+        data: a folder or a manifest.
+        out: where the bundle goes.
+        classes: the classes that may occur, in output order.
+        input_size: (height, width) in pixels.
+        cache: folder of the feature stores.
+        overwrite: whether a bundle at `out` may be replaced.
+        patience: epochs without progress after which a stage stops.
+        fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
+        thaw: share of the backbone's layers, from the last, that learn in it.
+        augment: altered copies of each training tile, for both stages.
+        resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
+    """
+
+    data: Path
+    out: Path
+    classes: Sequence[TileClass]
+    backbone: Backbone
+    weights: Weights
+    input_size: tuple[int, int]
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+    cache: Path
+    overwrite: bool
+    patience: int = PATIENCE
+    fine_tune_epochs: int = 0
+    fine_tune_learning_rate: float = 1e-5
+    thaw: float = 0.5
+    augment: int = 0
+    resume: bool | None = None
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that the outcome depends on, as JSON."""
+        weights = self.weights
+        return {
+            "backbone": self.backbone,
+            "weights": f"{weights.name} ({sha256_file(weights)})" if isinstance(weights, Path) else weights,
+            "input_size": list(self.input_size),
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "batch_size": self.batch_size,
+            "patience": self.patience,
+            "fine_tune_epochs": self.fine_tune_epochs,
+            "fine_tune_learning_rate": self.fine_tune_learning_rate,
+            "thaw": self.thaw,
+            "augment": self.augment,
+            "seed": self.seed,
+        }

@@ -1,0 +1,66 @@
+"""What a training writes down of itself: recipe, versions, class distribution, and what each stage reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cervix_train.calibration import Logits
+from cervix_train.config import TrainConfig
+from cervix_train.dataset import Dataset
+from cervix_train.distribution import class_distribution
+from cervix_train.keras_runtime import library_versions
+from cervix_train.parts import Part
+from cervix_train.stages import Stage
+
+SCHEMA = "cervix/training/1"
+
+
+def training_record(
+    config: TrainConfig,
+    dataset: Dataset,
+    stages: Sequence[Stage],
+    kept: Stage,
+    *,
+    test_part: Part,
+    left_out: int,
+) -> dict[str, Any]:
+    """The record as JSON.
+
+    Args:
+        config: what was asked for.
+        dataset: every tile with its split.
+        stages: all that were trained, and the one whose weights were kept.
+        kept: that one.
+        test_part: the tiles that all stages are scored on.
+        left_out: tiles that could not be decoded.
+    """
+    return {
+        "schema": SCHEMA,
+        "recipe": config.recipe(),
+        "versions": library_versions(),
+        "distribution": class_distribution(dataset),
+        "left_out": left_out,
+        "stages": [
+            {
+                "name": stage.name,
+                "epochs": stage.history.epochs,
+                "best_epoch": stage.history.best_epoch,
+                "val_loss": stage.history.best_loss,
+                "val_accuracy": stage.history.values["val_accuracy"][stage.history.best_epoch - 1],
+                **_test_scores(stage.logits["test"], test_part),
+                "kept": stage is kept,
+            }
+            for stage in stages
+        ],
+    }
+
+
+def _test_scores(logits: Logits, test: Part) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
+    predicted, targets = logits.argmax(axis=1), test.labelled.targets
+    macro = f1_score(targets, predicted, labels=np.unique(targets), average="macro", zero_division=0)
+    return {"test_accuracy": float((predicted == targets).mean()), "test_macro_f1": float(macro)}
