@@ -87,6 +87,7 @@ def plot_drift(path: Path, nights: list[dict[str, Any]]) -> None:
     differences.set(yscale="log", ylabel="p99 difference of probabilities", title="Parity, night by night")
     differences.legend(fontsize="small")
     agreements.set(ylabel="equal classes, %")
+    agreements.set_ylim(top=100.2)  # there is no more
     agreements.tick_params(axis="x", rotation=30)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
