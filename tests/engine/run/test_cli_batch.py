@@ -101,7 +101,7 @@ def test_json_is_events_and_the_report_of_their_schemas(invoke: Invoke, out: Pat
 
 
 @pytest.mark.parametrize(
-    "change", [{"ok": -1}, {"found": "50"}, {"more": 1}, {"schema": "cervix/run/2"}, {"stages": []}]
+    "change", [{"ok": -1}, {"found": "50"}, {"more": 1}, {"schema": "cervix/run/1"}, {"stages": []}]
 )
 def test_the_schema_refuses_other_documents(invoke: Invoke, change: dict[str, Any]) -> None:
     document = done_event(invoke("--json").stdout)
