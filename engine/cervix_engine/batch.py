@@ -50,6 +50,7 @@ class BatchConfig:
         out: where the table goes; its suffix says the format, see `output/formats.py`.
         model: the bundle's folder.
         precision: `auto`, or the one that must run.
+        backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
         batch_size: tiles a batch; None takes a partial run's own, else 32. Fixed batches make rows independent of
             everything else.
         workers: decode threads; None takes one a usable core.
@@ -69,6 +70,7 @@ class BatchConfig:
     out: Path
     model: Path
     precision: RequestedPrecision = "auto"
+    backend: str | None = None
     batch_size: int | None = None
     workers: int | None = None
     overwrite: bool = False
@@ -155,13 +157,16 @@ def _predict(
     progress: Progress,
 ) -> RunReport:
     earlier = partial.journal.identity if partial else finished.identity if finished else None
-    if earlier and config.precision != "auto":
+    if earlier:
         # Before the selection, which would look for another one on the earlier run's backend, and blame the machine.
-        _require_same(partial, finished, replace(earlier, precision=config.precision))
+        precision = earlier.precision if config.precision == "auto" else config.precision
+        _require_same(
+            partial, finished, replace(earlier, precision=precision, backend=config.backend or earlier.backend)
+        )
     selection = select(
         bundle,
         precision=earlier.precision if earlier and config.precision == "auto" else config.precision,
-        backend=earlier.backend if earlier else None,
+        backend=earlier.backend if earlier else config.backend,
         require_parity=config.require_parity,
     )
     listing = partial.listing(config.tiles) if partial else _list(config, finished)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -159,7 +160,7 @@ class Certificate:
     @property
     def path(self) -> str:
         """Where it lies in the bundle."""
-        return f"certificates/{self.file}.{self.backend}.{self.precision}.json"
+        return f"certificates/{PurePosixPath(self.file).name}.{self.backend}.{self.precision}.json"
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": self.schema, **asdict(self)}

@@ -17,17 +17,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cervix_engine import __version__
-from cervix_engine.backends import ARTEFACTS, Combination, available_combinations
+from cervix_engine.backends import (
+    ARTEFACTS,
+    GRAPH_BACKENDS,
+    Combination,
+    device_class,
+    objection,
+    runtime_version,
+)
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Certificate
-from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.errors import BackendUnavailableError, CervixError
+from cervix_engine.engine_file import engines_of, read_fingerprint
+from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
 
 # (distribution, module, extra that installs it); the distribution names the version.
 PACKAGES = (
     ("onnxruntime", "onnxruntime", "cpu"),
     ("onnxruntime-ep-openvino", "onnxruntime_ep_openvino", "cpu"),
+    ("openvino", "openvino", "cpu"),
     ("onnxruntime-gpu", "onnxruntime", "gpu"),
     ("tensorrt", "tensorrt", "gpu"),
     ("tensorflow", "tensorflow", "train"),
@@ -179,77 +187,61 @@ def _open_bundle(model: Path) -> tuple[Bundle | None, str]:
 
 
 def _ways(bundle: Bundle | None) -> Iterator[Way]:
-    from cervix_engine.backends import onnxruntime as runtime
     from cervix_engine.selection import certificates, select
 
-    here = set(available_combinations(bundle or _with_every_file()))
-    issued = {(item.backend, item.precision): item for item in certificates(bundle)} if bundle else {}
+    issued = {Combination.certified_by(item): item for item in certificates(bundle)} if bundle else {}
     try:
         chosen = select(bundle, precision="auto").combination if bundle else None
     except BackendUnavailableError:
         chosen = None
-    for precision, artefact in ARTEFACTS.items():
-        for backend in (runtime.CPU, runtime.OPENVINO):
-            combination = Combination(backend, precision)
-            certificate = issued.get((backend, precision))
-            objection = _objection(bundle, combination, combination in here, certificate)
-            rate = certificate.tiles_per_sec if certificate and not objection else None
-            reason = objection or "certified here"
-            if combination == chosen:
-                reason = (
-                    "the fastest one certified here" if not objection else f"nothing is certified here: {objection}"
-                )
-            yield Way(backend, precision, artefact, rate, combination == chosen, reason)
+    graphs = [Combination(backend, precision) for precision in ARTEFACTS for backend in GRAPH_BACKENDS]
+    engines = [Combination(mark.runtime, mark.precision, name) for name, mark in engines_of(bundle)] if bundle else []
+    for combination in (*graphs, *engines):
+        certificate = issued.get(combination)
+        against = _objection(bundle, combination, certificate)
+        rate = certificate.tiles_per_sec if certificate and not against else None
+        reason = against or "certified here"
+        if combination == chosen:
+            reason = "the fastest one certified here" if not against else f"nothing is certified here: {against}"
+        yield Way(combination.backend, combination.precision, combination.artefact, rate, combination == chosen, reason)
 
 
-def _objection(
-    bundle: Bundle | None, combination: Combination, is_here: bool, certificate: Certificate | None
-) -> str | None:
+def _objection(bundle: Bundle | None, combination: Combination, certificate: Certificate | None) -> str | None:
     """What keeps `auto` from this combination; None where nothing does."""
     if bundle is not None and combination.artefact not in bundle:
         return f"the bundle has no {combination.artefact}"
-    if not is_here:
-        return _why_not_here(combination)
+    reason = _why_not_here(bundle, combination)
+    if reason:
+        return reason
     if bundle is None:
         return "runs here; no bundle to look for certificates in"
     return _certificate_objection(certificate)
 
 
 def _certificate_objection(certificate: Certificate | None) -> str | None:
-    from cervix_engine.backends import runtime_version
-
     if certificate is None:
         return "no certificate"
     if not certificate.passed:
         return "its certificate's gate was not passed"
-    if certificate.device_class != cpu_class():
-        return f"certified on {certificate.device_class}, this is {cpu_class()}"
+    here = device_class(certificate.backend)
+    if certificate.device_class != here:
+        return f"certified on {certificate.device_class}, this is {here}"
     version = runtime_version(certificate.backend)
     if certificate.backend_version != version:
         return f"certified with version {certificate.backend_version}, here is {version}"
     return None
 
 
-def _why_not_here(combination: Combination) -> str:
-    from cervix_engine.backends.onnxruntime import OnnxRuntimeBackend
+def _why_not_here(bundle: Bundle | None, combination: Combination) -> str | None:
+    from cervix_engine.backends.tensorrt import require_fitting
 
+    if bundle is None or combination.engine is None:
+        return objection(combination.backend, combination.precision)
     try:
-        # Constructing loads nothing, and says what is missing.
-        OnnxRuntimeBackend(
-            b"",
-            backend=combination.backend,
-            precision=combination.precision,
-            artefact=combination.artefact,
-            artefact_sha256="",
-        )
-    except BackendUnavailableError as error:
+        require_fitting(bundle, combination.engine, read_fingerprint(bundle, combination.engine))
+    except BackendError as error:
         return str(error)
-    return "not on this machine"
-
-
-def _with_every_file() -> Bundle:
-    """Stands for any bundle, to ask what this machine could run."""
-    return Bundle(Path(), "", dict.fromkeys(ARTEFACTS.values(), ""), ModelContract(SIPAKMED_CLASSES))
+    return None
 
 
 def _missing(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,7 @@ def forecast(config: BatchConfig) -> Forecast:
     started = time.perf_counter()
     check_paths(config)
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
-    selection = select(bundle, precision=config.precision, require_parity=config.require_parity)
+    selection = select(bundle, precision=config.precision, backend=config.backend, require_parity=config.require_parity)
     batch_size = config.batch_size or DEFAULT_BATCH_SIZE
     with (
         tempfile.TemporaryDirectory(prefix="cervix-") as folder,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, get_args
@@ -20,6 +20,10 @@ from cervix_engine.gpu import Gpu
 
 EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
 HardwareCompat = Literal["none", "same-cc", "ampere+"]
+
+# The module of each runtime.
+MODULES: dict[EngineRuntime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+RUNTIMES: tuple[EngineRuntime, ...] = get_args(EngineRuntime)
 
 _AMPERE = (8, 0)
 
@@ -117,20 +121,31 @@ def read_fingerprint(bundle: Bundle, engine: str) -> EngineFingerprint:
     return fingerprint
 
 
+def engines_of(bundle: Bundle) -> Iterator[tuple[str, EngineFingerprint]]:
+    """The engines of a bundle with their fingerprints; raises ContractError as `read_fingerprint`."""
+    for name in bundle.files:
+        if name.startswith("engines/") and name.endswith(".engine"):
+            yield name, read_fingerprint(bundle, name)
+
+
 def read_engine(bundle: Bundle, engine: str, *, gpu: Gpu, runtime_version: str) -> bytes:
     """The bytes of an engine that fits, hashed again. Nothing of them is parsed here.
 
     Raises:
         ContractError: it was altered, or has no fingerprint of its own.
-        EngineIncompatibleError: it was built for another GPU or runtime; says the command that rebuilds it.
+        EngineIncompatibleError: as `require_fit`.
     """
-    fingerprint = read_fingerprint(bundle, engine)
+    require_fit(bundle, engine, read_fingerprint(bundle, engine), gpu=gpu, runtime_version=runtime_version)
+    return bundle.read(engine)
+
+
+def require_fit(bundle: Bundle, engine: str, fingerprint: EngineFingerprint, *, gpu: Gpu, runtime_version: str) -> None:
+    """Raise EngineIncompatibleError, with the command that rebuilds it, where an engine is for another machine."""
     objection = fingerprint.objection(gpu, runtime_version)
     if objection:
         raise EngineIncompatibleError(
             f"{engine} does not fit this machine: {objection}; rebuild it: {rebuild_command(bundle.root, fingerprint)}"
         )
-    return bundle.read(engine)
 
 
 def rebuild_command(root: Path, fingerprint: EngineFingerprint) -> str:

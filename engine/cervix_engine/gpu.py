@@ -22,6 +22,11 @@ class Gpu:
     name: str
     compute_capability: str
 
+    @property
+    def device_class(self) -> str:
+        """As certificates name it, such as `cuda-sm90`."""
+        return f"cuda-sm{self.compute_capability.replace('.', '')}"
+
 
 def find_gpus() -> tuple[Gpu, ...]:
     """The GPUs that the driver offers, in its order; none without a driver."""

@@ -59,6 +59,11 @@ def cpu_has_bf16() -> bool:
     return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 
+def cpu_has_vnni() -> bool:
+    """Whether the CPU sums products of bytes in 32 bits, where they cannot saturate."""
+    return bool(cpu_flags() & {"amx_int8", "avx512_vnni", "avx_vnni"})
+
+
 def usable_cpus() -> int:
     """Cores that this process may run on, which a container can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 
-from cervix_engine.backends import Backend, Combination, available_combinations
+from cervix_engine.backends import (
+    ARTEFACTS,
+    GRAPH_BACKENDS,
+    Backend,
+    Combination,
+    available_combinations,
+    device_class,
+    objection,
+    runtime_version,
+)
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import GATES, Certificate, Precision
+from cervix_engine.engine_file import RUNTIMES
 from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError
 from cervix_engine.golden import REPLAYED, GoldenSet
-from cervix_engine.machine import cpu_class
 
 # Rates closer than this are noise.
 SAME_SPEED = 0.95
@@ -42,25 +51,28 @@ def select(
     """Choose a combination: the fastest one of the precision asked for, certified ones first.
 
     `auto` takes the fastest certified combination on this machine (see `_fastest`), else FP32. `backend` fixes the
-    backend too, which a resumed run needs.
+    backend too, which a resumed run needs; for TensorRT, `auto` then also takes an engine that has no certificate.
 
     Raises:
         BackendUnavailableError: nothing here runs what was asked for.
+        EngineIncompatibleError: `backend` is TensorRT's, and the bundle's engines are for another machine.
         ParityError: `require_parity`, and no passed certificate covers the choice.
     """
     here = [item for item in available_combinations(bundle) if backend in (None, item.backend)]
-    covered = {_combination(c): c for c in certificates(bundle) if c.passed and _covers_this_machine(c)}
+    covered = {Combination.certified_by(c): c for c in certificates(bundle) if c.passed and _covers_this_machine(c)}
     asked = [item for item in here if precision in ("auto", item.precision)]
     certified = [item for item in asked if item in covered]
     if certified:
         best = _fastest(certified, covered)
         return Selection(best, covered[best])
-    wanted: Precision = "fp32" if precision == "auto" else precision
-    fallback = [item for item in here if item.precision == wanted]
+    if backend in RUNTIMES:
+        fallback = asked
+    else:
+        fallback = [item for item in asked if item.precision == ("fp32" if precision == "auto" else precision)]
     if not fallback:
-        raise BackendUnavailableError(_why_none(bundle, wanted))
+        _raise_why_none(bundle, precision, backend)
     if require_parity:
-        raise ParityError(f"no certificate covers {wanted} on this machine: make one with cervix-export")
+        raise ParityError(f"no certificate covers {fallback[0].precision} on this machine: make one with cervix-export")
     return Selection(fallback[0], None)
 
 
@@ -101,22 +113,20 @@ def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float
     return difference
 
 
-def _combination(certificate: Certificate) -> Combination | None:
-    """What it certifies, or None where its file is not the one that this precision runs."""
-    combination = Combination(certificate.backend, certificate.precision)
-    return combination if combination.artefact == certificate.file else None
-
-
 def _covers_this_machine(certificate: Certificate) -> bool:
-    from cervix_engine.backends import runtime_version
-
     same_version = certificate.backend_version == runtime_version(certificate.backend)
-    return same_version and certificate.device_class == cpu_class()
+    return same_version and certificate.device_class == device_class(certificate.backend)
 
 
-def _why_none(bundle: Bundle, precision: Precision) -> str:
-    artefact = Combination("", precision).artefact
-    if artefact not in bundle:
-        option = f" --{precision}" if precision in ("fp16", "int8") else ""
-        return f"the bundle has no {artefact}: make it with cervix-export{option}"
-    return f"no backend on this machine runs {precision}: use --precision auto"
+def _raise_why_none(bundle: Bundle, precision: RequestedPrecision, backend: str | None) -> NoReturn:
+    if backend in RUNTIMES:
+        from cervix_engine.backends.tensorrt import require_runtime
+
+        require_runtime(bundle, backend)
+        raise BackendUnavailableError(f"the bundle has no {precision} engine for {backend}: use --precision auto")
+    wanted: Precision = "fp32" if precision == "auto" else precision
+    if ARTEFACTS[wanted] not in bundle:
+        option = f" --{wanted}" if wanted in ("fp16", "int8") else ""
+        raise BackendUnavailableError(f"the bundle has no {ARTEFACTS[wanted]}: make it with cervix-export{option}")
+    reason = objection(backend, wanted) if backend in GRAPH_BACKENDS else None
+    raise BackendUnavailableError(reason or f"no backend on this machine runs {wanted}: use --precision auto")

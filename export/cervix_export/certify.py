@@ -109,8 +109,9 @@ def _with_compared_rates(bundle: Bundle, certificates: list[Certificate], *, bat
     seconds: dict[str, list[float]] = {item.path: [] for item in certificates}
     with ExitStack() as stack:
         backends = {
-            item.path: stack.enter_context(open_backend(bundle, combination=Combination(item.backend, item.precision)))
+            item.path: stack.enter_context(open_backend(bundle, combination=combination))
             for item in certificates
+            if (combination := Combination.certified_by(item))
         }
         for _ in range(COMPARED_ROUNDS):
             for path, backend in backends.items():

@@ -95,7 +95,7 @@ def main(
         raise OutputError(f"cannot write {error.filename}: {error.strerror}") from error
     if not report.passed:
         short = [
-            f"{item.layer}, {item.subject}: {'; '.join(item.objections)}" for item in report.layers if item.objections
+            f"{item.layer}, {item.subject}: {'; '.join(item.objections)}" for item in report.layers if not item.passed
         ]
         raise ParityError(" | ".join(short), report=report.to_json())
 
@@ -121,7 +121,8 @@ def _table(report: ParityReport) -> Table:
     heads = ("layer", "compared", "max |Δp|", "p99 |Δp|", "equal classes", "macro-F1 drop", "ECE change", "")
     table = Table(*heads, box=SIMPLE)
     for item in report.layers:
-        table.add_row(item.layer, item.subject, *_numbers(item), "ok" if item.passed else "SHORT")
+        verdict = "SHORT" if not item.passed else "uncertified" if item.objections else "ok"
+        table.add_row(item.layer, item.subject, *_numbers(item), verdict)
     return table
 
 

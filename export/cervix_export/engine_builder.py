@@ -13,12 +13,12 @@ from typing import Any
 
 from cervix_engine.certificate import Precision
 from cervix_engine.contract import ModelContract
-from cervix_engine.engine_file import EngineFingerprint, HardwareCompat
+from cervix_engine.engine_file import MODULES, EngineFingerprint, HardwareCompat
 from cervix_engine.errors import BackendUnavailableError, EngineBuildError, UsageError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.gpu import Gpu, cuda_version, find_gpus
 from cervix_export.engine_proof import network_half_share, prove_half_network
-from cervix_export.engines import MODULES, EnginePlan
+from cervix_export.engines import EnginePlan
 from cervix_export.timing_cache import keep_timing_cache, slug, timing_cache_file, use_timing_cache
 
 logger = logging.getLogger(__name__)

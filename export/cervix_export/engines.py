@@ -14,8 +14,6 @@ if TYPE_CHECKING:  # it imports numpy, which `--help` does without
 
 EngineChoice = Literal["auto", "none", "tensorrt", "tensorrt-rtx"]
 
-MODULES: dict[EngineRuntime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -80,6 +78,8 @@ def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | 
 
 
 def _obstacle(runtime: EngineRuntime, *, ahead_of_time: bool) -> str | None:
+    from cervix_engine.engine_file import MODULES
+
     # The driver is loaded only where TensorRT is: without it the answer is known.
     if importlib.util.find_spec(MODULES[runtime]) is None:
         return f"{MODULES[runtime]} is not installed"

@@ -123,7 +123,6 @@ def _make_engine(builder: EngineBuilder, bundle: Bundle, folder: Path, plan: Exp
     write_json(folder / fingerprint_path(engine.path), engine.fingerprint.to_json())
     share = engine.fingerprint.half_share
     logger.info("%s: %.2f %% of its multiply-accumulates in half precision", engine.path, 100 * share)
-    logger.warning("cervix-batch runs the ONNX graphs: no backend of this version runs an engine, so none is certified")
 
 
 def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> tuple[str, Int8Record | None]:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,13 +21,17 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
+from cervix_engine.backends import Combination
 from cervix_engine.bundle import Bundle, seal
+from cervix_engine.certificate import Certificate
 from cervix_engine.contract import ModelContract
 from cervix_engine.pipeline import stream as stream_module
 from cervix_engine.preprocess import Pixels, decode, preprocess_into
 from cervix_engine.scores import macro_f1
+from cervix_engine.selection import certificates
 from cervix_engine.tiles import TileSize
 from cervix_export.cli_parity import main
+from cervix_export.parity import measure as measure_module
 from cervix_export.parity.accuracy import accuracy_change
 from cervix_export.parity.layers import Comparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
@@ -37,6 +42,7 @@ from .conftest import CONTRACT, drawn_tiles
 Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
 
 RECORDED = ParityPlan(keras=False, batch_size=16)
+GRAPH = Combination("onnxruntime-cpu", "fp32")
 
 
 def short(report: ParityReport) -> list[str]:
@@ -56,13 +62,14 @@ def sound(exported: Exported) -> ParityReport:
 def test_a_sound_bundle_passes_every_layer_against_keras(sound: ParityReport) -> None:
     assert sound.passed
     assert sound.reference.startswith("keras ")
-    assert [item.layer for item in sound.layers] == ["pixels", "graph", "artefact", "artefact"]
-    pixels, graph, half, int8 = sound.layers
+    pixels, graph, *artefacts = sound.layers
+    assert (pixels.layer, graph.layer, {item.layer for item in artefacts}) == ("pixels", "graph", {"artefact"})
     assert pixels.tiles == graph.tiles == 40
     assert graph.parity is not None
     assert graph.parity.max_absdiff < 1e-4
-    assert "model.fp16.onnx on onnxruntime-cpu in fp16" in half.subject
-    assert "model.int8.onnx on onnxruntime-cpu in int8" in int8.subject
+    compared = {item.subject.split(",")[0]: item for item in artefacts}
+    assert "model.int8.onnx on onnxruntime-cpu in int8" in compared
+    half = compared["model.fp16.onnx on onnxruntime-cpu in fp16"]
     assert half.parity is not None
     assert graph.parity.max_absdiff < half.parity.max_absdiff <= 0.02
 
@@ -154,6 +161,33 @@ def test_a_fault_of_an_artefact_is_named_by_the_third_layer_alone(exported_root:
     assert short(report) == ["artefact"]
 
 
+@pytest.mark.parametrize(("certified", "verdict"), [(False, "uncertified"), (True, "SHORT")])
+def test_a_mode_that_nobody_asked_for_falls_short_only_where_it_was_certified(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, certified: bool, verdict: str
+) -> None:
+    # BF16 is not a graph but a way to compute one; here it is a way that gives every tile the same answer.
+    bf16 = Combination("openvino", "bf16")
+    real = measure_module._answers
+
+    def answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Any:
+        if combination != bf16:
+            return real(bundle, combination, pixels, batch_size=batch_size)
+        return np.full((len(pixels), 5), 0.2, np.float32)
+
+    passed = Certificate.from_json({**certificates(exported[0])[0].to_json(), "backend": "openvino"})
+    passed = replace(passed, file="model.onnx", precision="bf16", passed=True)
+    monkeypatch.setattr(measure_module, "available_combinations", lambda _: [GRAPH, bf16])
+    monkeypatch.setattr(measure_module, "_answers", answers)
+    monkeypatch.setattr(measure_module, "certificates", lambda _: [passed] if certified else [])
+    result = run("--model", exported[0].root, "--no-keras", "--junit", tmp_path / "parity.xml")
+    assert result.exit_code == (4 if certified else 0)
+    assert verdict in result.stdout
+    suite = ElementTree.parse(tmp_path / "parity.xml").getroot()
+    assert [len(suite.findall(f"testcase/{kind}")) for kind in ("failure", "skipped")] == (
+        [1, 0] if certified else [0, 1]
+    )
+
+
 def test_an_artefact_that_no_runtime_computes_is_an_objection_and_no_end(exported_root: Path) -> None:
     report = measure_layers(planted(exported_root, "model.fp16.onnx", unknown_layer), RECORDED)
     assert short(report) == ["artefact"]
@@ -231,9 +265,10 @@ def test_the_command_writes_what_it_is_asked_for(exported: Exported, tmp_path: P
         result = run("--model", exported[0].root, "--no-keras", *wanted, "--drift-plot", files["drift.png"])
         assert result.exit_code == 0, result.stderr
         assert len(files["history.jsonl"].read_text().splitlines()) == night
-    assert json.loads(files["parity.json"].read_text())["passed"] is True
+    written = json.loads(files["parity.json"].read_text())
+    assert written["passed"] is True
     suite = ElementTree.parse(files["parity.xml"]).getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("4", "0")
+    assert (suite.get("tests"), suite.get("failures")) == (str(len(written["layers"])), "0")
     picture = cv2.imread(str(files["drift.png"]))
     assert picture is not None
     assert picture.std() > 5

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 
 from cervix_engine.backends.base import Backend, BackendInfo
 from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Precision
-from cervix_engine.errors import BackendUnavailableError
+from cervix_engine.certificate import Certificate, Precision
+from cervix_engine.engine_file import RUNTIMES, engines_of
+from cervix_engine.errors import BackendError, BackendUnavailableError
+from cervix_engine.machine import cpu_class
 
 __all__ = [
     "ARTEFACTS",
+    "GRAPH_BACKENDS",
     "Backend",
     "BackendInfo",
     "Combination",
     "available_combinations",
+    "device_class",
+    "objection",
     "open_backend",
     "runtime_version",
 ]
@@ -28,17 +35,28 @@ ARTEFACTS: dict[Precision, str] = {
     "int8": "model.int8.onnx",
 }
 
+# Those that run the files above, all on the CPU. TensorRT runs engines, each a file for one precision.
+GRAPH_BACKENDS = ("onnxruntime-cpu", "onnxruntime-openvino", "openvino")
+
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One way to run a bundle: a file, on a backend, in a precision."""
+    """One way to run a bundle: a file, on a backend, in a precision; `engine` names the file where it is TensorRT's."""
 
     backend: str
     precision: Precision
+    engine: str | None = None
 
     @property
     def artefact(self) -> str:
-        return ARTEFACTS[self.precision]
+        return self.engine or ARTEFACTS[self.precision]
+
+    @classmethod
+    def certified_by(cls, certificate: Certificate) -> Combination | None:
+        """What a certificate speaks of, or None where its file is not the one that this precision runs."""
+        engine = certificate.file if certificate.backend in RUNTIMES else None
+        combination = cls(certificate.backend, certificate.precision, engine)
+        return combination if combination.artefact == certificate.file else None
 
 
 def available_combinations(bundle: Bundle) -> list[Combination]:
@@ -46,14 +64,32 @@ def available_combinations(bundle: Bundle) -> list[Combination]:
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
+        ContractError: an engine's fingerprint is not its own.
     """
-    runtime = _onnxruntime()
-    return [
+    _onnxruntime()
+    graphs = [
         Combination(backend, precision)
         for precision, artefact in ARTEFACTS.items()
-        for backend in (runtime.CPU, runtime.OPENVINO)
-        if artefact in bundle and runtime.supports(backend, precision)
+        for backend in GRAPH_BACKENDS
+        if artefact in bundle and objection(backend, precision) is None
     ]
+    return [*graphs, *_fitting_engines(bundle)]
+
+
+def _fitting_engines(bundle: Bundle) -> Iterator[Combination]:
+    from cervix_engine.backends import tensorrt
+
+    for engine, fingerprint in engines_of(bundle):
+        with suppress(BackendError):
+            tensorrt.require_fitting(bundle, engine, fingerprint)
+            yield Combination(fingerprint.runtime, fingerprint.precision, engine)
+
+
+def objection(backend: str, precision: Precision) -> str | None:
+    """Why one of `GRAPH_BACKENDS` does not run `precision` on this machine; None where it does."""
+    from cervix_engine.backends import openvino
+
+    return openvino.objection(precision) if backend == openvino.NAME else _onnxruntime().objection(backend, precision)
 
 
 def open_backend(bundle: Bundle, *, combination: Combination, threads: int | None = None) -> Backend:
@@ -62,32 +98,58 @@ def open_backend(bundle: Bundle, *, combination: Combination, threads: int | Non
     Args:
         bundle: an opened bundle.
         combination: what to run.
-        threads: inference threads, default one a usable core.
+        threads: inference threads on the CPU, default one a usable core.
 
     Raises:
         BackendUnavailableError: the runtime, device or precision is not here.
+        EngineIncompatibleError: the engine was built for another GPU or runtime.
         ContractError: the file is missing, altered, or refers to data outside itself.
     """
+    from cervix_engine.backends import openvino, tensorrt
     from cervix_engine.onnx_guard import refuse_external_data
 
-    runtime = _onnxruntime()
+    if combination.engine:
+        return tensorrt.open_engine(bundle, combination.engine)
     model = bundle.read(combination.artefact)
     refuse_external_data(model)
-    backend: Backend = runtime.OnnxRuntimeBackend(
+    digest = bundle.files[combination.artefact]
+    if combination.backend == openvino.NAME:
+        return openvino.OpenVinoBackend(
+            model,
+            precision=combination.precision,
+            artefact=combination.artefact,
+            artefact_sha256=digest,
+            threads=threads,
+        )
+    backend: Backend = _onnxruntime().OnnxRuntimeBackend(
         model,
         backend=combination.backend,
         precision=combination.precision,
         artefact=combination.artefact,
-        artefact_sha256=bundle.files[combination.artefact],
+        artefact_sha256=digest,
         threads=threads,
     )
     return backend
 
 
 def runtime_version(backend: str) -> str | None:
-    """The installed version of a backend's runtime, or None where it is not one of ONNX Runtime's."""
-    runtime = _onnxruntime()
-    return runtime.version() if backend in (runtime.CPU, runtime.OPENVINO) else None
+    """The installed version of a backend's runtime; None where it is not installed, or no such backend is known."""
+    from cervix_engine.backends import openvino, tensorrt
+
+    if backend in RUNTIMES:
+        return tensorrt.version(backend)
+    if backend == openvino.NAME:
+        return openvino.version()
+    return str(_onnxruntime().version()) if backend in GRAPH_BACKENDS else None
+
+
+def device_class(backend: str) -> str | None:
+    """The class of device that a backend computes on here, as in certificates; None where there is none."""
+    from cervix_engine.gpu import find_gpus
+
+    if backend not in RUNTIMES:
+        return cpu_class()
+    return next((gpu.device_class for gpu in find_gpus()), None)
 
 
 def _onnxruntime() -> ModuleType:

@@ -15,7 +15,7 @@ class BackendInfo:
     """What is really running, as read back from the runtime.
 
     Attributes:
-        backend: `onnxruntime-cpu`, `onnxruntime-openvino` or `fake`.
+        backend: `onnxruntime-cpu`, `onnxruntime-openvino`, `openvino`, `tensorrt`, `tensorrt-rtx` or `fake`.
         version: the runtime's version.
         device: such as `cpu`.
         device_class: the instruction set or compute capability that results may depend on.

@@ -1,4 +1,4 @@
-"""ONNX Runtime: its own CPU kernels, or Intel's OpenVINO as a plug-in, which alone computes in BF16.
+"""ONNX Runtime: its own CPU kernels, or Intel's OpenVINO as a plug-in, which alone of the two computes in BF16.
 
 OpenVINO takes BF16 by default wherever the CPU has it, so an "FP32" run there would silently not be one:
 the precision is always set, and what came of it is read back.
@@ -60,11 +60,17 @@ def exact_integers(options: Any) -> Any:
     return options
 
 
-def supports(backend: str, precision: Precision) -> bool:
-    """Whether this machine can run `precision` on `backend`."""
+def objection(backend: str, precision: Precision) -> str | None:
+    """Why `backend` does not run this precision here; None where it does."""
     if backend == CPU:
-        return precision in ("fp32", "fp16", "int8")
-    return openvino_device() is not None and (precision in ("fp32", "int8") or (precision == "bf16" and cpu_has_bf16()))
+        return "ONNX Runtime's CPU provider has no bf16: use --precision fp32" if precision == "bf16" else None
+    if openvino_device() is None:
+        return "the OpenVINO plug-in offers no device here: it needs onnxruntime-ep-openvino and an Intel CPU"
+    if precision == "fp16":
+        return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
+    if precision == "bf16" and not cpu_has_bf16():
+        return "this CPU has no bf16 instructions: OpenVINO would silently compute FP32"
+    return None
 
 
 class OnnxRuntimeBackend:
@@ -88,8 +94,8 @@ class OnnxRuntimeBackend:
         artefact_sha256: str,
         threads: int | None = None,
     ) -> None:
-        if not supports(backend, precision):
-            raise BackendUnavailableError(_why_not(backend, precision))
+        if reason := objection(backend, precision):
+            raise BackendUnavailableError(reason)
         self._model: bytes | None = model
         self._session: Any = None
         self.info = BackendInfo(
@@ -160,11 +166,3 @@ class OnnxRuntimeBackend:
         expected = "CPUExecutionProvider" if self.info.backend == CPU else "OpenVINOExecutionProvider"
         if first != expected:
             raise BackendUnavailableError(f"asked for {self.info.backend}, the session runs on {first}")
-
-
-def _why_not(backend: str, precision: Precision) -> str:
-    if backend == CPU:
-        return f"ONNX Runtime's CPU provider has no {precision}: use --precision fp32"
-    if openvino_device() is None:
-        return "the OpenVINO plug-in offers no device here: it needs onnxruntime-ep-openvino and an Intel CPU"
-    return f"this CPU has no {precision} instructions: OpenVINO would silently compute FP32"

@@ -41,7 +41,8 @@ def main(
     """Predict every tile below the folder TILES: one row per tile, always, in OUT.
 
     A tile that cannot be predicted gets a row too, with its reason. Exit codes: 0 done, 3 done but some tiles
-    failed, 1 failed, 2 wrong usage, 4 no certificate under --require-parity, 130 interrupted.
+    failed, 1 failed, 2 wrong usage, 4 no certificate under --require-parity, 5 an engine that was built for another
+    machine, 130 interrupted.
     """
     from cervix_engine.batch import BatchConfig, predict_folder
     from cervix_engine.budget import FailureBudget

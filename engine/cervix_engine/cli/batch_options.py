@@ -24,6 +24,11 @@ _OPTIONS = (
     ),
     click.option("--fp16", "precision", flag_value="fp16", help="Short for --precision fp16."),
     click.option("--int8", "precision", flag_value="int8", help="Short for --precision int8."),
+    click.option(
+        "--backend",
+        type=click.Choice(["onnxruntime-cpu", "onnxruntime-openvino", "openvino", "tensorrt", "tensorrt-rtx"]),
+        help="Run on this runtime only. [default: as --precision chooses]",
+    ),
     click.option("-b", "--batch-size", type=click.IntRange(1, 4096), help="Tiles a batch. [default: 32]"),
     click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]"),
     click.option("--overwrite", is_flag=True, help="Replace a finished table, and what else is asked for."),

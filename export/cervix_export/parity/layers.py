@@ -43,6 +43,8 @@ class LayerResult:
         agreement_interval: 95 % interval of the share of tiles with the same class.
         accuracy: what the difference does to accuracy, where classes are known.
         objections: why it falls short; empty when it does not.
+        binding: whether falling short is a fault. It is none of a mode that nobody asked for and that holds no
+            certificate, so that nothing takes it.
     """
 
     layer: Layer
@@ -52,10 +54,11 @@ class LayerResult:
     agreement_interval: tuple[float, float] | None
     accuracy: AccuracyChange | None
     objections: tuple[str, ...]
+    binding: bool = True
 
     @property
     def passed(self) -> bool:
-        return not self.objections
+        return not (self.objections and self.binding)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}

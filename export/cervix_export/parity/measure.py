@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,8 @@ from cervix_engine.errors import ContractError, InferenceError, UsageError
 from cervix_engine.golden import GoldenSet
 from cervix_engine.machine import cpu_class
 from cervix_engine.preprocess import Pixels
-from cervix_export.certify import answers_of
+from cervix_engine.selection import certificates
+from cervix_export.certify import UNASKED, answers_of
 from cervix_export.parity.layers import Comparison, LayerResult, Limits, compare_pixels
 from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
 
@@ -171,6 +172,7 @@ def _answer_layers(
     exact = _answers(bundle, graph, pixels, batch_size=batch_size)
     subject = f"{_GRAPH} and {reference[0]}"
     yield comparison.measure("graph", subject, precision="fp32", reference=reference[1], candidate=exact)
+    certified = {Combination.certified_by(item) for item in certificates(bundle) if item.passed}
     for combination in available_combinations(bundle):
         if combination == graph:
             continue
@@ -180,9 +182,10 @@ def _answer_layers(
         except InferenceError as error:
             yield LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),))
             continue
-        yield comparison.measure(
+        result = comparison.measure(
             "artefact", subject, precision=combination.precision, reference=exact, candidate=answers
         )
+        yield replace(result, binding=combination.precision not in UNASKED or combination in certified)
 
 
 def _answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Probabilities:

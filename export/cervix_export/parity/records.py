@@ -24,7 +24,8 @@ def write_junit(path: Path, report: ParityReport) -> None:
     for layer in report.layers:
         case = ElementTree.SubElement(suite, "testcase", classname=f"parity.{layer.layer}", name=layer.subject)
         if layer.objections:
-            ElementTree.SubElement(case, "failure", message="; ".join(layer.objections))
+            kind = "skipped" if layer.passed else "failure"
+            ElementTree.SubElement(case, kind, message="; ".join(layer.objections))
     with atomic_path(path) as temporary:
         ElementTree.ElementTree(suite).write(temporary, encoding="utf-8", xml_declaration=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
+from cervix_engine.backends import Combination, available_combinations, open_backend, openvino, runtime_version
 from cervix_engine.backends import onnxruntime as runtime
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle import Bundle, seal
@@ -30,9 +30,10 @@ PARITY = Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, 
 
 @pytest.fixture(autouse=True)
 def three_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose CPU has BF16, and the OpenVINO plug-in: selection only asks, it opens nothing."""
+    """A machine whose CPU has BF16, and the OpenVINO plug-in alone: selection only asks, it opens nothing."""
     monkeypatch.setattr(runtime, "openvino_device", object)
     monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(openvino, "objection", lambda _: "not on this machine")
 
 
 @pytest.fixture

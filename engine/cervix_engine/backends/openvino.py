@@ -1,0 +1,142 @@
+"""OpenVINO itself, which computes in BF16 and in integers on every x86 CPU that has the instructions.
+
+ONNX Runtime's OpenVINO plug-in is the same runtime behind one more door, which opens on Intel's CPUs only.
+
+Source: OpenVINO documentation, "CPU Device" and "Query Execution Graph".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from cervix_engine.backends.base import BackendInfo
+from cervix_engine.certificate import Precision, Probabilities
+from cervix_engine.errors import BackendUnavailableError, InferenceError
+from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni, usable_cpus
+from cervix_engine.preprocess import Pixels
+
+NAME = "openvino"
+
+_KERNELS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}
+_MATRIX_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
+
+# Least share of the layers that compute as asked. An INT8 graph leaves some in float, and OpenVINO may leave some in
+# FP32; with fewer than half it would not be what it is called. FP32 is all of it or not.
+_LEAST_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.5}
+
+
+def version() -> str:
+    """OpenVINO's version, without the build."""
+    import openvino
+
+    return str(openvino.__version__).split("-")[0]
+
+
+def objection(precision: Precision) -> str | None:
+    """Why OpenVINO does not run this precision here; None where it does."""
+    if importlib.util.find_spec("openvino") is None:
+        return "OpenVINO is not installed: pip install 'cervix[cpu]'"
+    if precision == "fp16":
+        return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
+    if precision == "bf16" and not cpu_has_bf16():
+        return "this CPU has no bf16 instructions: OpenVINO would silently compute FP32"
+    if precision == "int8" and not cpu_has_vnni():
+        return "this CPU has no VNNI instructions, without which OpenVINO's sums of products can saturate"
+    return None
+
+
+class OpenVinoBackend:
+    """One compiled model; `with` reads it from bytes that were already checked.
+
+    It is compiled for the shape of the first batch, and again where another comes: fixed shapes are the fastest.
+
+    Args:
+        model: the ONNX file's bytes.
+        precision: what its kernels must compute in.
+        artefact, artefact_sha256: the file's name in the bundle and its digest.
+        threads: inference threads, default one a usable core.
+    """
+
+    def __init__(
+        self, model: bytes, *, precision: Precision, artefact: str, artefact_sha256: str, threads: int | None = None
+    ) -> None:
+        if reason := objection(precision):
+            raise BackendUnavailableError(reason)
+        self._file: bytes | None = model
+        self._graph: Any = None
+        self._request: Any = None
+        self._shape: tuple[int, ...] = ()
+        self.info = BackendInfo(
+            backend=NAME,
+            version=version(),
+            device="cpu",
+            device_class=cpu_class(),
+            precision=precision,
+            arithmetic=precision,
+            artefact=artefact,
+            artefact_sha256=artefact_sha256,
+            threads=threads or usable_cpus(),
+        )
+
+    def __enter__(self) -> OpenVinoBackend:
+        import openvino
+
+        self._core = openvino.Core()
+        try:
+            self._graph = self._core.read_model(io.BytesIO(self._file or b""))
+        except RuntimeError as error:
+            raise InferenceError(f"OpenVINO cannot load {self.info.artefact}: {error}") from error
+        self._file = None  # the graph has its own copy
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._request = self._graph = None
+
+    def infer(self, pixels: Pixels) -> Probabilities:
+        try:
+            if pixels.shape != self._shape:
+                self._compile(pixels.shape)
+            answers = self._request.infer([pixels], share_inputs=True)[0]
+        except RuntimeError as error:
+            raise InferenceError(f"OpenVINO failed on a batch of {len(pixels)}: {error}") from error
+        return np.array(answers, np.float32)
+
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        self._graph.reshape(list(shape))
+        settings = {
+            # OpenVINO takes BF16 by default wherever the CPU has it, so an "FP32" run would silently not be one.
+            "INFERENCE_PRECISION_HINT": _float_kernels(self.info.precision),
+            "INFERENCE_NUM_THREADS": str(self.info.threads),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = self._core.compile_model(self._graph, "CPU", settings)
+        self._read_back(compiled)
+        self._request = compiled.create_infer_request()
+        self._shape = shape
+
+    def _read_back(self, compiled: Any) -> None:
+        """Check that the kernels compute in the precision asked for."""
+        layers = kernel_precisions(compiled)
+        share = sum(layer in _KERNELS[self.info.precision] for layer in layers) / max(len(layers), 1)
+        if share < _LEAST_SHARE[self.info.precision]:
+            raise BackendUnavailableError(
+                f"asked for {self.info.precision}, OpenVINO chose other kernels for {1 - share:.0%} of the layers"
+            )
+
+
+def _float_kernels(precision: Precision) -> str:
+    """What layers compute in that are not in integers: in an INT8 graph those left in float, which need no FP32."""
+    return "bf16" if precision == "bf16" or (precision == "int8" and cpu_has_bf16()) else "f32"
+
+
+def kernel_precisions(compiled: Any) -> list[str]:
+    """What each convolution and matrix product of a compiled model's execution graph computes in, such as `bf16`."""
+    facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    return [str(fact["runtimePrecision"].value).lower() for fact in facts if fact["layerType"].value in _MATRIX_LAYERS]

@@ -1,0 +1,132 @@
+"""OpenVINO computes what was asked for, in the precision that was asked for, or says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cervix_engine.backends import Combination, open_backend, openvino
+from cervix_engine.bundle import Bundle
+from cervix_engine.certificate import Precision
+from cervix_engine.cli.batch import main
+from cervix_engine.errors import BackendUnavailableError, InferenceError
+from cervix_engine.machine import cpu_has_bf16, cpu_has_vnni
+from cervix_engine.run_report import RunReport
+from engine.run.support import read_table, reference_probabilities, tiny_onnx
+
+needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="needs a CPU with BF16 instructions")
+
+
+def backend(model: bytes | None = None, precision: Precision = "fp32") -> openvino.OpenVinoBackend:
+    model = tiny_onnx() if model is None else model
+    return openvino.OpenVinoBackend(model, precision=precision, artefact="model.onnx", artefact_sha256="0" * 64)
+
+
+def pixels_of(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def test_fp32_answers_as_numpy_does_for_every_batch_size() -> None:
+    with backend() as model:
+        for seed, count in enumerate((8, 8, 3, 1)):
+            pixels = pixels_of(count, seed)
+            np.testing.assert_allclose(model.infer(pixels), reference_probabilities(pixels), atol=1e-5)
+
+
+def test_answers_belong_to_the_caller() -> None:
+    first = pixels_of(4, 1)
+    with backend() as model:
+        kept = model.infer(first)
+        model.infer(pixels_of(4, 2))
+    np.testing.assert_allclose(kept, reference_probabilities(first), atol=1e-5)
+
+
+@needs_bf16
+def test_bf16_is_near_and_is_not_fp32() -> None:
+    pixels = pixels_of(16)
+    with backend(precision="bf16") as model:
+        answers = model.infer(pixels)
+    expected = reference_probabilities(pixels)
+    np.testing.assert_allclose(answers, expected, atol=0.05)
+    assert np.abs(answers - expected).max() > 1e-5
+
+
+@needs_bf16
+def test_an_fp32_run_that_would_silently_be_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "_float_kernels", lambda _: "bf16")
+    with backend() as model, pytest.raises(BackendUnavailableError, match="asked for fp32, OpenVINO chose other"):
+        model.infer(pixels_of(4))
+
+
+@pytest.mark.skipif(not cpu_has_vnni(), reason="needs a CPU with VNNI instructions")
+def test_a_float_graph_that_poses_as_int8_is_refused() -> None:
+    with backend(precision="int8") as model, pytest.raises(BackendUnavailableError, match="asked for int8"):
+        model.infer(pixels_of(4))
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [("fp16", "computes an FP16 graph in FP32"), ("bf16", "no bf16 instructions"), ("int8", "no VNNI instructions")],
+)
+def test_what_this_cpu_does_not_compute_is_refused(
+    precision: Precision, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(openvino, "cpu_has_vnni", lambda: False)
+    with pytest.raises(BackendUnavailableError, match=reason):
+        backend(precision=precision)
+
+
+def test_without_openvino_the_reason_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert "pip install 'cervix[cpu]'" in str(openvino.objection("fp32"))
+
+
+def test_a_file_that_is_no_graph_is_an_error() -> None:
+    with pytest.raises(InferenceError, match=r"cannot load model\.onnx"), backend(b"not a graph"):
+        pass
+
+
+def test_a_batch_of_another_shape_is_an_error() -> None:
+    with backend() as model, pytest.raises(InferenceError, match="batch of 2"):
+        model.infer(np.zeros((2, 32, 32, 4), np.uint8))
+
+
+def test_a_run_on_it(tiles: Path, bundle: Bundle, tmp_path: Path) -> None:
+    out, plain = tmp_path / "preds.csv", tmp_path / "plain.csv"
+    for path, name in ((out, "openvino"), (plain, "onnxruntime-cpu")):
+        options = ["--out", str(path), "--model", str(bundle.root), "--backend", name]
+        assert CliRunner().invoke(main, [str(tiles), *options]).exit_code == 0
+    ours, theirs = read_table(out), read_table(plain)
+    assert [row["pred"] for row in ours] == [row["pred"] for row in theirs]
+    assert [row["path"] for row in ours] == [row["path"] for row in theirs]
+    ran = RunReport.load(tmp_path / "preds.csv.run.json").backend
+    assert (ran.backend, ran.precision) == ("openvino", "fp32")
+
+
+def test_a_partial_run_does_not_go_on_on_another_backend(
+    tiles: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [str(tiles), "--out", str(tmp_path / "preds.csv"), "--model", str(bundle.root)]
+    with monkeypatch.context() as patch:
+        patch.setattr("cervix_engine.batch.predict_partial", _interrupted)
+        assert CliRunner().invoke(main, [*options, "--backend", "openvino"]).exit_code == 130
+    refused = CliRunner().invoke(main, [*options, "--backend", "onnxruntime-cpu"])
+    assert refused.exit_code == 1
+    assert "backend" in refused.stderr
+    assert CliRunner().invoke(main, options).exit_code == 0
+    assert RunReport.load(tmp_path / "preds.csv.run.json").backend.backend == "openvino"
+
+
+def _interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_combination_opens_it(bundle: Bundle) -> None:
+    with open_backend(bundle, combination=Combination("openvino", "fp32"), threads=1) as model:
+        assert (model.info.backend, model.info.threads) == ("openvino", 1)
+        assert model.infer(pixels_of(2)).shape == (2, 5)

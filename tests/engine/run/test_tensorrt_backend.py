@@ -1,0 +1,228 @@
+"""An engine is run as its profile allows, and only where it fits; what it answers reaches the table.
+
+TensorRT and the GPU are simulated: what is shown here is the backend's part.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from cervix_engine.backends import Combination, available_combinations, device_class, open_backend, runtime_version
+from cervix_engine.bundle import Bundle, seal
+from cervix_engine.certificate import Certificate, Parity
+from cervix_engine.cli.batch import main
+from cervix_engine.cli.doctor import main as doctor
+from cervix_engine.errors import ContractError, InferenceError
+from cervix_engine.files import write_json
+from cervix_engine.run_report import RunReport
+from cervix_engine.selection import select
+from engine.run.simulated_tensorrt import A10, DATA, ENGINE, L4, VERSION, Machine, make_engine_bundle
+from engine.run.support import read_table, reference_probabilities
+
+COMBINATION = Combination("tensorrt", "fp16", ENGINE)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_engine_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def a10(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    machine.install(monkeypatch)
+    return machine
+
+
+def pixels_of(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def batch(tiles: Path, bundle: Bundle, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, [str(tiles), "--out", str(out), "--model", str(bundle.root), *options])
+
+
+# ---- the backend
+
+
+@pytest.mark.usefixtures("a10")
+def test_it_answers_batches_of_every_size_of_its_profile(bundle: Bundle) -> None:
+    with open_backend(bundle, combination=COMBINATION) as backend:
+        for seed, count in enumerate((8, 8, 3, 32, 1)):
+            pixels = pixels_of(count, seed)
+            np.testing.assert_array_equal(backend.infer(pixels), reference_probabilities(pixels))
+
+
+@pytest.mark.usefixtures("a10")
+def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
+    first, second = pixels_of(8, 1), pixels_of(8, 2)
+    with open_backend(bundle, combination=COMBINATION) as backend:
+        kept = backend.infer(first)
+        backend.infer(second)
+    np.testing.assert_array_equal(kept, reference_probabilities(first))
+
+
+@pytest.mark.usefixtures("a10")
+def test_it_says_what_runs(bundle: Bundle) -> None:
+    info = open_backend(bundle, combination=COMBINATION).info
+    assert (info.backend, info.version, info.device) == ("tensorrt", VERSION, "NVIDIA A10")
+    assert (info.precision, info.device_class, info.artefact) == ("fp16", "cuda-sm86", ENGINE)
+    assert info.artefact_sha256 == bundle.files[ENGINE]
+
+
+@pytest.mark.usefixtures("a10")
+@pytest.mark.parametrize("count", [3, 33])
+def test_a_batch_outside_of_the_profile_names_the_options(tmp_path: Path, count: int) -> None:
+    bundle = make_engine_bundle(tmp_path / "narrow", min_batch=4)
+    with (
+        open_backend(bundle, combination=COMBINATION) as backend,
+        pytest.raises(InferenceError, match=rf"batches of 4 to 32 tiles, got {count}: .*--batch-size.*--max-batch"),
+    ):
+        backend.infer(pixels_of(count))
+
+
+def test_an_engine_that_does_not_load_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(broken=True).install(monkeypatch)
+    with pytest.raises(InferenceError, match="tensorrt cannot load"), open_backend(bundle, combination=COMBINATION):
+        pass
+
+
+def test_an_engine_of_other_outputs_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(classes=4).install(monkeypatch)
+    with pytest.raises(ContractError, match="probabilities"), open_backend(bundle, combination=COMBINATION):
+        pass
+
+
+def test_the_names_are_those_of_the_real_runtime() -> None:
+    """The simulation above could agree with the backend on names that TensorRT does not have."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    names = {
+        "Runtime": ["deserialize_cuda_engine"],
+        "ICudaEngine": ["get_tensor_name", "get_tensor_shape", "get_tensor_dtype", "create_execution_context"],
+        "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3"],
+        "Logger": ["ERROR"],
+    }
+    for kind, members in names.items():
+        assert [name for name in members if not hasattr(getattr(trt, kind), name)] == []
+    assert trt.uint8 != trt.float32
+    assert runtime_version("tensorrt-rtx") == trt.__version__
+
+
+# ---- the choice
+
+
+def test_an_engine_is_a_way_to_run_the_bundle_where_it_fits(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COMBINATION not in available_combinations(bundle)
+    for gpus, fits in (((A10,), True), ((L4,), False), ((), False)):
+        Machine(gpus).install(monkeypatch)
+        assert (COMBINATION in available_combinations(bundle)) is fits
+    assert device_class("tensorrt") is None
+
+
+@pytest.mark.usefixtures("a10")
+def test_auto_takes_the_engine_that_is_certified_and_fastest(bundle: Bundle) -> None:
+    assert select(bundle, precision="auto").combination.backend == "onnxruntime-cpu"
+    certificate = Certificate(
+        file=ENGINE,
+        file_sha256=bundle.files[ENGINE],
+        backend="tensorrt",
+        backend_version=VERSION,
+        precision="fp16",
+        arithmetic="fp16",
+        device_class="cuda-sm86",
+        reference="numpy",
+        parity=Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=()),
+        tiles_per_sec=20_000.0,
+        passed=True,
+    )
+    (bundle.root / "certificates").mkdir()
+    write_json(bundle.root / certificate.path, certificate.to_json())
+    chosen = select(seal(bundle.root), precision="auto", require_parity=True)
+    assert (chosen.combination, chosen.certificate) == (COMBINATION, certificate)
+
+
+# ---- the command
+
+
+def test_a_run_on_the_engine(tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine) -> None:
+    out = tmp_path / "preds.csv"
+    done = batch(tiles, bundle, out, "--backend", "tensorrt", "--batch-size", "8")
+    assert done.exit_code == 0, done.stderr
+    assert {row["status"] for row in read_table(out)} == {"ok"}
+    plain = tmp_path / "plain.csv"
+    assert batch(tiles, bundle, plain, "--backend", "onnxruntime-cpu", "--batch-size", "8").exit_code == 0
+    assert [row["pred"] for row in read_table(out)] == [row["pred"] for row in read_table(plain)]
+    ran = RunReport.load(tmp_path / "preds.csv.run.json").backend
+    assert (ran.backend, ran.artefact, a10.loaded) == ("tensorrt", ENGINE, [DATA])
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_an_engine_for_another_gpu_ends_with_5_before_it_is_loaded(
+    tiles: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    machine = Machine((L4,))
+    machine.install(monkeypatch)
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt", "--precision", precision)
+    assert (done.exit_code, machine.loaded) == (5, [])
+    assert "was built for NVIDIA A10, here is NVIDIA L4 (8.9); rebuild it: cervix-export" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_altered_engine_is_refused_before_it_is_loaded(
+    tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine
+) -> None:
+    (bundle.root / ENGINE).write_bytes(DATA[:-1] + b"?")
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
+    assert (done.exit_code, a10.loaded) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "backend", "precision", "reason"),
+    [
+        ((), "tensorrt", "auto", "needs an NVIDIA GPU"),
+        ((A10,), "tensorrt-rtx", "auto", "the bundle has no tensorrt-rtx engine: make one with cervix-export"),
+        ((A10,), "tensorrt", "fp32", "no fp32 engine for tensorrt"),
+    ],
+)
+def test_what_is_missing_is_named(
+    tiles: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: Any,
+    backend: str,
+    precision: str,
+    reason: str,
+) -> None:
+    Machine(gpus).install(monkeypatch)
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", backend, "--precision", precision)
+    assert done.exit_code == 1
+    assert reason in done.stderr
+
+
+def test_without_tensorrt_it_is_named(
+    tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.import_module
+
+    def missing(name: str, package: str | None = None) -> Any:
+        if name == "tensorrt":
+            raise ImportError("No module named 'tensorrt'")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
+    assert (done.exit_code, a10.loaded) == (1, [])
+    assert "needs tensorrt, which cannot be loaded here" in done.stderr
+
+
+def test_the_doctor_says_why_an_engine_is_not_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine((L4,)).install(monkeypatch)
+    told = CliRunner().invoke(doctor, ["--json", "--model", str(bundle.root)]).stdout
+    assert "was built for NVIDIA A10, here is NVIDIA L4" in told
