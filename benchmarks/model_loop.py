@@ -1,6 +1,5 @@
 """The model alone: the engine's inference loop against OpenVINO's `benchmark_app` on the same file, interleaved.
 
-pip install openvino
 python benchmarks/model_loop.py --model models/cervix --precision fp32 --rounds 5
 """
 
@@ -17,6 +16,7 @@ import click
 import numpy as np
 
 from cervix_engine.backends import Backend, open_backend
+from cervix_engine.backends.openvino import float_kernels
 from cervix_engine.bundle import Bundle
 from cervix_engine.machine import usable_cpus
 from cervix_engine.selection import select
@@ -38,7 +38,7 @@ def benchmark_app(model: Path, shape: tuple[int, ...], precision: str, hint: str
     """Tiles per second that OpenVINO's own `benchmark_app` reports for the same file."""
     program = shutil.which("benchmark_app", path=str(Path(sys.executable).parent)) or "benchmark_app"
     command = [program, "-m", str(model), "-d", "CPU", "-hint", hint, "-t", str(SECONDS), "-shape"]
-    command += [str(list(shape)).replace(" ", ""), "-infer_precision", {"fp32": "f32"}.get(precision, precision)]
+    command += [str(list(shape)).replace(" ", ""), "-infer_precision", float_kernels(precision)]  # type: ignore[arg-type]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"Throughput:\s+([\d.]+) FPS", output)
     if found is None:

@@ -112,7 +112,7 @@ class OpenVinoBackend:
         self._graph.reshape(list(shape))
         settings = {
             # OpenVINO takes BF16 by default wherever the CPU has it, so an "FP32" run would silently not be one.
-            "INFERENCE_PRECISION_HINT": _float_kernels(self.info.precision),
+            "INFERENCE_PRECISION_HINT": float_kernels(self.info.precision),
             "INFERENCE_NUM_THREADS": str(self.info.threads),
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -131,7 +131,7 @@ class OpenVinoBackend:
             )
 
 
-def _float_kernels(precision: Precision) -> str:
+def float_kernels(precision: Precision) -> str:
     """What layers compute in that are not in integers: in an INT8 graph those left in float, which need no FP32."""
     return "bf16" if precision == "bf16" or (precision == "int8" and cpu_has_bf16()) else "f32"
 

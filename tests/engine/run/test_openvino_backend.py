@@ -57,7 +57,7 @@ def test_bf16_is_near_and_is_not_fp32() -> None:
 
 @needs_bf16
 def test_an_fp32_run_that_would_silently_be_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "_float_kernels", lambda _: "bf16")
+    monkeypatch.setattr(openvino, "float_kernels", lambda _: "bf16")
     with backend() as model, pytest.raises(BackendUnavailableError, match="asked for fp32, OpenVINO chose other"):
         model.infer(pixels_of(4))
 
