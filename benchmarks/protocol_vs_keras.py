@@ -24,7 +24,14 @@ import click
 import numpy as np
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_train.feature_runtime import FeatureRuntime, KerasRuntime, OnnxRuntime, relative_difference
+from cervix_train.feature_runtime import (
+    FeatureRuntime,
+    GraphRuntime,
+    KerasRuntime,
+    graph_runtimes,
+    onnx_graph,
+    relative_difference,
+)
 from cervix_train.fit import FitConfig, LabelledFeatures, fit
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import BACKBONES, Backbone, build_extractor, build_head, join, parse_weights
@@ -128,13 +135,15 @@ def sample_pixels(race: Race) -> Any:
     return next(tile_batches(race.paths(), contract=contract, batch_size=race.batch_size, failures={})).pixels
 
 
-def conversion(extractor: Any, race: Race) -> tuple[OnnxRuntime, float, float]:
-    """The converted extractor, the seconds that took, and how far its features are from Keras's."""
+def conversion(extractor: Any, race: Race) -> tuple[list[GraphRuntime], float, dict[str, float]]:
+    """The runtimes of the converted extractor, the seconds that took, and how far their features are from Keras's."""
     started = time.perf_counter()
-    onnx = OnnxRuntime(extractor)
+    graph = onnx_graph(extractor)
+    runtimes = [GraphRuntime(backend, graph) for backend in graph_runtimes().values()]
     seconds = time.perf_counter() - started
     pixels = sample_pixels(race)
-    return onnx, seconds, relative_difference(onnx(pixels), KerasRuntime(extractor)(pixels))
+    expected = KerasRuntime(extractor)(pixels)
+    return runtimes, seconds, {runtime.name: relative_difference(runtime(pixels), expected) for runtime in runtimes}
 
 
 def measure_epochs(run: Callable[[], float], *, rounds: int) -> float:
@@ -144,20 +153,19 @@ def measure_epochs(run: Callable[[], float], *, rounds: int) -> float:
 
 def report(rates: dict[str, Rate], *, converted_s: float, epoch_s: float) -> None:
     """Print the extrapolation, factor by factor."""
-    training, validation, keras, onnx = rates.values()
+    training, validation, keras, *graphs = rates.values()
+    graph = max(graphs, key=lambda rate: rate.median)
     plain_s = EPOCHS * (TRAIN / training.median + VAL / validation.median) + TEST / validation.median
-    by_onnx = converted_s + TILES / onnx.median
+    by_graph = converted_s + TILES / graph.median
     by_keras = TILES / keras.median
     head_s = EPOCHS * epoch_s
-    ours_s = min(by_onnx, by_keras) + head_s
+    ours_s = min(by_graph, by_keras) + head_s
     print("the plain loop:")
     print(f"  {EPOCHS} epochs x ({TRAIN} tiles / {training.median:.2f} + {VAL} tiles / {validation.median:.2f} per s)")
     print(f"  + test once, {TEST} tiles / {validation.median:.2f} per s = {plain_s:.0f} s = {plain_s / 3600:.1f} h")
     print("features once:")
     print(f"  Keras {TILES} tiles / {keras.median:.2f} per s = {by_keras:.0f} s")
-    print(
-        f"  ONNX Runtime {converted_s:.0f} s of conversion + {TILES} tiles / {onnx.median:.2f} per s = {by_onnx:.0f} s"
-    )
+    print(f"  graph {converted_s:.0f} s of conversion + {TILES} tiles / {graph.median:.2f} per s = {by_graph:.0f} s")
     print(f"  the lesser + {EPOCHS} epochs x {epoch_s:.2f} s = {head_s:.0f} s: {ours_s:.0f} s = {ours_s / 3600:.2f} h")
     print(f"ratio {plain_s / ours_s:.1f} (the feature pass by Keras: {plain_s / (by_keras + head_s):.1f})")
 
@@ -183,22 +191,23 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         race = Race(Path(folder), size, batch_size)
         sample_tiles(tiles, race.tiles, count=count)
-        onnx, converted_s, difference = conversion(extractor, race)
+        graphs, converted_s, differences = conversion(extractor, race)
         training, validation = plain_passes(extractor, race)
         rates = interleave(
             {
                 "plain loop, training pass": training,
                 "plain loop, validation pass": validation,
                 "feature pass, Keras": feature_pass(KerasRuntime(extractor), race),
-                "feature pass, ONNX Runtime": feature_pass(onnx, race),
+                **{f"feature pass, {runtime.name}": feature_pass(runtime, race) for runtime in graphs},
             },
             rounds=rounds,
         )
     epoch_s = measure_epochs(head_epoch(extractor.output.shape[-1], batch_size=batch_size), rounds=rounds)
     print(f"{backbone}, {count} tiles, {input_size} px, batch {batch_size}, {rounds} interleaved rounds; {machine()}")
     for name, rate in rates.items():
-        print(f"  {name:28} {rate}")
-    print(f"  features of {onnx.name} differ by {difference:.1e} of the largest")
+        print(f"  {name:38} {rate}")
+    for name, difference in differences.items():
+        print(f"  features of {name} differ by {difference:.1e} of the largest")
     report(rates, converted_s=converted_s, epoch_s=epoch_s)
 
 

@@ -18,7 +18,6 @@ from cervix_engine.coordinates import NAMES
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file
-from cervix_engine.machine import usable_cpus
 from cervix_engine.output.formats import require_writer
 from cervix_engine.output.journal import RunIdentity, output_errors
 from cervix_engine.output.names import escape_name
@@ -35,10 +34,9 @@ from cervix_engine.predict import Progress, no_progress, predict_partial
 from cervix_engine.retry import finished_run, list_failed, require_same_run
 from cervix_engine.run_report import Provenance, RunReport, report_beside, settle_report
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.tuning import Auto, settle
 
 __all__ = ["BatchConfig", "discover_beside", "predict_folder", "predict_partial", "run_identity"]
-
-DEFAULT_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +49,9 @@ class BatchConfig:
         model: the bundle's folder.
         precision: `auto`, or the one that must run.
         backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
-        batch_size: tiles a batch; None takes a partial run's own, else 32. Fixed batches make rows independent of
-            everything else.
-        workers: decode threads; None takes one a usable core.
+        batch_size: tiles a batch; None and `auto` take a partial run's own, else 32, or what a short measurement finds.
+            Fixed batches make rows independent of everything else.
+        workers: decode threads; None takes one a usable core, `auto` as many as the model needs to be kept busy.
         overwrite: whether a finished table may be replaced.
         resume: whether a partial run that lies there is continued; else it is discarded.
         require_parity: refuse to run without a certificate.
@@ -71,8 +69,8 @@ class BatchConfig:
     model: Path
     precision: RequestedPrecision = "auto"
     backend: str | None = None
-    batch_size: int | None = None
-    workers: int | None = None
+    batch_size: int | Auto | None = None
+    workers: int | Auto | None = None
     overwrite: bool = False
     resume: bool = True
     require_parity: bool = False
@@ -170,20 +168,25 @@ def _predict(
         require_parity=config.require_parity,
     )
     listing = partial.listing(config.tiles) if partial else _list(config, finished)
-    model = open_backend(bundle, combination=selection.combination)
-    batch_size = config.batch_size or (earlier.batch_size if earlier else DEFAULT_BATCH_SIZE)
-    identity = run_identity(
-        bundle.contract,
-        model.info,
-        bundle_digest=bundle.digest,
-        batch_size=batch_size,
-        listing=listing,
-        optional=config.optional_columns(earlier),
-        coords=identified(config.coords or (earlier and earlier.coords) or NAMES),
-        retry_of=finished.table.table_sha256 if finished and finished.table else None,
-    )
-    _require_same(partial, finished, identity)
-    with model as backend:
+    with open_backend(bundle, combination=selection.combination) as backend:
+        batch_size, workers = settle(
+            backend,
+            listing,
+            contract=bundle.contract,
+            batch_size=_batch_size(config, earlier),
+            workers=config.workers,
+        )
+        identity = run_identity(
+            bundle.contract,
+            backend.info,
+            bundle_digest=bundle.digest,
+            batch_size=batch_size,
+            listing=listing,
+            optional=config.optional_columns(earlier),
+            coords=identified(config.coords or (earlier and earlier.coords) or NAMES),
+            retry_of=finished.table.table_sha256 if finished and finished.table else None,
+        )
+        _require_same(partial, finished, identity)
         provenance = Provenance(
             bundle_digest=bundle.digest,
             certificate=selection.certificate.path if selection.certificate else None,
@@ -197,12 +200,19 @@ def _predict(
             listing,
             contract=bundle.contract,
             backend=backend,
-            workers=config.workers or usable_cpus(),
+            workers=workers,
             report_path=config.report_path,
             provenance=provenance,
             budget=config.budget,
             progress=progress,
         )
+
+
+def _batch_size(config: BatchConfig, earlier: RunIdentity | None) -> int | Auto | None:
+    # Rows depend on it: once a run has begun, nothing is measured again.
+    if earlier and config.batch_size in (None, "auto"):
+        return earlier.batch_size
+    return config.batch_size
 
 
 def _require_same(partial: PartialRun | None, finished: RunReport | None, now: RunIdentity) -> None:

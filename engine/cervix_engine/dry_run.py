@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cervix_engine.backends import Backend, open_backend
-from cervix_engine.batch import DEFAULT_BATCH_SIZE, BatchConfig, check_paths
+from cervix_engine.batch import BatchConfig, check_paths
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.coordinates import NAMES
 from cervix_engine.discover import Listing, discover
-from cervix_engine.machine import usable_cpus
 from cervix_engine.output.rows import RowFormat
 from cervix_engine.pipeline.slot import TileBatch
 from cervix_engine.pipeline.stats import StreamStats
 from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
 from cervix_engine.places import locating_for_run
 from cervix_engine.selection import replay_golden, select
+from cervix_engine.tuning import settle
 
 # The first two batches fill the stream and are not timed.
 SAMPLED_BATCHES = 8
@@ -75,15 +75,17 @@ def forecast(config: BatchConfig) -> Forecast:
     check_paths(config)
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
     selection = select(bundle, precision=config.precision, backend=config.backend, require_parity=config.require_parity)
-    batch_size = config.batch_size or DEFAULT_BATCH_SIZE
     with (
         tempfile.TemporaryDirectory(prefix="cervix-") as folder,
         open_backend(bundle, combination=selection.combination) as backend,
     ):
-        replay_golden(bundle, backend, batch_size=batch_size)
         listing = discover(config.tiles, spool=Path(folder))
+        settings = settle(
+            backend, listing, contract=bundle.contract, batch_size=config.batch_size, workers=config.workers
+        )
+        replay_golden(bundle, backend, batch_size=settings[0])
         start_s = time.perf_counter() - started
-        seen = _predict(config, listing, contract=bundle.contract, backend=backend, batch_size=batch_size)
+        seen = _predict(config, listing, contract=bundle.contract, backend=backend, settings=settings)
     info = backend.info
     return Forecast(
         found=listing.found,
@@ -108,21 +110,22 @@ class _Sample:
 
 
 def _predict(
-    config: BatchConfig, listing: Listing, *, contract: ModelContract, backend: Backend, batch_size: int
+    config: BatchConfig, listing: Listing, *, contract: ModelContract, backend: Backend, settings: tuple[int, int]
 ) -> _Sample:
+    batch_size, workers = settings
     columns = config.optional_columns(None)
     rows = RowFormat(contract, optional=columns, locator=locating_for_run(config.coords or NAMES))
-    settings = StreamSettings(
+    streaming = StreamSettings(
         listing.root,
         contract,
         batch_size,
-        config.workers or usable_cpus(),
+        workers,
         hash_tiles="sha256" in columns,
         judge_quality="quality" in columns,
     )
     seen, ends, done = _Sample(), [time.perf_counter()], [0]
     batches = _spread(listing, batch_size)
-    with closing(stream(batches, backend=backend, settings=settings, stats=StreamStats())) as results:
+    with closing(stream(batches, backend=backend, settings=streaming, stats=StreamStats())) as results:
         for result in results:
             _add(seen, result, rows)
             ends.append(time.perf_counter())

@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from cervix_engine.backends import Backend
 from cervix_engine.contract import ModelContract
+from cervix_engine.discover import Listing
 from cervix_engine.errors import InferenceError, TileError
 from cervix_engine.machine import usable_cpus
-from cervix_engine.preprocess import Pixels, preprocess_into
+from cervix_engine.preprocess import Pixels, preprocess_into, read_tile
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -27,7 +30,11 @@ AS_FAST = 0.97
 # Workers keep up with this much more than the model needs: some tiles are larger than the sample's.
 HEADROOM = 1.25
 
+DEFAULT_BATCH_SIZE = 32
+SAMPLED_TILES = 32
+
 Clock = Callable[[], float]
+Auto = Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,41 @@ class Tuned:
     workers: int
     infer_tiles_per_sec: float
     prepare_tiles_per_sec: float
+
+
+def settle(
+    backend: Backend,
+    listing: Listing,
+    *,
+    contract: ModelContract,
+    batch_size: int | Auto | None,
+    workers: int | Auto | None,
+) -> tuple[int, int]:
+    """Tiles a batch and decode threads of a run: as asked, as measured where `auto` is asked, else 32 and one a core.
+
+    Raises:
+        InferenceError: the model fails even on a single tile.
+    """
+    default = (batch_size or DEFAULT_BATCH_SIZE, workers or usable_cpus())
+    if "auto" not in default:
+        return default  # type: ignore[return-value]
+    given = [None if value == "auto" else value for value in default]
+    try:
+        tuned = tune(backend, _sample(listing), contract=contract, batch_size=given[0], workers=given[1])
+    except ValueError:  # no tile can be decoded: there will be nothing to be fast at
+        return given[0] or DEFAULT_BATCH_SIZE, given[1] or usable_cpus()
+    return tuned.batch_size, tuned.workers
+
+
+def _sample(listing: Listing) -> list[bytes]:
+    """Some of the run's tiles, evenly spread: those of one folder are often alike."""
+    wanted = {place * listing.found // SAMPLED_TILES for place in range(SAMPLED_TILES)}
+    data = []
+    for tile in listing:
+        if tile.index in wanted:
+            with suppress(TileError):
+                data.append(read_tile(listing.root / tile.path))
+    return data
 
 
 def tune(

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["head", "paper"]),
+    type=click.Choice(["head", "paper", "full"]),
     default="head",
     show_default=True,
     help="head: the head on frozen features. paper: then the last layers of the backbone too, on pixels; "
-    "the better of the two on validation is kept.",
+    "the better of the two on validation is kept. full: every layer at once, as from scratch.",
 )
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Epochs without progress.")
 @click.option("--fine-tune-epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
@@ -72,12 +72,17 @@ if TYPE_CHECKING:
     help="Share of the backbone's layers, from the last, that fine-tuning changes.",
 )
 @click.option(
+    "--mixed-precision/--full-precision",
+    default=None,
+    help="Whether stages on pixels compute in BF16, with FP32 weights.  [default: where CPU or GPU has BF16]",
+)
+@click.option(
     "--augment",
     type=click.IntRange(0, 100),
     default=0,
     show_default=True,
     metavar="K",
-    help="Learn from K altered copies of each training tile too (turned, flipped, lit), in both stages.",
+    help="Learn from K altered copies of each training tile too (turned, flipped, lit), in all stages.",
 )
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
@@ -140,6 +145,7 @@ def _train(
         cache=cache or default_cache(),
         fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
         fine_tune_learning_rate=fine_tune_rate,
+        whole=recipe == "full",
         **rest,
     )
     if compare is not None:

@@ -27,7 +27,9 @@ class TrainConfig:
         patience: epochs without progress after which a stage stops.
         fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
         thaw: share of the backbone's layers, from the last, that learn in it.
-        augment: altered copies of each training tile, for both stages.
+        whole: every layer learns on pixels, in one stage, instead of the head on features.
+        mixed_precision: whether stages on pixels compute the backbone in BF16; None where the hardware has it.
+        augment: altered copies of each training tile, for all stages.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
 
@@ -47,6 +49,8 @@ class TrainConfig:
     fine_tune_epochs: int = 0
     fine_tune_learning_rate: float = 1e-5
     thaw: float = 0.5
+    whole: bool = False
+    mixed_precision: bool | None = None
     augment: int = 0
     resume: bool | None = None
 
@@ -64,6 +68,8 @@ class TrainConfig:
             "fine_tune_epochs": self.fine_tune_epochs,
             "fine_tune_learning_rate": self.fine_tune_learning_rate,
             "thaw": self.thaw,
+            "whole": self.whole,
+            "mixed_precision": bool(self.mixed_precision and (self.whole or self.fine_tune_epochs)),
             "augment": self.augment,
             "seed": self.seed,
         }

@@ -1,9 +1,9 @@
-"""Chooses what computes features: Keras, or ONNX Runtime where that gives the same ones sooner.
+"""Chooses what computes features: Keras, or ONNX Runtime or OpenVINO where these give the same ones sooner.
 
 1. A store that holds all tiles serves them, whichever runtime filled it; nothing is then opened.
 2. A runtime whose store holds some of the tiles goes on, so that one data set's features come from one runtime.
 3. Few tiles are Keras's: a conversion takes longer than it saves.
-4. Otherwise ONNX Runtime gets the tiles where it is installed, agrees with Keras and wins a short race.
+4. Otherwise those that are installed and agree with Keras run a short race, and the winner gets the tiles.
 
 The converted graph is of our own model, made and run in this process, and never leaves it.
 """
@@ -14,16 +14,16 @@ import importlib.util
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.errors import ConversionError
-from cervix_engine.machine import usable_cpus
+from cervix_engine.backends import Combination, open_graph, runtime_version
+from cervix_engine.errors import ConversionError, InferenceError
+from cervix_engine.files import sha256_bytes
 from cervix_engine.preprocess import Pixels
 from cervix_train.keras_runtime import KerasModel, load_keras, native_stderr_held
 
@@ -38,6 +38,9 @@ RACE_TILES = 16
 RACE_ROUNDS = 3
 # As in exported graphs; ONNX Runtime of any version that is supported here reads it.
 OPSET = 17
+
+# The backends that run a converted extractor, by the module that each needs.
+_MODULES = {"onnxruntime-cpu": "onnxruntime", "openvino": "openvino"}
 
 Vectors = npt.NDArray[np.float32]
 
@@ -65,37 +68,41 @@ class KerasRuntime:
         return np.asarray(self._extractor.predict_on_batch(pixels), np.float32)
 
 
-class OnnxRuntime:
-    """The extractor as an ONNX graph on all cores of the CPU.
+class GraphRuntime:
+    """The extractor as an ONNX graph, in FP32 on all cores of the CPU, on one of the engine's backends.
 
-    Raises:
-        ConversionError: it cannot be converted.
+    Args:
+        backend: `onnxruntime-cpu` or `openvino`.
+        graph: as `onnx_graph` makes it.
     """
 
-    def __init__(self, extractor: KerasModel) -> None:
-        self._session = _session(_graph(extractor))
-
-    @property
-    def name(self) -> str:
-        return onnx_name()
+    def __init__(self, backend: str, graph: bytes) -> None:
+        self.name = graph_runtime_name(backend)
+        combination = Combination(backend, "fp32")
+        self._backend = open_graph(graph, combination=combination, sha256=sha256_bytes(graph)).__enter__()
 
     def __call__(self, pixels: Pixels) -> Vectors:
-        (vectors,) = self._session.run(None, {"tiles": pixels})
-        return np.asarray(vectors, np.float32)
+        return self._backend.infer(pixels)
 
 
 def keras_name() -> str:
     return f"keras {load_keras().__version__}"
 
 
-def onnx_name() -> str:
-    return f"onnxruntime {version('onnxruntime')}"
+def graph_runtime_name(backend: str) -> str:
+    return f"{backend} {runtime_version(backend)}"
+
+
+def graph_runtimes() -> dict[str, str]:
+    """The backends that can run a converted extractor here, by name with version."""
+    installed = [name for name, module in _MODULES.items() if importlib.util.find_spec(module)]
+    usable = installed if importlib.util.find_spec("tf2onnx") else []
+    return {graph_runtime_name(backend): backend for backend in usable}
 
 
 def runtime_names() -> tuple[str, ...]:
     """The runtimes that can be used here, Keras first."""
-    installed = all(importlib.util.find_spec(name) for name in ("onnxruntime", "tf2onnx"))
-    return (keras_name(), onnx_name()) if installed else (keras_name(),)
+    return (keras_name(), *graph_runtimes())
 
 
 def choose_runtime(extractor: KerasModel, *, held: Mapping[str, int], tiles: int, sample: Pixels) -> FeatureRuntime:
@@ -109,25 +116,33 @@ def choose_runtime(extractor: KerasModel, *, held: Mapping[str, int], tiles: int
     """
     keras = KerasRuntime(extractor)
     most = max(held, key=lambda name: held[name])
+    backends = {name: backend for name, backend in graph_runtimes().items() if name in held}
     if held[most] == 0 and tiles < PAYS_FROM:
         return _chosen(keras, f"{tiles} tiles are too few for a conversion to pay")
-    if len(held) == 1:
-        return _chosen(keras, "onnxruntime and tf2onnx are not both installed")
+    if not backends:
+        return _chosen(keras, "no other runtime is installed together with tf2onnx")
     if held[most] and most == keras.name:
         return _chosen(keras, f"{held[most]} of {tiles} tiles are in its store already")
     try:
-        onnx = OnnxRuntime(extractor)
-    except ConversionError as error:
+        graph = onnx_graph(extractor)
+        others = [GraphRuntime(backend, graph) for name, backend in backends.items() if not held[most] or name == most]
+    except (ConversionError, InferenceError) as error:
         return _chosen(keras, str(error))
-    difference = relative_difference(onnx(sample), keras(sample))
-    if not difference <= AGREEMENT:
-        return _chosen(keras, f"{onnx.name} differs by {difference:.1e} of the largest feature, over {AGREEMENT:g}")
+    expected = keras(sample)
+    differences = {runtime.name: relative_difference(runtime(sample), expected) for runtime in others}
+    agreeing = [runtime for runtime in others if differences[runtime.name] <= AGREEMENT]
+    if not agreeing:
+        found = ", ".join(f"{name} differs by {difference:.1e}" for name, difference in differences.items())
+        return _chosen(keras, f"{found} of the largest feature, over {AGREEMENT:g}")
     if held[most]:
-        return _chosen(onnx, f"{held[most]} of {tiles} tiles are in its store already; {_agrees(difference)}")
-    ours, theirs = _race(keras, onnx, sample)
-    if theirs <= ours:
-        return _chosen(keras, f"{ours:.1f} tiles/s against {theirs:.1f} of {onnx.name}")
-    return _chosen(onnx, f"{theirs:.1f} tiles/s against {ours:.1f} of {keras.name}; {_agrees(difference)}")
+        reason = f"{held[most]} of {tiles} tiles are in its store already"
+        return _chosen(agreeing[0], f"{reason}; {_agrees(differences[most])}")
+    racing: list[FeatureRuntime] = [keras, *agreeing]
+    rates = _race(racing, sample)
+    fastest = max(racing, key=lambda runtime: rates[runtime.name])
+    beaten = ", ".join(f"{rate:.1f} of {name}" for name, rate in rates.items() if name != fastest.name)
+    agrees = f"; {_agrees(differences[fastest.name])}" if fastest.name in differences else ""
+    return _chosen(fastest, f"{rates[fastest.name]:.1f} tiles/s against {beaten}{agrees}")
 
 
 def relative_difference(vectors: Vectors, reference: Vectors) -> float:
@@ -144,19 +159,23 @@ def _chosen(runtime: FeatureRuntime, reason: str) -> FeatureRuntime:
     return runtime
 
 
-def _race(first: FeatureRuntime, second: FeatureRuntime, pixels: Pixels) -> tuple[float, float]:
-    """Tiles per second of two runtimes that are warm, by turns, so that a busy moment hurts both."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+def _race(runtimes: Sequence[FeatureRuntime], pixels: Pixels) -> dict[str, float]:
+    """Tiles per second of runtimes that are warm, by turns, so that a busy moment hurts all of them."""
+    seconds: dict[str, list[float]] = {runtime.name: [] for runtime in runtimes}
     for _ in range(RACE_ROUNDS):
-        for runtime, taken in zip((first, second), seconds, strict=True):
+        for runtime in runtimes:
             started = time.perf_counter()
             runtime(pixels)
-            taken.append(time.perf_counter() - started)
-    ours, theirs = (len(pixels) / max(statistics.median(taken), 1e-9) for taken in seconds)
-    return ours, theirs
+            seconds[runtime.name].append(time.perf_counter() - started)
+    return {name: len(pixels) / max(statistics.median(taken), 1e-9) for name, taken in seconds.items()}
 
 
-def _graph(extractor: KerasModel) -> bytes:
+def onnx_graph(extractor: KerasModel) -> bytes:
+    """The extractor as ONNX, `uint8 (N, H, W, 3)` → `float32 (N, features)`.
+
+    Raises:
+        ConversionError: it cannot be converted.
+    """
     import tensorflow as tf
     import tf2onnx
 
@@ -168,16 +187,6 @@ def _graph(extractor: KerasModel) -> bytes:
     except Exception as error:  # the converter raises whatever its handlers raise
         raise ConversionError(f"tf2onnx cannot convert the extractor ({type(error).__name__}: {error})") from error
     return bytes(graph.SerializeToString())
-
-
-def _session(graph: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cpus()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def training_record(
                 "name": stage.name,
                 "epochs": stage.history.epochs,
                 "best_epoch": stage.history.best_epoch,
-                "val_loss": stage.history.best_loss,
+                "val_loss": stage.val_loss,
                 "val_accuracy": stage.history.values["val_accuracy"][stage.history.best_epoch - 1],
                 **_test_scores(stage.logits["test"], test_part),
                 "kept": stage is kept,

@@ -1,4 +1,4 @@
-"""The stages of a training: the head on frozen features, then fine-tuning the last layers on pixels.
+"""The stages of a training: the head on frozen features, then fine-tuning the last layers on pixels; or all at once.
 
 The better of the two by validation loss is kept, whichever it is: at a rate of 1e-5, fine-tuning may well do harm.
 """
@@ -6,7 +6,7 @@ The better of the two by validation loss is kept, whichever it is: at a rate of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_bytes
 from cervix_engine.preprocess import Pixels, preprocess, read_tile
 from cervix_train.augment import Variant
-from cervix_train.calibration import Logits, logits_of
+from cervix_train.calibration import Logits, logits_of, nll, softmax
 from cervix_train.dataset import Split
 from cervix_train.fit import FitConfig, History, Inputs, LabelledInputs, Resumable, fit
 from cervix_train.keras_runtime import KerasModel, load_keras
+from cervix_train.mixed import mixed_precision
 from cervix_train.parts import Part
 
 log = logging.getLogger(__name__)
+
+# A split -> what is learnt from it, or measured on it.
+Labelled = Callable[[Split], LabelledInputs]
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
 
@@ -35,13 +39,15 @@ class Stage:
     Attributes:
         name: for people.
         file: the stem of its files in `training/`.
-        logits: `float64 (N, classes)` of the tiles of `val` and `test`.
+        logits: `float64 (N, classes)` of the tiles of `val` and `test`, computed in FP32.
+        val_loss: of these logits.
     """
 
     name: str
     file: str
     history: History
     logits: dict[Split, Logits]
+    val_loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +77,31 @@ def train_head(given: Trainable, *, checkpoint: Path, config: FitConfig, resumab
 
 
 def fine_tune(
-    given: Trainable, *, share: float, checkpoint: Path, config: FitConfig, resumable: Resumable | None
+    given: Trainable, *, share: float, checkpoint: Path, config: FitConfig, resumable: Resumable | None, mixed: bool
 ) -> Stage:
     """Train the head and the last `share` of the backbone's layers on pixels, which are decoded in every epoch."""
     thaw(given.model, share=share)
+    names = Names(f"fine-tuning, {share:.0%} of the layers", checkpoint)
+    return _stage(given, given.model, _pixels_of(given), names, config=config, resumable=resumable, mixed=mixed)
 
+
+def train_whole(
+    given: Trainable, *, checkpoint: Path, config: FitConfig, resumable: Resumable | None, mixed: bool
+) -> Stage:
+    """Train every layer on pixels, batch norms and their statistics included, as from scratch."""
+    _unfrozen(given.model)
+    names = Names("all layers", checkpoint)
+    return _stage(given, given.model, _pixels_of(given), names, config=config, resumable=resumable, mixed=mixed)
+
+
+def _pixels_of(given: Trainable) -> Labelled:
     def labelled(split: Split) -> LabelledInputs:
         part = given.parts[split]
         paths = [given.paths[index] for index in part.indices]
         inputs = pixel_inputs(paths, contract=given.contract, variants=part.variants)
         return LabelledInputs(inputs, part.labelled.targets)
 
-    names = Names(f"fine-tuning, {share:.0%} of the layers", checkpoint)
-    return _stage(given, given.model, labelled, names, config=config, resumable=resumable)
+    return labelled
 
 
 def thaw(model: KerasModel, *, share: float) -> None:
@@ -93,11 +111,19 @@ def thaw(model: KerasModel, *, share: float) -> None:
     pre-training found (Keras's guide to transfer learning, "fine-tuning").
     """
     norm = load_keras().layers.BatchNormalization
+    layers = _unfrozen(model)
+    frozen = round((1 - share) * len(layers))
+    for number, layer in enumerate(layers):
+        layer.trainable = number >= frozen and not isinstance(layer, norm)
+
+
+def _unfrozen(model: KerasModel) -> list[Any]:
+    """Let everything learn; gives the backbone's layers, whose own settings Keras leaves as they are."""
     model.trainable = True
     body = next(layer for layer in model.layers if hasattr(layer, "layers"))
-    frozen = round((1 - share) * len(body.layers))
-    for number, layer in enumerate(body.layers):
-        layer.trainable = number >= frozen and not isinstance(layer, norm)
+    for layer in body.layers:
+        layer.trainable = True
+    return list(body.layers)
 
 
 def pixel_inputs(
@@ -130,20 +156,22 @@ class Names:
 def _stage(
     given: Trainable,
     model: KerasModel,
-    labelled: Any,
+    labelled: Labelled,
     names: Names,
     *,
     config: FitConfig,
     resumable: Resumable | None,
+    mixed: bool = False,
 ) -> Stage:
-    history = fit(
-        model,
-        train=labelled("train"),
-        val=labelled("val"),
-        checkpoint=names.checkpoint,
-        config=config,
-        resumable=resumable,
-    )
+    with mixed_precision(model, wanted=mixed):
+        history = fit(
+            model,
+            train=labelled("train"),
+            val=labelled("val"),
+            checkpoint=names.checkpoint,
+            config=config,
+            resumable=resumable,
+        )
     log.info("%s: kept epoch %d of %d", names.stage, history.best_epoch, history.epochs)
     logits = {
         split: logits_of(
@@ -151,4 +179,5 @@ def _stage(
         )
         for split in HELD_OUT
     }
-    return Stage(names.stage, names.checkpoint.name.removesuffix(".weights.h5"), history, logits)
+    val_loss = nll(softmax(logits["val"]), given.parts["val"].labelled.targets)
+    return Stage(names.stage, names.checkpoint.name.removesuffix(".weights.h5"), history, logits, val_loss)

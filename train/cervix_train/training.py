@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.contract import ModelContract
+from cervix_engine.errors import UsageError
 from cervix_engine.files import sha256_bytes
 from cervix_train.augment import training_copies
 from cervix_train.batchnorm import reestimate
@@ -27,6 +28,7 @@ from cervix_train.keras_runtime import KerasModel, load_keras
 from cervix_train.layouts import read_dataset
 from cervix_train.look import group_by_look
 from cervix_train.metrics import Probabilities, measure
+from cervix_train.mixed import hardware_has_bf16
 from cervix_train.network import build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
 from cervix_train.parts import Part, split_parts
@@ -35,7 +37,7 @@ from cervix_train.progress import meter
 from cervix_train.record import training_record
 from cervix_train.reference import Reference, tile_statistics, write_reference
 from cervix_train.splits import assign_splits
-from cervix_train.stages import Stage, Trainable, fine_tune, pixel_inputs, train_head
+from cervix_train.stages import Stage, Trainable, fine_tune, pixel_inputs, train_head, train_whole
 from cervix_train.tiles import tile_batches
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def train(config: TrainConfig) -> TrainReport:
         CervixError: an input or the output cannot be used; nothing is then left at `config.out`.
     """
     check_output(config.out, overwrite=config.overwrite)
+    config = replace(config, mixed_precision=_mixed(config))
     dataset = read_dataset(config.data, classes=config.classes)
     check_trainable(dataset)
     dataset = assign_splits(group_by_look(dataset), seed=config.seed)
@@ -109,6 +112,16 @@ def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple
     def resumable(name: str) -> Resumable:
         return Resumable(states / f"{name}.npz", identity, config.resume)
 
+    mixed = bool(config.mixed_precision)
+    if config.whole:
+        whole = train_whole(
+            given,
+            checkpoint=folder / "whole.weights.h5",
+            config=_fit_config(config),
+            resumable=resumable("whole"),
+            mixed=mixed,
+        )
+        return (whole,), whole
     head = train_head(
         given, checkpoint=folder / "head.weights.h5", config=_fit_config(config), resumable=resumable("head")
     )
@@ -123,12 +136,29 @@ def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple
             _fit_config(config), epochs=config.fine_tune_epochs, learning_rate=config.fine_tune_learning_rate
         ),
         resumable=resumable("fine_tune"),
+        mixed=mixed,
     )
-    if tuned.history.best_loss < head.history.best_loss:
+    if tuned.val_loss < head.val_loss:
         return (head, tuned), tuned
     log.info("fine-tuning brought nothing: the head on frozen features is kept")
     given.model.set_weights(weights)
     return (head, tuned), head
+
+
+def _mixed(config: TrainConfig) -> bool:
+    """Whether stages on pixels will compute in BF16.
+
+    Raises:
+        UsageError: it was asked for, and the hardware has none.
+    """
+    if not (config.whole or config.fine_tune_epochs):
+        return False
+    if config.mixed_precision and not hardware_has_bf16():
+        raise UsageError("--mixed-precision: neither the CPU nor a GPU here multiplies BF16")
+    mixed = hardware_has_bf16() if config.mixed_precision is None else config.mixed_precision
+    if mixed:
+        log.info("stages on pixels compute the backbone in BF16, its weights stay FP32")
+    return mixed
 
 
 def _fit_config(config: TrainConfig) -> FitConfig:

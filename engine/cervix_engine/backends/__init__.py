@@ -24,6 +24,7 @@ __all__ = [
     "device_class",
     "objection",
     "open_backend",
+    "open_graph",
     "runtime_version",
 ]
 
@@ -105,28 +106,36 @@ def open_backend(bundle: Bundle, *, combination: Combination, threads: int | Non
         EngineIncompatibleError: the engine was built for another GPU or runtime.
         ContractError: the file is missing, altered, or refers to data outside itself.
     """
-    from cervix_engine.backends import openvino, tensorrt
-    from cervix_engine.onnx_guard import refuse_external_data
+    from cervix_engine.backends import tensorrt
 
     if combination.engine:
         return tensorrt.open_engine(bundle, combination.engine)
-    model = bundle.read(combination.artefact)
-    refuse_external_data(model)
-    digest = bundle.files[combination.artefact]
+    digest = bundle.files.get(combination.artefact, "")
+    return open_graph(bundle.read(combination.artefact), combination=combination, sha256=digest, threads=threads)
+
+
+def open_graph(graph: bytes, *, combination: Combination, sha256: str, threads: int | None = None) -> Backend:
+    """Make the backend for a graph that lies in no bundle; `sha256` is its digest.
+
+    Raises:
+        BackendUnavailableError: the runtime or precision is not here.
+        ContractError: the graph refers to data outside itself.
+    """
+    from cervix_engine.backends import openvino
+    from cervix_engine.onnx_guard import refuse_external_data
+
+    refuse_external_data(graph)
+    precision, artefact = combination.precision, combination.artefact
     if combination.backend == openvino.NAME:
         return openvino.OpenVinoBackend(
-            model,
-            precision=combination.precision,
-            artefact=combination.artefact,
-            artefact_sha256=digest,
-            threads=threads,
+            graph, precision=precision, artefact=artefact, artefact_sha256=sha256, threads=threads
         )
     backend: Backend = _onnxruntime().OnnxRuntimeBackend(
-        model,
+        graph,
         backend=combination.backend,
-        precision=combination.precision,
-        artefact=combination.artefact,
-        artefact_sha256=digest,
+        precision=precision,
+        artefact=artefact,
+        artefact_sha256=sha256,
         threads=threads,
     )
     return backend

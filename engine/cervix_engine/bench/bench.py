@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cervix_engine.backends import open_backend
-from cervix_engine.batch import DEFAULT_BATCH_SIZE, run_identity
+from cervix_engine.batch import run_identity
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.parts import Parts
 from cervix_engine.bench.report import BenchReport, Conditions
@@ -23,6 +23,7 @@ from cervix_engine.discover import discover
 from cervix_engine.errors import UsageError
 from cervix_engine.machine import software, usable_cpus
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.tuning import DEFAULT_BATCH_SIZE
 
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 DEFAULT_TILES = 256

@@ -10,6 +10,16 @@ import click
 
 _FILE = click.Path(path_type=Path)
 
+
+class IntegerOrAuto(click.IntRange):
+    """A whole number in a range, or the word `auto`."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 _OPTIONS = (
     click.option(
         "-o", "--out", type=_FILE, required=True, help="Where the table goes: .csv, .csv.gz, .jsonl, .parquet."
@@ -29,8 +39,18 @@ _OPTIONS = (
         type=click.Choice(["onnxruntime-cpu", "onnxruntime-openvino", "openvino", "tensorrt", "tensorrt-rtx"]),
         help="Run on this runtime only. [default: as --precision chooses]",
     ),
-    click.option("-b", "--batch-size", type=click.IntRange(1, 4096), help="Tiles a batch. [default: 32]"),
-    click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]"),
+    click.option(
+        "-b",
+        "--batch-size",
+        type=IntegerOrAuto(1, 4096),
+        help="Tiles a batch; auto finds a size by a short measurement. [default: 32]",
+    ),
+    click.option(
+        "-j",
+        "--workers",
+        type=IntegerOrAuto(1, 256),
+        help="Decode threads; auto takes as many as keep the model busy. [default: one a core]",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace a finished table, and what else is asked for."),
     click.option(
         "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run; else discard it."

@@ -1,0 +1,128 @@
+"""Stages on pixels: every layer at once, and half-precision arithmetic that leaves an FP32 model behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cervix_engine.bundle import Bundle
+from cervix_engine.errors import UsageError
+from cervix_train import mixed, training
+from cervix_train.config import TrainConfig
+from cervix_train.keras_runtime import load_keras
+from cervix_train.mixed import hardware_has_bf16, mixed_precision
+from cervix_train.network import build_extractor, build_head, join
+from cervix_train.training import train
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def tuned(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    return replace(config, out=tmp_path / "bundle", epochs=1, fine_tune_epochs=1, fine_tune_learning_rate=1e-3)
+
+
+def tiny() -> Any:
+    load_keras(seed=0)
+    extractor = build_extractor("cnn", input_size=(32, 32), weights="none")
+    return join(extractor, build_head(features=128, classes=5))
+
+
+def policies(model: Any) -> set[str]:
+    body = next(layer for layer in model.layers if hasattr(layer, "layers"))
+    return {layer.dtype_policy.name for layer in body.layers}
+
+
+def opened(config: TrainConfig) -> tuple[Bundle, Any]:
+    bundle = Bundle.open(config.out)
+    return bundle, load_keras().saving.load_model(bundle.root / "model.keras", safe_mode=True)
+
+
+def recipe(bundle: Bundle) -> Any:
+    return bundle.read_json("training/training.json", schema="cervix/training/1")["recipe"]
+
+
+def test_the_backbone_computes_in_half_within_the_block_alone() -> None:
+    model = tiny()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    before = model.predict_on_batch(pixels)
+    with mixed_precision(model, wanted=True):
+        assert policies(model) == {"mixed_bfloat16"}
+        model.predict_function = None
+        within = model.predict_on_batch(pixels)
+        assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
+    after = model.predict_on_batch(pixels)
+    np.testing.assert_array_equal(after, before)
+    assert policies(model) == {"float32"}
+    assert 0 < np.abs(within - before).max() < 0.05
+
+
+def test_an_error_within_the_block_leaves_fp32_too() -> None:
+    model = tiny()
+    with pytest.raises(RuntimeError, match="boom"), mixed_precision(model, wanted=True):
+        raise RuntimeError("boom")
+    assert policies(model) == {"float32"}
+
+
+def test_what_is_not_wanted_changes_nothing() -> None:
+    model = tiny()
+    with mixed_precision(model, wanted=False):
+        assert policies(model) == {"float32"}
+
+
+@pytest.mark.parametrize(("has", "asked", "took"), [(True, None, True), (True, False, False), (False, None, False)])
+def test_fine_tuning_takes_half_where_the_hardware_has_it(
+    tuned: TrainConfig, monkeypatch: pytest.MonkeyPatch, has: bool, asked: bool | None, took: bool
+) -> None:
+    saw: list[bool] = []
+    real = mixed_precision
+
+    def seen(model: Any, *, wanted: bool) -> Any:
+        saw.append(wanted)
+        return real(model, wanted=wanted)
+
+    monkeypatch.setattr(training, "hardware_has_bf16", lambda: has)
+    monkeypatch.setattr("cervix_train.stages.mixed_precision", seen)
+    train(replace(tuned, mixed_precision=asked))
+    bundle, model = opened(tuned)
+    assert saw == [False, took], "the head on features has no convolutions"
+    assert recipe(bundle)["mixed_precision"] is took
+    assert policies(model) == {"float32"}
+
+
+def test_half_that_the_hardware_has_not_is_refused(tuned: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "hardware_has_bf16", lambda: False)
+    with pytest.raises(UsageError, match="--mixed-precision: neither the CPU nor a GPU"):
+        train(replace(tuned, mixed_precision=True))
+    assert not tuned.out.exists()
+
+
+def test_the_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda _: [])
+    for has in (True, False):
+        monkeypatch.setattr(mixed, "cpu_has_bf16", lambda has=has: has)
+        assert hardware_has_bf16() is has
+
+
+def test_every_layer_learns_at_once(config: TrainConfig, tmp_path: Path) -> None:
+    whole = replace(config, out=tmp_path / "bundle", epochs=2, whole=True, mixed_precision=False)
+    report = train(whole)
+    bundle, model = opened(whole)
+    stages = bundle.read_json("training/training.json", schema="cervix/training/1")["stages"]
+    assert [(stage["name"], stage["kept"]) for stage in stages] == [("all layers", True)]
+    assert report.history.epochs == 2
+    assert recipe(bundle)["whole"] is True
+    load_keras(seed=whole.seed)
+    begun = {"/".join(weight.path.split("/")[-2:]): weight.numpy() for weight in _extractor(whole).weights}
+    learnt = {"/".join(weight.path.split("/")[-2:]): weight.numpy() for weight in model.weights}
+    changed = {name for name, value in begun.items() if not np.array_equal(learnt[name], value)}
+    assert {"conv_1/kernel", "norm_1/gamma", "norm_4/moving_mean"} <= changed
+
+
+def _extractor(config: TrainConfig) -> Any:
+    return build_extractor(config.backbone, input_size=config.input_size, weights="none")
