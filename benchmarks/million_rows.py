@@ -1,0 +1,72 @@
+"""Report, summary and GeoJSON of a table of a million rows: seconds and peak memory of the real command.
+
+    python benchmarks/million_rows.py --rows 1000000
+
+The rows are made up, with no tiles behind them: 100 slides of tiles on a grid, one tile in 500 failed. What is timed is
+`cervix-report` in a process of its own, from its start to its end.
+"""
+
+from __future__ import annotations
+
+import csv
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_engine.output.rows import RowFormat
+from cervix_engine.tiles import Prediction, TileFailure, TileRef, TileSize
+from common import machine
+
+SLIDES = 100
+SIDE = 224
+FAILED_EVERY = 500
+
+
+def rows(count: int) -> Iterator[list[str]]:
+    """The table's rows, its columns first."""
+    row_format = RowFormat(ModelContract(SIPAKMED_CLASSES))
+    yield list(row_format.columns)
+    random = np.random.default_rng(0)
+    a_slide = -(-count // SLIDES)
+    width = int(a_slide**0.5) or 1
+    for index in range(count):
+        slide, place = divmod(index, a_slide)
+        name = f"slide_{slide:03d}"
+        x, y = place % width * SIDE, place // width * SIDE
+        tile = TileRef(index, f"{name}/{name}_x{x}_y{y}.jpg", name)
+        if index % FAILED_EVERY == 0:
+            yield row_format.row(tile, TileFailure("decode", "truncated: the file ends too early"))
+            continue
+        probabilities = random.dirichlet((1.0, 0.3, 0.2, 4.0, 4.0))
+        yield row_format.row(tile, Prediction(TileSize(SIDE, SIDE), tuple(map(float, probabilities))))
+
+
+@click.command()
+@click.option("--rows", "count", default=1_000_000, show_default=True)
+def main(count: int) -> None:
+    """Time `cervix-report` over a large table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table = folder / "preds.csv"
+        with table.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows(count))
+        report, summary = folder / "report.html", folder / "slides.csv"
+        command: list[Path | str] = [Path(sys.executable).with_name("cervix-report"), table, "--out", report]
+        began = time.perf_counter()
+        subprocess.run([*command, "--summary", summary], check=True, capture_output=True)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"{count:,} rows, {table.stat().st_size / 1e6:.0f} MB; {machine()}")
+        print(f"  report of {report.stat().st_size / 1e6:.1f} MB and summary: {seconds:.1f} s, at most {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
