@@ -195,17 +195,19 @@ def test_a_consumer_that_leaves_ends_the_threads(tiles: Path, taken: int) -> Non
 
 
 def test_a_consumer_that_leaves_does_not_wait_for_the_batch_that_is_computed(tiles: Path) -> None:
-    entered, go_on = threading.Event(), threading.Event()
+    entered, stuck, go_on = threading.Event(), threading.Event(), threading.Event()
 
     class Stuck(FakeBackend):
         def infer(self, pixels: Pixels) -> Probabilities:
             if entered.is_set():
+                stuck.set()
                 assert go_on.wait(PATIENCE_S)
             entered.set()
             return super().infer(pixels)
 
     results = results_of(tiles, listed(tiles), Stuck(), workers=8)
     next(results)
+    assert stuck.wait(PATIENCE_S)
     results.close()
     assert "cervix-infer" in cervix_threads()
     go_on.set()
