@@ -147,7 +147,7 @@ def fit(
         resumable: where the state is kept after every epoch; None keeps none.
 
     Raises:
-        UsageError: the loss is not a number in any epoch.
+        UsageError: the loss is not a number in any epoch, or the weights of the best one are not.
         ResumeMismatchError: the state that lies there is another training's.
     """
     keras = load_keras()
@@ -176,9 +176,11 @@ def fit(
         verbose=0,
         callbacks=_callbacks(keras, batches, values, state, checkpoint=checkpoint, config=config, resumable=resumable),
     )
-    if np.isnan(values["val_loss"]).all():
+    # Both, since some CPUs' kernels take the ReLU of NaN for 0: the loss then looks well.
+    if np.isnan(values["val_loss"]).all() or not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UsageError(
-            f"the training diverged: its loss is not a number; lower --learning-rate {config.learning_rate:g}"
+            "the training diverged: its loss or its weights are not numbers; lower --learning-rate "
+            f"{config.learning_rate:g}"
         )
     return History(values)
 
