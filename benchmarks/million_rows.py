@@ -58,14 +58,16 @@ def main(count: int) -> None:
         table = folder / "preds.csv"
         with table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows(count))
-        report, summary = folder / "report.html", folder / "slides.csv"
+        report = folder / "report.html"
         command: list[Path | str] = [Path(sys.executable).with_name("cervix-report"), table, "--out", report]
+        command += ["--summary", folder / "slides.csv", "--geojson", folder / "qupath"]
         began = time.perf_counter()
-        subprocess.run([*command, "--summary", summary], check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+        size = report.stat().st_size / 1e6
         print(f"{count:,} rows, {table.stat().st_size / 1e6:.0f} MB; {machine()}")
-        print(f"  report of {report.stat().st_size / 1e6:.1f} MB and summary: {seconds:.1f} s, at most {peak:.0f} MB")
+        print(f"  report of {size:.1f} MB, summary and GeoJSON: {seconds:.1f} s, at most {peak:.0f} MB")
 
 
 if __name__ == "__main__":

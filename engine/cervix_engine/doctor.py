@@ -28,7 +28,7 @@ from cervix_engine.backends import (
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Certificate
 from cervix_engine.engine_file import engines_of, read_fingerprint
-from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError
+from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError, ContractError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
 
 # (distribution, module, extra that installs it); the distribution names the version.
@@ -38,6 +38,8 @@ PACKAGES = (
     ("openvino", "openvino", "cpu"),
     ("onnxruntime-gpu", "onnxruntime", "gpu"),
     ("tensorrt", "tensorrt", "gpu"),
+    ("cuda-core", "cuda", "gpu"),
+    ("tensorrt-rtx-cu13", "tensorrt_rtx", "rtx"),
     ("tensorflow", "tensorflow", "train"),
     ("keras", "keras", "train"),
     ("tf2onnx", "tf2onnx", "export"),
@@ -50,6 +52,7 @@ _FOR = {
     "gpu": "to run bundles on an NVIDIA GPU",
     "train": "to train",
     "export": "to export and certify",
+    "rtx": "to build and run TensorRT-RTX engines",
     "report": "for reports and Parquet",
 }
 
@@ -128,7 +131,7 @@ def diagnose(model: Path) -> Diagnosis:
         bundle=state,
         ways=ways,
         missing=tuple(_missing(packages, gpus)),
-        problems=tuple(_problems(packages, gpus)),
+        problems=(*_problems(packages, gpus), *(_engine_problems(bundle) if bundle else ())),
         auto=chosen if bundle is not None else None,
     )
 
@@ -195,8 +198,7 @@ def _ways(bundle: Bundle | None) -> Iterator[Way]:
     except BackendUnavailableError:
         chosen = None
     graphs = [Combination(backend, precision) for precision in ARTEFACTS for backend in GRAPH_BACKENDS]
-    engines = [Combination(mark.runtime, mark.precision, name) for name, mark in engines_of(bundle)] if bundle else []
-    for combination in (*graphs, *engines):
+    for combination in (*graphs, *(_engines(bundle) if bundle else ())):
         certificate = issued.get(combination)
         against = _objection(bundle, combination, certificate)
         rate = certificate.tiles_per_sec if certificate and not against else None
@@ -204,6 +206,13 @@ def _ways(bundle: Bundle | None) -> Iterator[Way]:
         if combination == chosen:
             reason = "the fastest one certified here" if not against else f"nothing is certified here: {against}"
         yield Way(combination.backend, combination.precision, combination.artefact, rate, combination == chosen, reason)
+
+
+def _engines(bundle: Bundle) -> Iterator[Combination]:
+    for name in engines_of(bundle):
+        if _fingerprint_problem(bundle, name) is None:
+            mark = read_fingerprint(bundle, name)
+            yield Combination(mark.runtime, mark.precision, name)
 
 
 def _objection(bundle: Bundle | None, combination: Combination, certificate: Certificate | None) -> str | None:
@@ -253,6 +262,18 @@ def _missing(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[t
         if extra == "cpu" and "onnxruntime" in absent and _has(packages, "onnxruntime-gpu"):
             continue
         yield f"{', '.join(absent)}: {purpose}", f"pip install 'cervix[{extra}]'"
+
+
+def _engine_problems(bundle: Bundle) -> Iterator[str]:
+    return filter(None, (_fingerprint_problem(bundle, name) for name in engines_of(bundle)))
+
+
+def _fingerprint_problem(bundle: Bundle, engine: str) -> str | None:
+    try:
+        read_fingerprint(bundle, engine)
+    except ContractError as error:
+        return str(error)
+    return None
 
 
 def _problems(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, get_args
@@ -121,11 +121,9 @@ def read_fingerprint(bundle: Bundle, engine: str) -> EngineFingerprint:
     return fingerprint
 
 
-def engines_of(bundle: Bundle) -> Iterator[tuple[str, EngineFingerprint]]:
-    """The engines of a bundle with their fingerprints; raises ContractError as `read_fingerprint`."""
-    for name in bundle.files:
-        if name.startswith("engines/") and name.endswith(".engine"):
-            yield name, read_fingerprint(bundle, name)
+def engines_of(bundle: Bundle) -> list[str]:
+    """The engines of a bundle, such as `engines/sm89-tensorrt-rtx-fp16.engine`."""
+    return [name for name in bundle.files if name.startswith("engines/") and name.endswith(".engine")]
 
 
 def read_engine(bundle: Bundle, engine: str, *, gpu: Gpu, runtime_version: str) -> bytes:

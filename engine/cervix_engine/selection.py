@@ -122,8 +122,7 @@ def _raise_why_none(bundle: Bundle, precision: RequestedPrecision, backend: str 
     if backend in RUNTIMES:
         from cervix_engine.backends.tensorrt import require_runtime
 
-        require_runtime(bundle, backend)
-        raise BackendUnavailableError(f"the bundle has no {precision} engine for {backend}: use --precision auto")
+        require_runtime(bundle, backend, precision)
     wanted: Precision = "fp32" if precision == "auto" else precision
     if ARTEFACTS[wanted] not in bundle:
         option = f" --{wanted}" if wanted in ("fp16", "int8") else ""

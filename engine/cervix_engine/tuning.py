@@ -37,6 +37,10 @@ Clock = Callable[[], float]
 Auto = Literal["auto"]
 
 
+class NoTileError(ValueError):
+    """No tile of a sample can be decoded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """What a short measurement found.
@@ -65,7 +69,7 @@ def settle(
     """Tiles a batch and decode threads of a run: as asked, as measured where `auto` is asked, else 32 and one a core.
 
     Raises:
-        InferenceError: the model fails even on a single tile.
+        InferenceError: the model fails at every batch size.
     """
     default = (batch_size or DEFAULT_BATCH_SIZE, workers or usable_cpus())
     if "auto" not in default:
@@ -73,7 +77,7 @@ def settle(
     given = [None if value == "auto" else value for value in default]
     try:
         tuned = tune(backend, _sample(listing), contract=contract, batch_size=given[0], workers=given[1])
-    except ValueError:  # no tile can be decoded: there will be nothing to be fast at
+    except NoTileError:  # there will be nothing to be fast at
         return given[0] or DEFAULT_BATCH_SIZE, given[1] or usable_cpus()
     return tuned.batch_size, tuned.workers
 
@@ -110,8 +114,8 @@ def tune(
         clock: for tests.
 
     Raises:
-        InferenceError: the model fails even on a single tile.
-        ValueError: no tile of the sample can be decoded.
+        InferenceError: the model fails at every batch size.
+        NoTileError: no tile of the sample can be decoded.
     """
     prepare, pixels = _prepare_rate(sample, contract, clock)
     sizes = (batch_size,) if batch_size else BATCH_SIZES
@@ -138,7 +142,7 @@ def _prepare_rate(sample: Sequence[bytes], contract: ModelContract, clock: Clock
     cv2.setNumThreads(1)  # as in the stream
     decoded = [pixels for data in sample if (pixels := _prepared(data, contract)) is not None]
     if not decoded:
-        raise ValueError("no tile of the sample can be decoded")
+        raise NoTileError("no tile of the sample can be decoded")
     # Again, since the first time pays for tables and pages that are made once.
     started = clock()
     for data in sample:
@@ -158,15 +162,18 @@ def _prepared(data: bytes, contract: ModelContract) -> Pixels | None:
 def _infer_rates(
     backend: Backend, pixels: list[Pixels], sizes: Sequence[int], *, budget_s: float, clock: Clock
 ) -> Iterator[tuple[int, float]]:
-    began = clock()
+    began, works = clock(), False
     for size in sizes:
         batch = np.stack([pixels[index % len(pixels)] for index in range(size)])
         try:
             rate = _infer_rate(backend, batch, clock)
         except InferenceError:
-            if size == sizes[0]:
+            if works:
+                return  # too large for the device's memory, or for an engine's profile
+            if size == sizes[-1]:
                 raise
-            return  # too large for the device's memory
+            continue  # too small for an engine's profile
+        works = True
         yield size, rate
         # The next size takes about twice as long as this one.
         if clock() - began + 2 * 3 * size / rate > budget_s:

@@ -105,7 +105,7 @@ def _measured(backbone: Backbone, report: TrainReport, *, seconds: float) -> Com
     return Comparator(
         backbone,
         seconds=seconds,
-        val_loss=report.history.best_loss,
+        val_loss=report.val_loss,
         accuracy=(metrics["accuracy"], *metrics["accuracy_interval"]),
         macro_f1=(metrics["macro"]["f1"], *metrics["macro_f1_interval"]),
         sensitivity=of_abnormal("sensitivity"),

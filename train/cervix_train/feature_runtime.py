@@ -16,13 +16,14 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.backends import Combination, open_graph, runtime_version
-from cervix_engine.errors import ConversionError, InferenceError
+from cervix_engine.errors import BackendError, ConversionError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.preprocess import Pixels
 from cervix_train.keras_runtime import KerasModel, load_keras, native_stderr_held
@@ -90,7 +91,8 @@ def keras_name() -> str:
 
 
 def graph_runtime_name(backend: str) -> str:
-    return f"{backend} {runtime_version(backend)}"
+    """Its name with version, which stores of features are kept under."""
+    return f"{backend.removesuffix('-cpu')} {runtime_version(backend)}"
 
 
 def graph_runtimes() -> dict[str, str]:
@@ -125,33 +127,53 @@ def choose_runtime(extractor: KerasModel, *, held: Mapping[str, int], tiles: int
         return _chosen(keras, f"{held[most]} of {tiles} tiles are in its store already")
     try:
         graph = onnx_graph(extractor)
-        others = [GraphRuntime(backend, graph) for name, backend in backends.items() if not held[most] or name == most]
-    except (ConversionError, InferenceError) as error:
+    except ConversionError as error:
         return _chosen(keras, str(error))
     expected = keras(sample)
-    differences = {runtime.name: relative_difference(runtime(sample), expected) for runtime in others}
-    agreeing = [runtime for runtime in others if differences[runtime.name] <= AGREEMENT]
+    tried = [
+        _Tried.run(backend, graph, sample, expected)
+        for name, backend in backends.items()
+        if not held[most] or name == most
+    ]
+    agreeing = {item.runtime.name: item for item in tried if item.runtime and not item.objection}
     if not agreeing:
-        found = ", ".join(f"{name} differs by {difference:.1e}" for name, difference in differences.items())
-        return _chosen(keras, f"{found} of the largest feature, over {AGREEMENT:g}")
+        return _chosen(keras, "; ".join(item.objection for item in tried))
     if held[most]:
         reason = f"{held[most]} of {tiles} tiles are in its store already"
-        return _chosen(agreeing[0], f"{reason}; {_agrees(differences[most])}")
-    racing: list[FeatureRuntime] = [keras, *agreeing]
+        return _chosen(agreeing[most].runtime or keras, f"{reason}; {agreeing[most].agrees}")
+    racing: list[FeatureRuntime] = [keras, *(item.runtime for item in agreeing.values() if item.runtime)]
     rates = _race(racing, sample)
     fastest = max(racing, key=lambda runtime: rates[runtime.name])
     beaten = ", ".join(f"{rate:.1f} of {name}" for name, rate in rates.items() if name != fastest.name)
-    agrees = f"; {_agrees(differences[fastest.name])}" if fastest.name in differences else ""
+    agrees = f"; {agreeing[fastest.name].agrees}" if fastest.name in agreeing else ""
     return _chosen(fastest, f"{rates[fastest.name]:.1f} tiles/s against {beaten}{agrees}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What came of a runtime's first features; `objection` is empty where they agree with Keras's."""
+
+    runtime: FeatureRuntime | None
+    objection: str = ""
+    agrees: str = ""
+
+    @classmethod
+    def run(cls, backend: str, graph: bytes, sample: Pixels, expected: Vectors) -> _Tried:
+        try:
+            runtime = GraphRuntime(backend, graph)
+            difference = relative_difference(runtime(sample), expected)
+        except BackendError as error:
+            return cls(None, str(error))
+        if not difference <= AGREEMENT:
+            return cls(
+                runtime, f"{runtime.name} differs by {difference:.1e} of the largest feature, over {AGREEMENT:g}"
+            )
+        return cls(runtime, agrees=f"they agree to {difference:.0e} of the largest feature")
 
 
 def relative_difference(vectors: Vectors, reference: Vectors) -> float:
     """The largest difference as a share of the largest reference feature."""
     return float(np.abs(vectors - reference).max() / max(float(np.abs(reference).max()), 1e-12))
-
-
-def _agrees(difference: float) -> str:
-    return f"they agree to {difference:.0e} of the largest feature"
 
 
 def _chosen(runtime: FeatureRuntime, reason: str) -> FeatureRuntime:

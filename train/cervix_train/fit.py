@@ -115,11 +115,6 @@ class History:
         """The epoch whose weights were kept, counted from 1."""
         return 1 + int(np.nanargmin(self.values["val_loss"]))
 
-    @property
-    def best_loss(self) -> float:
-        """The validation loss of that epoch."""
-        return self.values["val_loss"][self.best_epoch - 1]
-
     def write_csv(self, path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -49,10 +49,12 @@ EXAMPLES = 24
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What happened: the test split's metrics, the history, and how many tiles were computed or left out."""
+    """What happened: the test split's metrics, the history and validation loss of the stage that was kept, and how many
+    tiles were computed or left out."""
 
     metrics: dict[str, Any]
     history: History
+    val_loss: float
     computed: int
     left_out: int
 
@@ -100,7 +102,7 @@ def train(config: TrainConfig) -> TrainReport:
         )
         write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size)
     shutil.rmtree(_state_folder(config), ignore_errors=True)
-    return TrainReport(reference.metrics, kept.history, features.computed, len(features.failures))
+    return TrainReport(reference.metrics, kept.history, kept.val_loss, features.computed, len(features.failures))
 
 
 def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple[tuple[Stage, ...], Stage]:
@@ -152,6 +154,8 @@ def _mixed(config: TrainConfig) -> bool:
         UsageError: it was asked for, and the hardware has none.
     """
     if not (config.whole or config.fine_tune_epochs):
+        if config.mixed_precision:
+            log.warning("--mixed-precision changes nothing: this recipe has no stage on pixels")
         return False
     if config.mixed_precision and not hardware_has_bf16():
         raise UsageError("--mixed-precision: neither the CPU nor a GPU here multiplies BF16")

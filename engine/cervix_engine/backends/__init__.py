@@ -10,8 +10,8 @@ from types import ModuleType
 from cervix_engine.backends.base import Backend, BackendInfo
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Certificate, Precision
-from cervix_engine.engine_file import RUNTIMES, engines_of
-from cervix_engine.errors import BackendError, BackendUnavailableError
+from cervix_engine.engine_file import RUNTIMES, engines_of, read_fingerprint
+from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError
 from cervix_engine.machine import cpu_class
 
 __all__ = [
@@ -65,7 +65,6 @@ def available_combinations(bundle: Bundle) -> list[Combination]:
 
     Raises:
         BackendUnavailableError: ONNX Runtime is not installed.
-        ContractError: an engine's fingerprint is not its own.
     """
     _onnxruntime()
     graphs = [
@@ -80,8 +79,10 @@ def available_combinations(bundle: Bundle) -> list[Combination]:
 def _fitting_engines(bundle: Bundle) -> Iterator[Combination]:
     from cervix_engine.backends import tensorrt
 
-    for engine, fingerprint in engines_of(bundle):
-        with suppress(BackendError):
+    for engine in engines_of(bundle):
+        # One with a broken fingerprint keeps no graph from being run; who asks for it is told.
+        with suppress(BackendError, ContractError):
+            fingerprint = read_fingerprint(bundle, engine)
             tensorrt.require_fitting(bundle, engine, fingerprint)
             yield Combination(fingerprint.runtime, fingerprint.precision, engine)
 
@@ -149,7 +150,11 @@ def runtime_version(backend: str) -> str | None:
         return tensorrt.version(backend)
     if backend == openvino.NAME:
         return openvino.version()
-    return str(_onnxruntime().version()) if backend in GRAPH_BACKENDS else None
+    if backend not in GRAPH_BACKENDS:
+        return None
+    with suppress(BackendUnavailableError):
+        return str(_onnxruntime().version())
+    return None
 
 
 def device_class(backend: str) -> str | None:

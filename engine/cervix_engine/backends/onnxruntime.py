@@ -15,7 +15,7 @@ import numpy as np
 from cervix_engine.backends.base import BackendInfo
 from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
+from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni, usable_cpus
 from cervix_engine.preprocess import Pixels
 
 CPU = "onnxruntime-cpu"
@@ -70,6 +70,8 @@ def objection(backend: str, precision: Precision) -> str | None:
         return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
     if precision == "bf16" and not cpu_has_bf16():
         return "this CPU has no bf16 instructions: OpenVINO would silently compute FP32"
+    if precision == "int8" and not cpu_has_vnni():
+        return "this CPU has no VNNI instructions, without which OpenVINO's sums of products can saturate"
     return None
 
 

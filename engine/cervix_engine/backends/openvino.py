@@ -7,7 +7,6 @@ Source: OpenVINO documentation, "CPU Device" and "Query Execution Graph".
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from types import TracebackType
 from typing import Any
@@ -30,16 +29,18 @@ _MATRIX_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 _LEAST_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.5}
 
 
-def version() -> str:
-    """OpenVINO's version, without the build."""
-    import openvino
-
+def version() -> str | None:
+    """OpenVINO's version, without the build; None where it cannot be loaded."""
+    try:
+        import openvino
+    except (ImportError, OSError):
+        return None
     return str(openvino.__version__).split("-")[0]
 
 
 def objection(precision: Precision) -> str | None:
     """Why OpenVINO does not run this precision here; None where it does."""
-    if importlib.util.find_spec("openvino") is None:
+    if version() is None:
         return "OpenVINO is not installed: pip install 'cervix[cpu]'"
     if precision == "fp16":
         return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
@@ -73,7 +74,7 @@ class OpenVinoBackend:
         self._shape: tuple[int, ...] = ()
         self.info = BackendInfo(
             backend=NAME,
-            version=version(),
+            version=version() or "",
             device="cpu",
             device_class=cpu_class(),
             precision=precision,
@@ -124,9 +125,11 @@ class OpenVinoBackend:
     def _read_back(self, compiled: Any) -> None:
         """Check that the kernels compute in the precision asked for."""
         layers = kernel_precisions(compiled)
-        share = sum(layer in _KERNELS[self.info.precision] for layer in layers) / max(len(layers), 1)
+        if not layers:
+            raise InferenceError("OpenVINO's execution graph names no layer whose precision could be read back")
+        share = sum(layer in _KERNELS[self.info.precision] for layer in layers) / len(layers)
         if share < _LEAST_SHARE[self.info.precision]:
-            raise BackendUnavailableError(
+            raise InferenceError(
                 f"asked for {self.info.precision}, OpenVINO chose other kernels for {1 - share:.0%} of the layers"
             )
 
@@ -137,6 +140,9 @@ def float_kernels(precision: Precision) -> str:
 
 
 def kernel_precisions(compiled: Any) -> list[str]:
-    """What each convolution and matrix product of a compiled model's execution graph computes in, such as `bf16`."""
+    """What each convolution and matrix product of a compiled model's execution graph computes in, such as `bf16`.
+
+    Small products that OpenVINO fused with their neighbours, such as a head's, are not among them.
+    """
     facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
     return [str(fact["runtimePrecision"].value).lower() for fact in facts if fact["layerType"].value in _MATRIX_LAYERS]

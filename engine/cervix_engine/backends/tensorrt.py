@@ -5,15 +5,16 @@ Source: TensorRT documentation, "The Inference Phase" of the Python API; cuda-co
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cervix_engine.backends.base import BackendInfo
 from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Probabilities
+from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.engine_file import (
     MODULES,
     EngineFingerprint,
@@ -48,23 +49,32 @@ def require_fitting(bundle: Bundle, engine: str, fingerprint: EngineFingerprint)
         raise BackendUnavailableError(f"{engine} needs an NVIDIA GPU: the driver offers none")
     if here is None:
         raise BackendUnavailableError(f"{engine} needs {fingerprint.runtime}, which cannot be loaded here")
+    try:
+        import cuda.core  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendUnavailableError(f"{engine} needs cuda-core: pip install 'cervix[gpu]' ({error})") from error
     require_fit(bundle, engine, fingerprint, gpu=gpus[0], runtime_version=here)
     return gpus[0]
 
 
-def require_runtime(bundle: Bundle, runtime: EngineRuntime) -> None:
-    """Say why no engine of this runtime runs here.
+def require_runtime(bundle: Bundle, runtime: EngineRuntime, precision: Precision | Literal["auto"]) -> None:
+    """Say why no engine of this runtime runs in this precision here; returns where one does.
 
     Raises:
         BackendUnavailableError: the bundle has none, or the runtime or a GPU is missing.
-        EngineIncompatibleError: those that it has were built for another GPU or version.
+        EngineIncompatibleError: the one that it has was built for another GPU or version.
+        ContractError: an engine has no fingerprint of its own.
     """
-    found = [(name, mark) for name, mark in engines_of(bundle) if mark.runtime == runtime]
+    marks = {name: read_fingerprint(bundle, name) for name in engines_of(bundle)}
+    found = {name: mark for name, mark in marks.items() if mark.runtime == runtime}
     if not found:
         raise BackendUnavailableError(
             f"the bundle has no {runtime} engine: make one with cervix-export --engine {runtime}"
         )
-    for name, mark in found:
+    wanted = {name: mark for name, mark in found.items() if precision in ("auto", mark.precision)}
+    if not wanted:
+        raise BackendUnavailableError(f"the bundle has no {precision} engine for {runtime}: use --precision auto")
+    for name, mark in wanted.items():
         require_fitting(bundle, name, mark)
 
 
@@ -212,7 +222,8 @@ class _Pair:
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         self._device = device.allocate(size, stream=stream)
         self._pinned = LegacyPinnedMemoryResource().allocate(size)
-        self.host = np.from_dlpack(self._pinned).view(kind).reshape(shape)
+        memory = (ctypes.c_uint8 * size).from_address(int(self._pinned.handle))
+        self.host = np.ctypeslib.as_array(memory).view(kind).reshape(shape)
 
     @property
     def address(self) -> int:

@@ -177,15 +177,16 @@ def _answer_layers(
         if combination == graph:
             continue
         subject = f"{combination.artefact} on {combination.backend} in {combination.precision}, and {_GRAPH}"
+        binding = combination.precision not in UNASKED or combination in certified
         try:
             answers = _answers(bundle, combination, pixels, batch_size=batch_size)
         except InferenceError as error:
-            yield LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),))
+            yield LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),), binding)
             continue
         result = comparison.measure(
             "artefact", subject, precision=combination.precision, reference=exact, candidate=answers
         )
-        yield replace(result, binding=combination.precision not in UNASKED or combination in certified)
+        yield replace(result, binding=binding)
 
 
 def _answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Probabilities:

@@ -7,6 +7,7 @@ that is wrong, a copy that is left out or a stream that is not waited for shows 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -67,6 +68,7 @@ class Machine:
         self.loaded: list[bytes] = []
         self._memory: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         self._pending: list[Callable[[], None]] = []
+        self._current: set[int] = set()
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make it the machine of this test."""
@@ -87,7 +89,7 @@ class Machine:
     def _device(self, _ordinal: int) -> Any:
         stream = SimpleNamespace(handle=7, sync=self._sync)
         return SimpleNamespace(
-            set_current=lambda: None,
+            set_current=lambda: self._current.add(threading.get_ident()),
             create_stream=lambda: stream,
             allocate=lambda size, *, stream: self._buffer(size),
         )
@@ -97,6 +99,7 @@ class Machine:
         self._memory[memory.ctypes.data] = memory
 
         def copy_from(source: Any, *, stream: Any) -> None:
+            assert threading.get_ident() in self._current, "this thread has no CUDA context"
             self._pending.append(lambda: np.copyto(memory, source.memory))
 
         return _Buffer(memory, copy_from)
@@ -128,13 +131,6 @@ class _Buffer:
     def __init__(self, memory: Any, copy_from: Callable[..., None]) -> None:
         self.memory, self.copy_from = memory, copy_from
         self.handle = memory.ctypes.data
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.memory.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        device: tuple[int, int] = self.memory.__dlpack_device__()
-        return device
 
 
 class _Logger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.backends import Combination, open_backend, openvino
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Precision
+from cervix_engine.backends import Combination, open_backend, openvino, runtime_version
+from cervix_engine.bundle import Bundle, seal
+from cervix_engine.certificate import Certificate, Parity, Precision
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.machine import cpu_has_bf16, cpu_has_vnni
+from cervix_engine.files import write_json
+from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni
 from cervix_engine.run_report import RunReport
-from engine.run.support import read_table, reference_probabilities, tiny_onnx
+from cervix_engine.selection import select
+from engine.run.support import make_bundle, read_table, reference_probabilities, tiny_onnx
 
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="needs a CPU with BF16 instructions")
 
@@ -58,13 +61,13 @@ def test_bf16_is_near_and_is_not_fp32() -> None:
 @needs_bf16
 def test_an_fp32_run_that_would_silently_be_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "float_kernels", lambda _: "bf16")
-    with backend() as model, pytest.raises(BackendUnavailableError, match="asked for fp32, OpenVINO chose other"):
+    with backend() as model, pytest.raises(InferenceError, match="asked for fp32, OpenVINO chose other"):
         model.infer(pixels_of(4))
 
 
 @pytest.mark.skipif(not cpu_has_vnni(), reason="needs a CPU with VNNI instructions")
 def test_a_float_graph_that_poses_as_int8_is_refused() -> None:
-    with backend(precision="int8") as model, pytest.raises(BackendUnavailableError, match="asked for int8"):
+    with backend(precision="int8") as model, pytest.raises(InferenceError, match="asked for int8"):
         model.infer(pixels_of(4))
 
 
@@ -82,8 +85,34 @@ def test_what_this_cpu_does_not_compute_is_refused(
 
 
 def test_without_openvino_the_reason_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     assert "pip install 'cervix[cpu]'" in str(openvino.objection("fp32"))
+
+
+def test_a_certificate_of_openvino_s_is_passed_over_where_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_bundle(tmp_path / "bundle")
+    certificate = Certificate(
+        file="model.onnx",
+        file_sha256=made.files["model.onnx"],
+        backend="openvino",
+        backend_version=runtime_version("openvino") or "",
+        precision="fp32",
+        arithmetic="fp32",
+        device_class=cpu_class(),
+        reference="numpy",
+        parity=Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=()),
+        tiles_per_sec=1e6,
+        passed=True,
+    )
+    (made.root / "certificates").mkdir()
+    write_json(made.root / certificate.path, certificate.to_json())
+    certified = seal(made.root)
+    assert select(certified, precision="auto").combination == Combination("openvino", "fp32")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert runtime_version("openvino") is None
+    assert select(certified, precision="auto").combination == Combination("onnxruntime-cpu", "fp32")
 
 
 def test_a_file_that_is_no_graph_is_an_error() -> None:

@@ -6,6 +6,8 @@ TensorRT and the GPU are simulated: what is shown here is the backend's part.
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cervix_engine.bundle import Bundle, seal
 from cervix_engine.certificate import Certificate, Parity
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
+from cervix_engine.engine_file import fingerprint_path
 from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.files import write_json
 from cervix_engine.run_report import RunReport
@@ -112,6 +115,48 @@ def test_the_names_are_those_of_the_real_runtime() -> None:
         assert [name for name in members if not hasattr(getattr(trt, kind), name)] == []
     assert trt.uint8 != trt.float32
     assert runtime_version("tensorrt-rtx") == trt.__version__
+
+
+def test_the_names_are_those_of_the_real_cuda_core() -> None:
+    core = pytest.importorskip("cuda.core")
+    bind = {
+        "allocate": inspect.signature(core.Device.allocate).bind(None, 8, stream=None),
+        "copy_from": inspect.signature(core.Buffer.copy_from).bind(None, None, stream=None),
+        "pinned": inspect.signature(core.LegacyPinnedMemoryResource().allocate).bind(8),
+    }
+    assert all(bind.values())
+    for kind, members in {"Device": ["set_current", "create_stream"], "Buffer": ["handle"], "Stream": ["sync"]}.items():
+        assert [name for name in members if not hasattr(getattr(core, kind), name)] == []
+
+
+def test_without_cuda_core_the_engine_is_no_way_to_run(
+    tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    assert COMBINATION not in available_combinations(bundle)
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
+    assert (done.exit_code, a10.loaded) == (1, [])
+    assert "needs cuda-core: pip install 'cervix[gpu]'" in done.stderr
+
+
+@pytest.mark.usefixtures("a10")
+def test_an_automatic_batch_size_keeps_to_the_profile(tiles: Path, tmp_path: Path) -> None:
+    bundle = make_engine_bundle(tmp_path / "narrow", min_batch=4)
+    out = tmp_path / "preds.csv"
+    done = batch(tiles, bundle, out, "--backend", "tensorrt", "--batch-size", "auto")
+    assert done.exit_code == 0, done.stderr
+    assert 4 <= RunReport.load(tmp_path / "preds.csv.run.json").batch_size <= 32
+
+
+def test_a_broken_fingerprint_keeps_no_graph_from_being_run(tiles: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.root / fingerprint_path(ENGINE)).write_text('{"schema": "cervix/engine/1"}', encoding="utf-8")
+    broken = seal(bundle.root)
+    assert batch(tiles, broken, tmp_path / "preds.csv", "--precision", "fp32").exit_code == 0
+    refused = batch(tiles, broken, tmp_path / "other.csv", "--backend", "tensorrt")
+    assert refused.exit_code == 1
+    assert "engine fingerprint is malformed" in refused.stderr
+    told = CliRunner().invoke(doctor, ["--model", str(broken.root)]).stdout
+    assert "engine fingerprint is malformed" in " ".join(told.split())
 
 
 # ---- the choice
