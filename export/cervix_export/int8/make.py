@@ -14,7 +14,17 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ConversionError
 from cervix_engine.preprocess import Pixels
 from cervix_export.convert import check_graph
-from cervix_export.int8.graph import Floats, Layer, dequantised_weights, folded, initializers, layers, quantised
+from cervix_export.int8.graph import (
+    Floats,
+    Layer,
+    dequantised_weights,
+    folded,
+    initializers,
+    layers,
+    quantised,
+    store_in_half,
+)
+from cervix_export.int8.means import correct_means
 from cervix_export.int8.ranges import Observed, observe
 from cervix_export.int8.sensitivity import BlockCost, leave_in_float, sweep
 from cervix_export.precision_proof import integer_share
@@ -52,8 +62,8 @@ def int8_from_onnx(onnx_file: Path, int8_file: Path, *, contract: ModelContract,
     """Write the integer form of an FP32 ONNX graph; the accuracy that it costs is measured, not promised.
 
     Weights are symmetric with one scale for each output channel; activations have 256 unsigned levels a tensor; the
-    mean error that rounded weights bring is taken off the biases. The first layer, whose inputs are the pixels
-    themselves, and the head stay in float, and so do the blocks that cost most.
+    mean error that rounding brings is taken off the biases. The first layer, whose inputs are the pixels themselves,
+    and the head stay in float, stored as FP16, and so do the blocks that cost most.
 
     Args:
         onnx_file: the FP32 graph, `uint8 (N, height, width, 3)` in, `float32 (N, classes)` out.
@@ -76,6 +86,9 @@ def int8_from_onnx(onnx_file: Path, int8_file: Path, *, contract: ModelContract,
     graph = rounding.graph(
         [layer for block, cost in zip(blocks, costs, strict=True) if not cost.in_float for layer in block]
     )
+    logger.info("taking the mean error off the values between blocks")
+    correct_means(graph, exact=model, tiles=tiles)
+    store_in_half(graph)
     share = integer_share(graph)
     if share < INTEGER_SHARE:
         raise ConversionError(f"the INT8 graph does only {share:.0%} of its multiply-accumulates in integers")
