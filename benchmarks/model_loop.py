@@ -25,10 +25,12 @@ from common import interleave, machine
 SECONDS = 15
 
 
-def engine_loop(backend: Backend, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
-    """Tiles per second of the engine's backend over about `SECONDS`."""
+def engine_loop(
+    backend: Backend, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], seconds: float = SECONDS
+) -> float:
+    """Tiles per second of the engine's backend over about so many seconds."""
     batches, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
+    while time.perf_counter() - began < seconds:
         backend.infer(pixels)
         batches += 1
     return batches * len(pixels) / (time.perf_counter() - began)

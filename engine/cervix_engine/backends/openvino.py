@@ -109,6 +109,10 @@ class OpenVinoBackend:
             raise InferenceError(f"OpenVINO failed on a batch of {len(pixels)}: {error}") from error
         return np.array(answers, np.float32)
 
+    def kernel_precisions(self) -> list[str]:
+        """What each layer of the model that last ran computes in; see the function of this name."""
+        return kernel_precisions(self._request.get_compiled_model())
+
     def _compile(self, shape: tuple[int, ...]) -> None:
         self._graph.reshape(list(shape))
         settings = {
