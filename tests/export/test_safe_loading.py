@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
+import openvino
 import pytest
 from click.testing import CliRunner, Result
 
@@ -26,6 +27,7 @@ def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a runtime was given the model")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", parse)
+    monkeypatch.setattr(openvino.Core, "read_model", parse)
 
 
 @pytest.fixture
@@ -52,8 +54,11 @@ def test_the_bundle_runs_as_it_is(exported_root: Path, tiles: Path) -> None:
     assert predict(exported_root, tiles, "--precision", "fp32").exit_code == 0
 
 
-def test_a_runtime_that_is_given_the_model_is_noticed(no_parser: None, exported_root: Path, tiles: Path) -> None:
-    result = predict(exported_root, tiles, "--precision", "fp32")
+@pytest.mark.parametrize("backend", ["onnxruntime-cpu", "openvino"])
+def test_a_runtime_that_is_given_the_model_is_noticed(
+    no_parser: None, exported_root: Path, tiles: Path, backend: str
+) -> None:
+    result = predict(exported_root, tiles, "--backend", backend)
     assert "a runtime was given the model" in f"{result.exception} {result.stderr}"
 
 
