@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py TILES --model models/cervix --count 512 --rounds 5 --json peers.json
 
-Keras's folder pipeline with `predict`, a plain OpenCV + ONNX Runtime loop, and SPDL's pipeline feeding the same
+Keras's folder pipeline with `predict`, a plain OpenCV loop over the same session, and SPDL's pipeline feeding the same
 session; then the last two once more with a small network whose inference costs about as much as decoding, which is
 where overlap counts. The engine's model alone against `benchmark_app`: `model_loop.py`.
 """
@@ -38,7 +38,7 @@ def from_files(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int
     """The contenders that take any backend."""
     return {
         ENGINE: engine(tiles, bundle, backend, batch_size=batch_size),
-        "plain OpenCV + ONNX Runtime loop": plain_loop(tiles, backend, contract=bundle.contract, batch_size=batch_size),
+        "plain OpenCV loop, same session": plain_loop(tiles, backend, contract=bundle.contract, batch_size=batch_size),
         "SPDL pipeline, same session": spdl(tiles, backend, contract=bundle.contract, batch_size=batch_size),
     }
 
