@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.backends.base import BackendInfo
+from cervix_engine.backends.openvino import cpu_objection
 from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni, usable_cpus
+from cervix_engine.machine import cpu_class, usable_cpus
 from cervix_engine.preprocess import Pixels
 
 CPU = "onnxruntime-cpu"
@@ -66,13 +67,7 @@ def objection(backend: str, precision: Precision) -> str | None:
         return "ONNX Runtime's CPU provider has no bf16: use --precision fp32" if precision == "bf16" else None
     if openvino_device() is None:
         return "the OpenVINO plug-in offers no device here: it needs onnxruntime-ep-openvino and an Intel CPU"
-    if precision == "fp16":
-        return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
-    if precision == "bf16" and not cpu_has_bf16():
-        return "this CPU has no bf16 instructions: OpenVINO would silently compute FP32"
-    if precision == "int8" and not cpu_has_vnni():
-        return "this CPU has no VNNI instructions, without which OpenVINO's sums of products can saturate"
-    return None
+    return cpu_objection(precision)
 
 
 class OnnxRuntimeBackend:

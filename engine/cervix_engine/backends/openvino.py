@@ -42,6 +42,11 @@ def objection(precision: Precision) -> str | None:
     """Why OpenVINO does not run this precision here; None where it does."""
     if version() is None:
         return "OpenVINO is not installed: pip install 'cervix[cpu]'"
+    return cpu_objection(precision)
+
+
+def cpu_objection(precision: Precision) -> str | None:
+    """Why OpenVINO, by whichever door, does not run this precision on this CPU; None where it does."""
     if precision == "fp16":
         return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
     if precision == "bf16" and not cpu_has_bf16():

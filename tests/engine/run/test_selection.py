@@ -32,7 +32,8 @@ PARITY = Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, 
 def three_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose CPU has BF16, and the OpenVINO plug-in alone: selection only asks, it opens nothing."""
     monkeypatch.setattr(runtime, "openvino_device", object)
-    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: True)
+    for has in ("cpu_has_bf16", "cpu_has_vnni"):
+        monkeypatch.setattr(openvino, has, lambda: True)
     monkeypatch.setattr(openvino, "objection", lambda _: "not on this machine")
 
 
@@ -162,7 +163,7 @@ def test_a_precision_that_the_bundle_has_no_file_for(root: Path) -> None:
 
 def test_a_precision_that_the_machine_has_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = sealed(root, certificate(root, OPENVINO, "bf16", tiles_per_sec=100.0))
-    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(openvino, "cpu_has_bf16", lambda: False)
     assert chosen(bundle) == (CPU, "fp32", False)
     with pytest.raises(BackendUnavailableError, match="no backend on this machine runs bf16"):
         select(bundle, precision="bf16")
