@@ -15,26 +15,10 @@ from cervix_engine.engine_file import EngineFingerprint, fingerprint_path, read_
 from cervix_engine.errors import ContractError, EngineIncompatibleError
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu
+from engine.engine_marks import A10, A40, ENGINE, L4, T4, mark_of
 
-A10, A40, L4, T4 = Gpu("NVIDIA A10", "8.6"), Gpu("NVIDIA A40", "8.6"), Gpu("NVIDIA L4", "8.9"), Gpu("Tesla T4", "7.5")
-ENGINE = "engines/nvidia-a10-tensorrt-fp16.engine"
 DATA, GRAPH = b"an engine", b"a graph"
-MARK = EngineFingerprint(
-    file_sha256=sha256_bytes(DATA),
-    source="model.fp16.onnx",
-    source_sha256=sha256_bytes(GRAPH),
-    runtime="tensorrt",
-    runtime_version="10.9.0",
-    precision="fp16",
-    half_share=1.0,
-    gpu=A10.name,
-    cuda_version="12.8",
-    compute_capabilities=(A10.compute_capability,),
-    hardware_compat="none",
-    min_batch=1,
-    opt_batch=32,
-    max_batch=64,
-)
+MARK = mark_of(sha256_bytes(DATA), sha256_bytes(GRAPH))
 AHEAD = replace(MARK, runtime="tensorrt-rtx", gpu=None, cuda_version=None, compute_capabilities=("8.0", "8.9"))
 
 

@@ -130,45 +130,40 @@ def choose_runtime(extractor: KerasModel, *, held: Mapping[str, int], tiles: int
     except ConversionError as error:
         return _chosen(keras, str(error))
     expected = keras(sample)
-    tried = [
-        _Tried.run(backend, graph, sample, expected)
-        for name, backend in backends.items()
-        if not held[most] or name == most
-    ]
-    agreeing = {item.runtime.name: item for item in tried if item.runtime and not item.objection}
+    wanted = [backend for name, backend in backends.items() if not held[most] or name == most]
+    tried = [_try(backend, graph, sample, expected) for backend in wanted]
+    agreeing = {item.runtime.name: item for item in tried if isinstance(item, _Agreeing)}
     if not agreeing:
-        return _chosen(keras, "; ".join(item.objection for item in tried))
+        return _chosen(keras, "; ".join(map(str, tried)))
     if held[most]:
         reason = f"{held[most]} of {tiles} tiles are in its store already"
-        return _chosen(agreeing[most].runtime or keras, f"{reason}; {agreeing[most].agrees}")
-    racing: list[FeatureRuntime] = [keras, *(item.runtime for item in agreeing.values() if item.runtime)]
+        return _chosen(agreeing[most].runtime, f"{reason}; {agreeing[most].remark}")
+    racing: list[FeatureRuntime] = [keras, *(item.runtime for item in agreeing.values())]
     rates = _race(racing, sample)
     fastest = max(racing, key=lambda runtime: rates[runtime.name])
     beaten = ", ".join(f"{rate:.1f} of {name}" for name, rate in rates.items() if name != fastest.name)
-    agrees = f"; {agreeing[fastest.name].agrees}" if fastest.name in agreeing else ""
+    agrees = f"; {agreeing[fastest.name].remark}" if fastest.name in agreeing else ""
     return _chosen(fastest, f"{rates[fastest.name]:.1f} tiles/s against {beaten}{agrees}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    """What came of a runtime's first features; `objection` is empty where they agree with Keras's."""
+class _Agreeing:
+    """A runtime whose features are Keras's, and how nearly."""
 
-    runtime: FeatureRuntime | None
-    objection: str = ""
-    agrees: str = ""
+    runtime: FeatureRuntime
+    remark: str
 
-    @classmethod
-    def run(cls, backend: str, graph: bytes, sample: Pixels, expected: Vectors) -> _Tried:
-        try:
-            runtime = GraphRuntime(backend, graph)
-            difference = relative_difference(runtime(sample), expected)
-        except BackendError as error:
-            return cls(None, str(error))
-        if not difference <= AGREEMENT:
-            return cls(
-                runtime, f"{runtime.name} differs by {difference:.1e} of the largest feature, over {AGREEMENT:g}"
-            )
-        return cls(runtime, agrees=f"they agree to {difference:.0e} of the largest feature")
+
+def _try(backend: str, graph: bytes, sample: Pixels, expected: Vectors) -> _Agreeing | str:
+    """Compute the first features on a backend; the answer is text where they cannot be used."""
+    try:
+        runtime = GraphRuntime(backend, graph)
+        difference = relative_difference(runtime(sample), expected)
+    except BackendError as error:
+        return str(error)
+    if not difference <= AGREEMENT:
+        return f"{runtime.name} differs by {difference:.1e} of the largest feature, over {AGREEMENT:g}"
+    return _Agreeing(runtime, f"they agree to {difference:.0e} of the largest feature")
 
 
 def relative_difference(vectors: Vectors, reference: Vectors) -> float:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Backend, Combination, open_backend
 from cervix_engine.bundle import Bundle
-from engine.run.support import draw_folder, make_bundle, threads_end
+from cervix_engine.cli.batch import main
+from engine.run.support import Invoke, draw_folder, make_bundle, threads_end
 
 CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
 
@@ -30,6 +32,25 @@ def tiny_backend(bundle: Bundle) -> Iterator[Backend]:
     """The tiny bundle's model, loaded."""
     with open_backend(bundle, combination=CPU_FP32, threads=1) as backend:
         yield backend
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "preds.csv"
+
+
+@pytest.fixture
+def invoke(tiles: Path, bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """`cervix-batch` in this process."""
+    monkeypatch.delenv("CERVIX_MODEL", raising=False)
+
+    def run(*options: str, **paths: Path) -> Result:
+        chosen = {"tiles": tiles, "out": out, "model": bundle.root, **paths}
+        arguments = [str(chosen["tiles"]), "--out", str(chosen["out"]), "--model", str(chosen["model"]), *options]
+        return CliRunner().invoke(main, arguments)
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -19,14 +19,13 @@ import numpy as np
 import pytest
 
 from cervix_engine.bundle import Bundle, seal
-from cervix_engine.engine_file import EngineFingerprint, fingerprint_path
+from cervix_engine.engine_file import fingerprint_path
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu
+from engine.engine_marks import A10, ENGINE, mark_of
 from engine.run.support import CLASS_NAMES, make_bundle, reference_probabilities, tiny_onnx
 
-A10, L4 = Gpu("NVIDIA A10", "8.6"), Gpu("NVIDIA L4", "8.9")
 VERSION = "10.9.0"
-ENGINE = "engines/nvidia-a10-tensorrt-fp16.engine"
 DATA = b"stands for an engine of the tiny model"
 INPUT, OUTPUT = "tiles", "probabilities"
 
@@ -38,22 +37,7 @@ def make_engine_bundle(root: Path, **changes: Any) -> Bundle:
     (root / "model.fp16.onnx").write_bytes(graph)
     (root / "engines").mkdir()
     (root / ENGINE).write_bytes(DATA)
-    mark = EngineFingerprint(
-        file_sha256=sha256_bytes(DATA),
-        source="model.fp16.onnx",
-        source_sha256=sha256_bytes(graph),
-        runtime="tensorrt",
-        runtime_version=VERSION,
-        precision="fp16",
-        half_share=1.0,
-        gpu=A10.name,
-        cuda_version="12.8",
-        compute_capabilities=(A10.compute_capability,),
-        hardware_compat="none",
-        min_batch=1,
-        opt_batch=8,
-        max_batch=32,
-    )
+    mark = replace(mark_of(sha256_bytes(DATA), sha256_bytes(graph)), opt_batch=8, max_batch=32)
     write_json(root / fingerprint_path(ENGINE), replace(mark, **changes).to_json())
     return seal(root)
 

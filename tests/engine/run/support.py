@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from click.testing import Result
 
 from cervix_engine.backends.base import Backend, BackendInfo
 from cervix_engine.bundle import Bundle, seal
@@ -49,6 +50,9 @@ PATIENCE_S = 200.0
 STREAM_THREADS = {"cervix-list", "cervix-decode", "cervix-infer"}
 
 Array = npt.NDArray[Any]
+
+# Runs the command with these options; keywords replace its tiles, out and model.
+Invoke = Callable[..., Result]
 
 
 def drawn_tile(seed: int, suffix: str = ".png") -> bytes:
@@ -284,6 +288,11 @@ def environment() -> dict[str, str]:
     """For a program that imports this module."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def interrupt(*_: object) -> None:
+    """Stands for a call during which somebody presses Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def beside(out: Path) -> set[str]:

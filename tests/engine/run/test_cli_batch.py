@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,37 +18,25 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine import tuning
 from cervix_engine.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.progress import batch_progress
 from cervix_engine.output.partial import output_lock, work_folder
-from cervix_engine.run_report import RunReport, report_beside
-from cervix_engine.tuning import Tuned
-from engine.run.support import FINISHED, PATIENCE_S, beside, done_event, draw_folder, make_bundle, read_table, tiny_onnx
+from cervix_engine.run_report import RunReport
+from engine.run.support import (
+    FINISHED,
+    PATIENCE_S,
+    Invoke,
+    beside,
+    done_event,
+    draw_folder,
+    interrupt,
+    make_bundle,
+    read_table,
+    tiny_onnx,
+)
 
 pytestmark = pytest.mark.timeout(300)
-
-Invoke = Callable[..., Result]
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "preds.csv"
-
-
-@pytest.fixture
-def invoke(tiles: Path, bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Run the command in this process; keywords replace its tiles, out and model."""
-    monkeypatch.delenv("CERVIX_MODEL", raising=False)
-
-    def run(*options: str, **paths: Path) -> Result:
-        chosen = {"tiles": tiles, "out": out, "model": bundle.root, **paths}
-        arguments = [str(chosen["tiles"]), "--out", str(chosen["out"]), "--model", str(chosen["model"]), *options]
-        return CliRunner().invoke(main, arguments)
-
-    return run
 
 
 @pytest.fixture
@@ -263,57 +250,6 @@ def test_another_batch_size_than_the_partial_run_s(invoke: Invoke, out: Path, mo
         patch.setattr("cervix_engine.output.partial.PartialRun.assemble", interrupt)
         assert invoke("-b", "8").exit_code == 130
     assert_refused(invoke("-b", "9"), 1, "batch_size 8, this one has 9.*--no-resume")
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, workers = iter([6, 12]), iter([2, 1])
-
-    def tune(*_: object, batch_size: int | None, **__: object) -> Tuned:
-        return Tuned(batch_size or next(sizes), next(workers), 0.0, 0.0)
-
-    monkeypatch.setattr(tuning, "tune", tune)
-    with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.output.partial.PartialRun.assemble", interrupt)
-        assert invoke("-b", "auto", "-j", "auto").exit_code == 130
-    assert invoke("-b", "auto", "-j", "auto").exit_code == 0
-    report = RunReport.load(report_beside(out))
-    assert report.batch_size == 6
-    assert {stage.stage: stage.threads for stage in report.stages}["decode"] == 1
-    automatic = out.read_bytes()
-    assert invoke("-b", "6", "--overwrite").exit_code == 0
-    assert out.read_bytes() == automatic
-
-
-def test_automatic_settings_are_measured_on_the_run_s_own_tiles(invoke: Invoke, out: Path) -> None:
-    assert invoke("-b", "auto", "-j", "auto").exit_code == 0
-    assert RunReport.load(report_beside(out)).batch_size in tuning.BATCH_SIZES
-
-
-def test_with_no_tile_to_measure_the_usual_settings_are_taken(invoke: Invoke, out: Path, tmp_path: Path) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
-    assert invoke("-b", "auto", "-j", "auto", tiles=tmp_path / "broken").exit_code == 3
-    assert RunReport.load(report_beside(out)).batch_size == tuning.DEFAULT_BATCH_SIZE
-
-
-@pytest.mark.parametrize("option", [("-b", "auto"), ("-j", "auto")])
-def test_what_is_given_beside_auto_is_kept(
-    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str]
-) -> None:
-    asked: dict[str, int | None] = {}
-
-    def tune(*_: object, contract: object, batch_size: int | None, workers: int | None) -> Tuned:
-        asked.update(batch_size=batch_size, workers=workers)
-        return Tuned(batch_size or 4, workers or 1, 0.0, 0.0)
-
-    monkeypatch.setattr(tuning, "tune", tune)
-    other = {"-b": ("-j", "3"), "-j": ("-b", "5")}[option[0]]
-    assert invoke(*option, *other).exit_code == 0
-    assert asked == ({"batch_size": None, "workers": 3} if option[0] == "-b" else {"batch_size": 5, "workers": None})
 
 
 def test_an_interruption_says_what_to_do(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.files import write_json
 from cervix_engine.run_report import RunReport
 from cervix_engine.selection import select
-from engine.run.simulated_tensorrt import A10, DATA, ENGINE, L4, VERSION, Machine, make_engine_bundle
+from engine.engine_marks import A10, ENGINE, L4
+from engine.run.simulated_tensorrt import DATA, VERSION, Machine, make_engine_bundle
 from engine.run.support import read_table, reference_probabilities
 
 COMBINATION = Combination("tensorrt", "fp16", ENGINE)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from cervix_engine import tuning
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.certificate import Probabilities
 from cervix_engine.errors import InferenceError
 from cervix_engine.preprocess import Pixels
-from cervix_engine.tuning import BATCH_SIZES, enough_workers, smallest_as_fast, tune
-from engine.run.support import CONTRACT, drawn_tile
+from cervix_engine.run_report import RunReport, report_beside
+from cervix_engine.tuning import BATCH_SIZES, Tuned, enough_workers, smallest_as_fast, tune
+from engine.run.support import CONTRACT, Invoke, drawn_tile, interrupt
 
 SAMPLE = [drawn_tile(seed) for seed in range(6)]
 
@@ -99,3 +102,53 @@ def test_workers_keep_up_with_the_model_and_take_no_more(
 @pytest.mark.parametrize(("rates", "size"), [({1: 1.0}, 1), ({1: 5.0, 2: 10.0, 4: 10.2}, 2), ({1: 9.0, 2: 3.0}, 1)])
 def test_noise_does_not_choose_a_larger_batch(rates: Mapping[int, float], size: int) -> None:
     assert smallest_as_fast(dict(rates)) == size
+
+
+# ---- in a run
+
+
+def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, workers = iter([6, 12]), iter([2, 1])
+
+    def tune(*_: object, batch_size: int | None, **__: object) -> Tuned:
+        return Tuned(batch_size or next(sizes), next(workers), 0.0, 0.0)
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    with monkeypatch.context() as patch:
+        patch.setattr("cervix_engine.output.partial.PartialRun.assemble", interrupt)
+        assert invoke("-b", "auto", "-j", "auto").exit_code == 130
+    assert invoke("-b", "auto", "-j", "auto").exit_code == 0
+    report = RunReport.load(report_beside(out))
+    assert report.batch_size == 6
+    assert {stage.stage: stage.threads for stage in report.stages}["decode"] == 1
+    automatic = out.read_bytes()
+    assert invoke("-b", "6", "--overwrite").exit_code == 0
+    assert out.read_bytes() == automatic
+
+
+def test_automatic_settings_are_measured_on_the_run_s_own_tiles(invoke: Invoke, out: Path) -> None:
+    assert invoke("-b", "auto", "-j", "auto").exit_code == 0
+    assert RunReport.load(report_beside(out)).batch_size in tuning.BATCH_SIZES
+
+
+def test_with_no_tile_to_measure_the_usual_settings_are_taken(invoke: Invoke, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    assert invoke("-b", "auto", "-j", "auto", tiles=tmp_path / "broken").exit_code == 3
+    assert RunReport.load(report_beside(out)).batch_size == tuning.DEFAULT_BATCH_SIZE
+
+
+@pytest.mark.parametrize("option", [("-b", "auto"), ("-j", "auto")])
+def test_what_is_given_beside_auto_is_kept(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str]
+) -> None:
+    asked: dict[str, int | None] = {}
+
+    def tune(*_: object, contract: object, batch_size: int | None, workers: int | None) -> Tuned:
+        asked.update(batch_size=batch_size, workers=workers)
+        return Tuned(batch_size or 4, workers or 1, 0.0, 0.0)
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    other = {"-b": ("-j", "3"), "-j": ("-b", "5")}[option[0]]
+    assert invoke(*option, *other).exit_code == 0
+    assert asked == ({"batch_size": None, "workers": 3} if option[0] == "-b" else {"batch_size": 5, "workers": None})
