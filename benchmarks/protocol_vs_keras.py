@@ -24,6 +24,7 @@ import click
 import numpy as np
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_train.batches import LabelledFeatures
 from cervix_train.feature_runtime import (
     FeatureRuntime,
     GraphRuntime,
@@ -32,7 +33,7 @@ from cervix_train.feature_runtime import (
     onnx_graph,
     relative_difference,
 )
-from cervix_train.fit import FitConfig, LabelledFeatures, fit
+from cervix_train.fit import FitConfig, fit
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import BACKBONES, Backbone, build_extractor, build_head, join, parse_weights
 from cervix_train.tiles import tile_batches
@@ -117,7 +118,7 @@ def head_epoch(features: int, *, batch_size: int) -> Callable[[], float]:
     def part(count: int) -> LabelledFeatures:
         return LabelledFeatures(random.random((count, features), np.float32), random.integers(0, CLASSES, count))
 
-    train, val = part(TRAIN).as_inputs(), part(VAL).as_inputs()
+    train, val = part(TRAIN), part(VAL)
     config = FitConfig(HEAD_EPOCHS, LEARNING_RATE, batch_size, seed=0, patience=HEAD_EPOCHS)
 
     def run() -> float:

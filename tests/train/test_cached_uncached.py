@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_train.batches import LabelledFeatures, LabelledInputs
 from cervix_train.features import compute_features
-from cervix_train.fit import FitConfig, History, LabelledFeatures, LabelledInputs, fit
+from cervix_train.fit import FitConfig, History, fit
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import build_head, join
 from cervix_train.stages import pixel_inputs
@@ -47,7 +48,7 @@ def cached(extractor: Any, paths: list[Path], targets: Any, contract: ModelContr
         paths, extractor=extractor, contract=contract, cache=folder, batch_size=8, advance=lambda _tiles: None
     )
     head = fresh_head()
-    train, val = (LabelledFeatures(features.vectors[part], targets[part]).as_inputs() for part in (TRAINED, VALIDATED))
+    train, val = (LabelledFeatures(features.vectors[part], targets[part]) for part in (TRAINED, VALIDATED))
     history = fit(head, train=train, val=val, checkpoint=folder / "cached.weights.h5", config=CONFIG)
     return head, history
 

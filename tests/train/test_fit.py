@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
-from cervix_train.fit import PATIENCE, FitConfig, History, LabelledFeatures, Resumable, fit
+from cervix_train.batches import LabelledFeatures
+from cervix_train.fit import PATIENCE, FitConfig, History, Resumable, fit
 from cervix_train.fit_state import FitState
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import build_head
@@ -39,8 +40,8 @@ def fit_clusters(folder: Path, head: Any = None, *, resumable: Resumable | None 
     given |= {name: changes.pop(name) for name in list(changes) if name in given}
     history = fit(
         head,
-        train=given["train"].as_inputs(),
-        val=given["val"].as_inputs(),
+        train=given["train"],
+        val=given["val"],
         checkpoint=folder / "best.weights.h5",
         config=replace(CONFIG, **changes),
         resumable=resumable,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.scores import BINS, bin_members, calibration_error
-from cervix_train.fit import Inputs
+from cervix_train.batches import Inputs
 from cervix_train.intervals import RESAMPLES, percentile_interval
 from cervix_train.keras_runtime import KerasModel
 

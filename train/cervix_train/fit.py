@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cervix_engine.errors import ResumeMismatchError, UsageError
+from cervix_train.batches import Batches, Labelled
 from cervix_train.fit_state import FitState, restore, snapshot
 from cervix_train.keras_runtime import KerasModel, load_keras
 
@@ -22,30 +20,6 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 5
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
-
-Features = npt.NDArray[np.float32]
-Targets = npt.NDArray[np.intp]
-# Indices of some tiles -> what the model is given of them.
-Inputs = Callable[[npt.NDArray[np.intp]], npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledInputs:
-    """What a model learns from: `inputs(indices)` gives its inputs, `targets` are `intp (N,)`."""
-
-    inputs: Inputs
-    targets: Targets
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledFeatures:
-    """Features `float32 (N, features)` and the index of each one's class, `intp (N,)`."""
-
-    vectors: Features
-    targets: Targets
-
-    def as_inputs(self) -> LabelledInputs:
-        return LabelledInputs(self.vectors.__getitem__, self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +100,8 @@ class History:
 def fit(
     model: KerasModel,
     *,
-    train: LabelledInputs,
-    val: LabelledInputs,
+    train: Labelled,
+    val: Labelled,
     checkpoint: Path,
     config: FitConfig,
     resumable: Resumable | None = None,
@@ -150,7 +124,10 @@ def fit(
     # Again here: how many random numbers were drawn before depends on what the cache held.
     keras.utils.set_random_seed(config.seed)
     model.compile(
-        optimizer=keras.optimizers.Adamax(config.learning_rate), loss="categorical_crossentropy", metrics=["accuracy"]
+        optimizer=keras.optimizers.Adamax(config.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=train.steps_per_execution,
     )
     if state:
         # The checkpoint lies in a folder that went with the killed process.
@@ -159,11 +136,11 @@ def fit(
         restore(model, state)
         log.info("resumed after epoch %d", state.epochs)
     classes = int(model.output.shape[-1])
-    batches = _batches(keras, train, classes, batch_size=config.batch_size)
+    batches = train.batches(classes=classes, batch_size=config.batch_size)
     values: dict[str, list[float]] = {name: list(state.values[name]) if state else [] for name in MEASURES}
     model.fit(
-        batches,
-        validation_data=_batches(keras, val, classes, batch_size=config.batch_size),
+        batches.data,
+        validation_data=val.batches(classes=classes, batch_size=config.batch_size).data,
         epochs=config.epochs,
         initial_epoch=_next_epoch(state, config),
         # Keras would shuffle the batches once more, with Python's own random numbers, which no state keeps.
@@ -187,28 +164,9 @@ def _next_epoch(state: FitState | None, config: FitConfig) -> int:
     return config.epochs if state.wait >= config.patience else state.epochs
 
 
-def _batches(keras: Any, data: LabelledInputs, classes: int, *, batch_size: int) -> Any:
-    """A Keras data set of the tiles in the order of its attribute `order`."""
-    one_hot = np.eye(classes, dtype=np.float32)[data.targets]
-
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.order = np.arange(len(one_hot))
-
-        def __len__(self) -> int:
-            return math.ceil(len(one_hot) / batch_size)
-
-        def __getitem__(self, number: int) -> tuple[npt.NDArray[Any], Features]:
-            chosen = self.order[number * batch_size : (number + 1) * batch_size]
-            return data.inputs(chosen), one_hot[chosen]
-
-    return Batches()
-
-
 def _callbacks(
     keras: Any,
-    batches: Any,
+    batches: Batches,
     values: dict[str, list[float]],
     state: FitState | None,
     *,
@@ -232,7 +190,7 @@ def _callbacks(
 
     def shuffle(epoch: int, _logs: object) -> None:
         # The epoch's own order, so that it does not matter how many epochs this process has seen.
-        batches.order = np.random.default_rng((config.seed, epoch)).permutation(len(batches.order))
+        batches.reorder(np.random.default_rng((config.seed, epoch)).permutation(batches.tiles))
 
     def end(epoch: int, logs: dict[str, float]) -> None:
         for name in MEASURES:

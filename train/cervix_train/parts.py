@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from cervix_engine.errors import DatasetError
 from cervix_train.augment import ORIGINAL, Variant
+from cervix_train.batches import LabelledFeatures
 from cervix_train.dataset import SPLITS, Dataset, Split
 from cervix_train.features import CopyFeatures, FeatureSet
-from cervix_train.fit import LabelledFeatures
 from cervix_train.splits import group_of
 
 

@@ -82,11 +82,12 @@ def _accuracy(dataset: Dataset, features: FeatureSet, *, config: TrainConfig, se
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
         fit(
             head,
-            train=parts["train"].labelled.as_inputs(),
-            val=parts["val"].labelled.as_inputs(),
+            train=parts["train"].labelled,
+            val=parts["val"].labelled,
             checkpoint=Path(folder) / "head.weights.h5",
             config=FitConfig(config.epochs, config.learning_rate, config.batch_size, seed, config.patience),
         )
     test = parts["test"].labelled
-    predicted = np.asarray(head.predict(test.vectors, verbose=0)).argmax(axis=1)
+    # Not `predict`: it would unroll all the steps that `fit` takes a call.
+    predicted = np.asarray(head.predict_on_batch(test.vectors)).argmax(axis=1)
     return float((predicted == test.targets).mean())

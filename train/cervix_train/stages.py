@@ -17,9 +17,10 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_bytes
 from cervix_engine.preprocess import Pixels, preprocess, read_tile
 from cervix_train.augment import Variant
+from cervix_train.batches import Inputs, Labelled, LabelledInputs
 from cervix_train.calibration import Logits, logits_of, nll, softmax
 from cervix_train.dataset import Split
-from cervix_train.fit import FitConfig, History, Inputs, LabelledInputs, Resumable, fit
+from cervix_train.fit import FitConfig, History, Resumable, fit
 from cervix_train.keras_runtime import KerasModel, load_keras
 from cervix_train.mixed import mixed_precision
 from cervix_train.parts import Part
@@ -27,7 +28,7 @@ from cervix_train.parts import Part
 log = logging.getLogger(__name__)
 
 # A split -> what is learnt from it, or measured on it.
-Labelled = Callable[[Split], LabelledInputs]
+LabelledSplits = Callable[[Split], Labelled]
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
 
@@ -70,8 +71,8 @@ class Trainable:
 def train_head(given: Trainable, *, checkpoint: Path, config: FitConfig, resumable: Resumable | None) -> Stage:
     """Train the head on features that were computed once."""
 
-    def labelled(split: Split) -> LabelledInputs:
-        return given.parts[split].labelled.as_inputs()
+    def labelled(split: Split) -> Labelled:
+        return given.parts[split].labelled
 
     return _stage(given, given.head, labelled, Names("head", checkpoint), config=config, resumable=resumable)
 
@@ -94,8 +95,8 @@ def train_whole(
     return _stage(given, given.model, _pixels_of(given), names, config=config, resumable=resumable, mixed=mixed)
 
 
-def _pixels_of(given: Trainable) -> Labelled:
-    def labelled(split: Split) -> LabelledInputs:
+def _pixels_of(given: Trainable) -> LabelledSplits:
+    def labelled(split: Split) -> Labelled:
         part = given.parts[split]
         paths = [given.paths[index] for index in part.indices]
         inputs = pixel_inputs(paths, contract=given.contract, variants=part.variants)
@@ -156,7 +157,7 @@ class Names:
 def _stage(
     given: Trainable,
     model: KerasModel,
-    labelled: Labelled,
+    labelled: LabelledSplits,
     names: Names,
     *,
     config: FitConfig,
