@@ -9,12 +9,14 @@ import pytest
 from cervix_train.calibration import (
     BOUNDS,
     before_and_after,
+    doubts,
     fit_temperature,
     fold_temperature,
     logits_of,
     measure_calibration,
     nll,
     softmax,
+    temperature_interval,
 )
 from cervix_train.intervals import bootstrap_weights
 from cervix_train.keras_runtime import load_keras
@@ -53,6 +55,35 @@ def test_validation_never_gets_worse() -> None:
 def test_where_all_is_right_the_temperature_stays_within_bounds() -> None:
     logits = 5 * np.eye(3)
     assert BOUNDS[0] <= fit_temperature(logits, np.arange(3)) < 1
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_the_temperatures_interval_holds_what_it_would_be_fitted_to(factor: float) -> None:
+    inside = 0
+    for seed in range(20):
+        logits, targets = calibrated(300, seed=seed)
+        low, high = temperature_interval(factor * logits, targets, weights=bootstrap_weights(range(300)))
+        inside += low <= factor <= high
+        assert 1.1 < high / low < 2
+    assert inside >= 16  # 19 expected
+
+
+def test_each_resample_fits_its_own_temperature() -> None:
+    logits, targets = calibrated(200)
+    drawn = np.random.default_rng(1).integers(0, 200, 200)
+    weights = np.bincount(drawn, minlength=200)[np.newaxis].astype(np.float64)
+    low, high = temperature_interval(2 * logits, targets, weights=weights)
+    assert low == high == pytest.approx(fit_temperature(2 * logits[drawn], targets[drawn]), rel=0.01)
+
+
+def test_tiles_that_belong_together_say_less() -> None:
+    logits, targets = calibrated(60)
+    copies, fields = 8, np.repeat(np.arange(60), 8)
+    many = (np.repeat(logits, copies, axis=0), np.repeat(targets, copies))
+    low, high = temperature_interval(logits, targets, weights=bootstrap_weights(range(60)))
+    assert temperature_interval(*many, weights=bootstrap_weights(fields.tolist())) == pytest.approx([low, high])
+    narrow = temperature_interval(*many, weights=bootstrap_weights(range(480)))
+    assert narrow[1] / narrow[0] < (high / low) ** 0.5
 
 
 def test_folding_is_dividing() -> None:
@@ -98,6 +129,41 @@ def test_before_and_after_differ_by_the_temperature_alone() -> None:
     assert both["after"] == measured(logits, targets)
     assert both["before"] == measured(3 * logits, targets)
     assert both["after"]["nll"] < both["before"]["nll"]
+
+
+def judged(val: Logits, test: Logits, targets: Targets) -> list[str]:
+    """What is said of a temperature that was fitted on `val` and is used on `test`."""
+    temperature = fit_temperature(val, targets)
+    weights = bootstrap_weights(range(len(targets)))
+    splits = {
+        split: before_and_after(logits, targets, temperature=temperature, weights=weights)
+        for split, logits in (("val", val), ("test", test))
+    }
+    return doubts({"temperature": temperature, **splits})
+
+
+def test_a_temperature_that_fits_the_test_tiles_raises_no_doubt() -> None:
+    logits, targets = calibrated(2000)
+    assert judged(3 * logits, 3 * logits, targets) == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind", "left", "often"), [(3.0, "harder", "too unsure", "more"), (0.4, "easier", "too sure", "less")]
+)
+def test_validation_tiles_of_another_kind_are_said(factor: float, kind: str, left: str, often: str) -> None:
+    logits, targets = calibrated(2000)
+    worse, beyond = judged(factor * logits, logits, targets)
+    assert f"the validation tiles are {kind} than the test tiles, of which it leaves the model {left}" in worse
+    assert "makes the test tiles' NLL worse (" in worse
+    assert f"the validation tiles are {kind} than the test tiles, of which the model is right {often} often" in beyond
+
+
+def test_a_model_that_no_temperature_mends_is_said_so() -> None:
+    logits, targets = calibrated(2000)
+    # Sure of one half of its answers, unsure of the other, and right equally often.
+    torn = logits * np.where(np.arange(2000) % 2, 5.0, 0.2)[:, np.newaxis]
+    (only,) = judged(torn, torn, targets)
+    assert "so does the validation tiles', which one temperature does not mend" in only
 
 
 def test_certain_answers_have_finite_numbers() -> None:

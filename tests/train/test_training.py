@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import logging
 import shutil
@@ -138,12 +139,14 @@ def test_the_metrics_are_the_test_splits(opened: Bundle, model: Any, drawn: Path
 
 
 def test_the_temperature_is_folded_recorded_and_no_loss(opened: Bundle, model: Any, drawn: Path) -> None:
-    calibration = opened.read_json("training/calibration.json", schema="cervix/calibration/1")
+    calibration = opened.read_json("training/calibration.json", schema="cervix/calibration/2")
     jsonschema.validate(
         calibration, json.loads(files("cervix_train").joinpath("schemas/calibration.schema.json").read_text())
     )
     temperature = opened.contract.temperature
     assert temperature == calibration["temperature"] != 1.0
+    low, high = calibration["temperature_interval"]
+    assert low < temperature < high
     assert calibration["val"]["after"]["nll"] <= calibration["val"]["before"]["nll"]
     metrics = json.loads((opened.root / "training/metrics.json").read_text())
     assert metrics["calibration"] == calibration["test"]["after"]
@@ -167,6 +170,20 @@ def test_the_report_is_one_file_with_all_tables_and_plots(opened: Bundle, report
     assert sum(item["test"] for item in record["distribution"]["classes"]) == report.metrics["tiles"]
     assert [stage["kept"] for stage in record["stages"]] == [True]
     assert record["stages"][0]["test_accuracy"] == report.metrics["accuracy"]
+
+
+def test_a_temperature_that_harms_the_test_tiles_is_said_aloud(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cervix_train.training.fit_temperature", lambda *_: 20.0)
+    with caplog.at_level(logging.WARNING, "cervix_train"):
+        train(replace(config, out=tmp_path / "bundle"))
+    words = "makes the test tiles' NLL worse"
+    assert f"temperature 20.000 {words}" in caplog.text
+    assert (
+        f"Temperature 20.000 {html.escape(words)}"
+        in Bundle.open(tmp_path / "bundle").read("training/report.html").decode()
+    )
 
 
 def test_a_training_killed_after_the_head_goes_on(

@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from cervix_engine.scores import BINS, bin_members, calibration_error
 from cervix_train.batches import Inputs
-from cervix_train.intervals import RESAMPLES, percentile_interval
+from cervix_train.intervals import RESAMPLES, Interval, percentile_interval
 from cervix_train.keras_runtime import KerasModel
 
-SCHEMA = "cervix/calibration/1"
+SCHEMA = "cervix/calibration/2"
 BOUNDS = (0.05, 20.0)  # of the temperature: outside, something other than calibration is wrong
+_GRID = 600  # temperatures that are tried in each resample: 1 % apart, where intervals are tens of percent wide
 _SMALLEST = 1e-12  # a float32 softmax can answer 0, whose logarithm is infinite
 _UNDERFLOW = float(np.finfo(np.float32).tiny)
 _SEED = 20170806
@@ -52,6 +53,20 @@ def fit_temperature(logits: Logits, targets: Targets) -> float:
     return temperature if nll(softmax(logits / temperature), targets) < nll(softmax(logits), targets) else 1.0
 
 
+def temperature_interval(logits: Logits, targets: Targets, *, weights: npt.NDArray[np.float64]) -> Interval:
+    """The temperature's own 95 % interval, fitted anew to each resample of the tiles.
+
+    Each tile's likelihood is computed once at every temperature of a fine grid; a resample only weighs them.
+
+    Args:
+        logits, targets: as `fit_temperature`.
+        weights: `float64 (R, N)`, how often each tile is drawn in each resample.
+    """
+    grid = np.geomspace(*BOUNDS, _GRID)
+    losses = np.stack([_nll_of_each(softmax(logits / temperature), targets) for temperature in grid], axis=1)
+    return percentile_interval(grid[(weights @ losses).argmin(axis=1)])
+
+
 def fold_temperature(model: KerasModel, temperature: float) -> None:
     """Divide the last Dense layer's kernel and bias by `temperature`, in place."""
     last = model.layers[-1]
@@ -75,8 +90,12 @@ def softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 def nll(probabilities: npt.NDArray[Any], targets: Targets) -> float:
     """Mean negative log-likelihood of the true classes, in nats."""
+    return float(_nll_of_each(probabilities, targets).mean())
+
+
+def _nll_of_each(probabilities: npt.NDArray[Any], targets: Targets) -> npt.NDArray[np.float64]:
     true = probabilities[np.arange(len(targets)), targets].astype(np.float64)
-    return float(-np.log(np.maximum(true, _SMALLEST)).mean())
+    return np.asarray(-np.log(np.maximum(true, _SMALLEST)))
 
 
 def measure_calibration(
@@ -107,6 +126,48 @@ def measure_calibration(
         "ece_if_calibrated": percentile_interval(calibration_error(drawn - confidence, member)),
         "bins": _bins(confidence, hit, member),
     }
+
+
+def doubts(calibration: dict[str, Any]) -> list[str]:
+    """What speaks against the temperature on the test tiles, in plain words; `calibration` is as in its JSON."""
+    temperature, test = calibration["temperature"], calibration["test"]
+    before, after = test["before"], test["after"]
+    found = []
+    if after["nll"] > before["nll"]:
+        # The likelihood has one minimum, so the test tiles' own temperature lies on the other side.
+        kind, left = ("harder", "too unsure") if temperature > 1 else ("easier", "too sure")
+        found.append(
+            f"temperature {temperature:.3f} makes the test tiles' NLL worse ({before['nll']:.4f} before, "
+            f"{after['nll']:.4f} after): the validation tiles are {kind} than the test tiles, of which it leaves the "
+            f"model {left}"
+        )
+    if _miscalibrated(after):
+        low, high = after["ece_if_calibrated"]
+        # Where the validation tiles' own ECE is too high, one number was not enough, whatever the test tiles are like.
+        both = "so does the validation tiles', which one temperature does not mend"
+        cause = both if _miscalibrated(calibration["val"]["after"]) else _shift(after)
+        found.append(
+            f"the test tiles' ECE {after['ece']:.4f} lies above a calibrated model's, {low:.4f} to {high:.4f}: {cause}"
+        )
+    return found
+
+
+def _miscalibrated(measured: dict[str, Any]) -> bool:
+    # An ECE below the range is luck, and no fault.
+    return bool(measured["ece"] > measured["ece_if_calibrated"][1])
+
+
+def _shift(test: dict[str, Any]) -> str:
+    """How test tiles differ from those that the temperature was fitted on, by the sign of their mean gap."""
+    tiles = sum(item["tiles"] for item in test["bins"])
+    confidence, accuracy = (
+        sum(item["tiles"] * item[name] for item in test["bins"]) / tiles for name in ("confidence", "accuracy")
+    )
+    kind, often = ("harder", "more") if accuracy > confidence else ("easier", "less")
+    return (
+        f"the validation tiles are {kind} than the test tiles, of which the model is right {often} often "
+        f"({accuracy:.1%}) than it says ({confidence:.1%})"
+    )
 
 
 def _bins(

@@ -49,7 +49,7 @@ class Reference:
         failures: why tiles of `dataset` were left out, by index.
         stages: all that were trained.
         metrics: of the test split.
-        calibration: the temperature, and what it changed; of the schema `cervix/calibration/1`.
+        calibration: the temperature, and what it changed; of the schema `cervix/calibration/2`.
         record: recipe, versions, class distribution and what each stage reached; schema `cervix/training/1`.
         examples: some test tiles.
     """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cervix_train.calibration import doubts
 from cervix_train.distribution import IMBALANCED
 
 _STYLE = """
@@ -41,7 +42,7 @@ class ReportInput:
 
     Attributes:
         metrics: of the test split, schema `cervix/metrics/1`.
-        calibration: schema `cervix/calibration/1`.
+        calibration: schema `cervix/calibration/2`.
         record: schema `cervix/training/1`.
         pictures: the folder with the plots.
     """
@@ -197,10 +198,14 @@ def _calibration(given: ReportInput) -> str:
         for when, measured in ((when, given.calibration[split][when]) for when in ("before", "after"))
     ]  # fmt: skip
     head = ("tiles", "NLL", "Brier", "ECE", "ECE 95 %", "ECE of a perfectly calibrated model")
+    low, high = given.calibration["temperature_interval"]
+    warnings = "".join(f'<p class="warning">{_text(_sentence(doubt))}</p>' for doubt in doubts(given.calibration))
     return (
         "<h2>Can its confidence be believed?</h2>"
-        f"<p>A temperature of {given.calibration['temperature']:.3f}, fitted on the validation tiles, divides the "
-        "logits; it is part of the model. It changes no prediction, only how sure the model says it is.</p>"
+        f"<p>A temperature of {given.calibration['temperature']:.3f} (95 %: {low:.3f}–{high:.3f}), fitted on the "
+        "validation tiles, divides the logits; it is part of the model. It changes no prediction, only how sure the "
+        "model says it is.</p>"
+        + warnings
         + _picture(given, "reliability", "Accuracy against confidence on test tiles; on the diagonal both agree.")
         + _table(head, rows)
     )
@@ -251,6 +256,10 @@ def _table(
 def _text(value: object) -> str:
     # File and class names come from outside and must not become markup.
     return html.escape(str(value))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _plain(value: object) -> str:

@@ -17,7 +17,15 @@ from cervix_engine.files import sha256_bytes
 from cervix_train.augment import training_copies
 from cervix_train.batchnorm import reestimate
 from cervix_train.calibration import SCHEMA as CALIBRATION
-from cervix_train.calibration import Logits, before_and_after, fit_temperature, fold_temperature, softmax
+from cervix_train.calibration import (
+    Logits,
+    before_and_after,
+    doubts,
+    fit_temperature,
+    fold_temperature,
+    softmax,
+    temperature_interval,
+)
 from cervix_train.config import TrainConfig
 from cervix_train.dataset import SPLITS, Dataset, Split, check_trainable, log_failures
 from cervix_train.distribution import class_distribution, warn_of_imbalance
@@ -249,18 +257,26 @@ def _test_metrics(probabilities: Probabilities, test: Part, *, dataset: Dataset,
 
 
 def _calibration(logits: dict[Split, Logits], parts: dict[Split, Part], temperature: float) -> dict[str, Any]:
-    measured: dict[str, Any] = {
-        split: before_and_after(
-            logits[split],
-            parts[split].labelled.targets,
-            temperature=temperature,
-            weights=bootstrap_weights(parts[split].groups),
-        )
-        for split in logits
+    targets = {split: parts[split].labelled.targets for split in logits}
+    weights = {split: bootstrap_weights(parts[split].groups) for split in logits}
+    calibration: dict[str, Any] = {
+        "schema": CALIBRATION,
+        "temperature": temperature,
+        "temperature_interval": temperature_interval(logits["val"], targets["val"], weights=weights["val"]),
+        **{
+            split: before_and_after(logits[split], targets[split], temperature=temperature, weights=weights[split])
+            for split in logits
+        },
     }
-    before, after = (measured["val"][when]["nll"] for when in ("before", "after"))
-    log.info("temperature %.3f: validation NLL %.4f before, %.4f after", temperature, before, after)
-    return {"schema": CALIBRATION, "temperature": temperature, **measured}
+    log.info(
+        "temperature %.3f (95 %%: %.3f to %.3f): validation NLL %.4f before, %.4f after",
+        temperature,
+        *calibration["temperature_interval"],
+        *(calibration["val"][when]["nll"] for when in ("before", "after")),
+    )
+    for doubt in doubts(calibration):
+        log.warning("%s", doubt)
+    return calibration
 
 
 def _statistics(dataset: Dataset, features: FeatureSet) -> tuple[Any, ...]:
