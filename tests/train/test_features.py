@@ -12,9 +12,10 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError
 from cervix_engine.preprocess import preprocess
 from cervix_engine.tiles import TileSize
+from cervix_train.feature_passes import cache_keys
 from cervix_train.feature_runtime import runtime_names
 from cervix_train.feature_store import FeatureStore, TileRecord
-from cervix_train.features import FeatureSet, cache_keys, compute_features, default_cache
+from cervix_train.features import FeatureSet, compute_features, default_cache
 from cervix_train.keras_runtime import load_keras
 from cervix_train.network import build_extractor
 

@@ -1,7 +1,9 @@
-"""Stages on pixels: every layer at once, and half-precision arithmetic that leaves an FP32 model behind."""
+"""What is learnt from may be half-precision, on pixels and as features; an FP32 model is left behind all the same."""
 
 from __future__ import annotations
 
+import csv
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,11 @@ from cervix_engine.bundle import Bundle
 from cervix_engine.errors import UsageError
 from cervix_train import mixed, training
 from cervix_train.config import TrainConfig
+from cervix_train.features import FeatureSet, compute_features
 from cervix_train.keras_runtime import load_keras
-from cervix_train.mixed import hardware_has_bf16, mixed_precision
+from cervix_train.mixed import MixedPrecision, hardware_has_bf16, mixed_precision
 from cervix_train.network import build_extractor, build_head, join
-from cervix_train.training import train
+from cervix_train.training import TrainReport, train
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -92,6 +95,7 @@ def test_fine_tuning_takes_half_where_the_hardware_has_it(
     bundle, model = opened(tuned)
     assert saw == [False, took], "the head on features has no convolutions"
     assert recipe(bundle)["mixed_precision"] is took
+    assert recipe(bundle)["bf16_features"] is False
     assert policies(model) == {"float32"}
 
 
@@ -100,6 +104,38 @@ def test_half_that_the_hardware_has_not_is_refused(tuned: TrainConfig, monkeypat
     with pytest.raises(UsageError, match="--mixed-precision: neither the CPU nor a GPU"):
         train(replace(tuned, mixed_precision=True))
     assert not tuned.out.exists()
+
+
+@pytest.mark.parametrize("asked", [True, None, False])
+def test_features_are_half_only_where_asked_and_of_training_tiles(
+    config: TrainConfig, report: TrainReport, tmp_path: Path, asked: bool | None, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    wanted: list[set[int]] = []
+
+    def seen(paths: list[Path], *, bf16: set[int], **given: Any) -> FeatureSet:
+        wanted.append(bf16)
+        return compute_features(paths, bf16=bf16, **given)
+
+    monkeypatch.setattr(training, "compute_features", seen)
+    monkeypatch.setattr(training, "hardware_has_bf16", lambda: pytest.fail("no stage is on pixels"))
+    own = replace(config, out=tmp_path / "bundle", mixed_precision=asked)
+    with caplog.at_level(logging.INFO, "cervix_train"):
+        again = train(own)
+    bundle = Bundle.open(own.out)
+    rows = list(csv.DictReader(bundle.read("training/split.csv").decode().splitlines()))
+    assert wanted == [{index for index, row in enumerate(rows) if row["split"] == "train"} if asked else set()]
+    assert (recipe(bundle)["mixed_precision"], recipe(bundle)["bf16_features"]) == (False, bool(asked))
+    # The store of FP32 holds them, so all is as if nobody had asked.
+    assert ("all in its store already" in caplog.text) is bool(asked)
+    assert (again.metrics, again.history) == (report.metrics, report.history)
+
+
+def test_the_recipe_tells_what_was_half(config: TrainConfig) -> None:
+    recipes = [
+        config.recipe(MixedPrecision(stages, features)) for stages in (True, False) for features in (True, False)
+    ]
+    assert all(one != other for place, one in enumerate(recipes) for other in recipes[:place])
 
 
 def test_the_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

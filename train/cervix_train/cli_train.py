@@ -74,7 +74,9 @@ if TYPE_CHECKING:
 @click.option(
     "--mixed-precision/--full-precision",
     default=None,
-    help="Whether stages on pixels compute in BF16, with FP32 weights.  [default: where CPU or GPU has BF16]",
+    help="Compute in BF16 what is learnt from: the backbone in stages on pixels, and training tiles' features, where "
+    "OpenVINO's agree with Keras's; or compute nothing in BF16. Weights stay FP32, and so do validation and test "
+    "tiles' features, the temperature and all metrics.  [default: stages on pixels alone, where CPU or GPU has BF16]",
 )
 @click.option(
     "--augment",

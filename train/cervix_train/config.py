@@ -10,6 +10,7 @@ from typing import Any
 from cervix_engine.contract import TileClass
 from cervix_engine.files import sha256_file
 from cervix_train.fit import PATIENCE
+from cervix_train.mixed import MixedPrecision
 from cervix_train.network import Backbone, Weights
 
 
@@ -28,7 +29,8 @@ class TrainConfig:
         fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
         thaw: share of the backbone's layers, from the last, that learn in it.
         whole: every layer learns on pixels, in one stage, instead of the head on features.
-        mixed_precision: whether stages on pixels compute the backbone in BF16; None where the hardware has it.
+        mixed_precision: True computes what is learnt from in BF16: the backbone in stages on pixels, and training
+            tiles' features; False nothing; None those stages alone, where the hardware has BF16.
         augment: altered copies of each training tile, for all stages.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
@@ -54,8 +56,8 @@ class TrainConfig:
     augment: int = 0
     resume: bool | None = None
 
-    def recipe(self) -> dict[str, Any]:
-        """The settings that the outcome depends on, as JSON."""
+    def recipe(self, mixed: MixedPrecision) -> dict[str, Any]:
+        """The settings that the outcome depends on, as JSON; `mixed` is what `mixed_precision` came to here."""
         weights = self.weights
         return {
             "backbone": self.backbone,
@@ -69,7 +71,8 @@ class TrainConfig:
             "fine_tune_learning_rate": self.fine_tune_learning_rate,
             "thaw": self.thaw,
             "whole": self.whole,
-            "mixed_precision": bool(self.mixed_precision and (self.whole or self.fine_tune_epochs)),
+            "mixed_precision": mixed.stages,
+            "bf16_features": mixed.features,
             "augment": self.augment,
             "seed": self.seed,
         }

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import TileError
-from cervix_engine.files import sha256_bytes
-from cervix_engine.preprocess import read_tile
 from cervix_engine.tiles import TileFailure, TileSize
-from cervix_train.augment import ORIGINAL, Copy, Variant
-from cervix_train.feature_runtime import (
-    RACE_TILES,
-    FeatureRuntime,
-    KerasRuntime,
-    choose_runtime,
-    keras_name,
-    runtime_names,
-)
-from cervix_train.feature_store import FeatureStore, TileRecord
-from cervix_train.keras_runtime import KerasModel, load_keras
-from cervix_train.network import extractor_digest
+from cervix_train.augment import Copy
+from cervix_train.feature_passes import FeaturePass, Wanted, feature_passes
+from cervix_train.feature_store import TileRecord
+from cervix_train.keras_runtime import KerasModel
 from cervix_train.tiles import TileBatch, tile_batches
 
 
@@ -70,24 +56,6 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "cervix" / "features"
 
 
-def cache_keys(extractor: KerasModel, contract: ModelContract) -> dict[str, str]:
-    """For each runtime, hex SHA-256 of all that decides a tile's features, but for the tile itself.
-
-    Versions are part of it: another one may compute the same layers a little differently.
-    """
-    parts: dict[str, Any] = {
-        "extractor": extractor_digest(extractor),
-        "keras": load_keras().__version__,
-        "input_size": list(contract.input_size),
-        "channel_order": contract.channel_order,
-        "interpolation": contract.interpolation,
-        "exif_policy": contract.exif_policy,
-    }
-    # Keras's key names no runtime: stores that are older than the choice of one stay good.
-    named = {name: parts if name == keras_name() else {**parts, "runtime": name} for name in runtime_names()}
-    return {name: sha256_bytes(json.dumps(own, sort_keys=True).encode()) for name, own in named.items()}
-
-
 def compute_features(
     paths: Sequence[Path],
     *,
@@ -97,6 +65,7 @@ def compute_features(
     batch_size: int,
     advance: Callable[[int], None],
     copies: Sequence[Copy] = (),
+    bf16: Collection[int] = (),
 ) -> FeatureSet:
     """Features of all tiles: from the cache where they are, else computed and put there batch by batch.
 
@@ -108,77 +77,65 @@ def compute_features(
         batch_size: tiles per call of the extractor.
         advance: told how many more tiles and copies are done.
         copies: altered copies of tiles whose features are wanted too; `index` is a place in `paths`.
+        bf16: places in `paths` of tiles that, with their copies, may be computed in BF16; all others are in FP32.
 
     Raises:
         OutputError: the cache cannot be read or written.
     """
-    # One pass, so that copies are computed by the runtime that their tiles were computed by.
     tiles = len(paths)
-    variants = [ORIGINAL] * tiles + [copy.variant for copy in copies]
-    paths = [*paths, *(paths[copy.index] for copy in copies)]
-    width = int(extractor.output.shape[-1])
-    stores = {name: FeatureStore(cache, key=key, width=width) for name, key in cache_keys(extractor, contract).items()}
-    name, runtime = _choose(extractor, paths, variants, stores, contract)
+    # A copy is in its tile's pass, so that one runtime computes both.
+    learnt = {*bf16, *(tiles + place for place, copy in enumerate(copies) if copy.index in bf16)}
+    passes = feature_passes(
+        Wanted.all_of(paths, copies), bf16=learnt, extractor=extractor, contract=contract, cache=cache
+    )
     found: dict[int, TileRecord] = {}
     failures: dict[int, TileFailure] = {}
-    computed = 0
-    with stores[name] as store:
+    computed = sum(
+        _run(own, found, failures, contract=contract, batch_size=batch_size, advance=advance) for own in passes
+    )
+    advance(len(failures))
+    width = int(extractor.output.shape[-1])
+    return _assemble(found, failures, copies, tiles=tiles, computed=computed, width=width)
+
+
+def _run(
+    own: FeaturePass,
+    found: dict[int, TileRecord],
+    failures: dict[int, TileFailure],
+    *,
+    contract: ModelContract,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> int:
+    """Fill `found` and `failures`, both by place; gives the number of tiles that were computed."""
+    places, computed = own.wanted.places, 0
+    failed: dict[int, TileFailure] = {}
+    with own.store as store:
 
         def known(index: int, digest: str) -> bool:
             record = store.get(digest)
             if record is None:
                 return False
-            found[index] = record
+            found[places[index]] = record
             advance(1)
             return True
 
         batches = tile_batches(
-            paths, contract=contract, batch_size=batch_size, failures=failures, skip=known, variants=variants
+            own.wanted.paths,
+            contract=contract,
+            batch_size=batch_size,
+            failures=failed,
+            skip=known,
+            variants=own.wanted.variants,
         )
         for batch in batches:
-            records = _records(batch, runtime(batch.pixels)[: len(batch)])
+            records = _records(batch, own.runtime(batch.pixels)[: len(batch)])
             store.put(dict(zip(batch.digests, records, strict=True)))
-            found.update(zip(batch.indices, records, strict=True))
+            found.update(zip((places[index] for index in batch.indices), records, strict=True))
             computed += len(batch)
             advance(len(batch))
-    advance(len(failures))
-    return _assemble(found, failures, copies, tiles=tiles, computed=computed, width=width)
-
-
-def _choose(
-    extractor: KerasModel,
-    paths: Sequence[Path],
-    variants: Sequence[Variant],
-    stores: dict[str, FeatureStore],
-    contract: ModelContract,
-) -> tuple[str, FeatureRuntime]:
-    """The store that is to serve the tiles, by its runtime's name, and what computes those that it lacks."""
-    digests = _digests(paths, variants)
-    held = {name: store.held(digests) for name, store in stores.items()}
-    most = max(held, key=lambda name: len(held[name]))
-    missing = tile_batches(
-        paths,
-        contract=contract,
-        batch_size=RACE_TILES,
-        failures={},
-        skip=lambda _index, digest: digest in held[most],
-        variants=variants,
-    )
-    sample = next(missing, None)
-    if sample is None:
-        return most, KerasRuntime(extractor)
-    counts = {name: sum(digest in found for digest in digests) for name, found in held.items()}
-    runtime = choose_runtime(extractor, held=counts, tiles=len(paths), sample=sample.pixels[: len(sample)])
-    return runtime.name, runtime
-
-
-def _digests(paths: Sequence[Path], variants: Sequence[Variant]) -> list[str]:
-    digests = []
-    for path, variant in zip(paths, variants, strict=True):
-        # What cannot be read is named by the pass itself.
-        with suppress(TileError):
-            digests.append(variant.key(sha256_bytes(read_tile(path))))
-    return digests
+    failures.update({places[index]: failure for index, failure in failed.items()})
+    return computed
 
 
 def _records(batch: TileBatch, vectors: npt.NDArray[np.float32]) -> list[TileRecord]:

@@ -1,5 +1,6 @@
-"""Mixed precision: the backbone computes in BF16, its weights and the head stay FP32.
+"""Mixed precision: what is learnt from is computed in BF16; weights, the head and all that is measured stay FP32.
 
+In stages on pixels, that is the backbone's arithmetic; where the head learns from features, those of training tiles.
 BF16 has FP32's range, so that no loss needs scaling; FP16, which has not, is never taken.
 
 Source: Micikevicius et al. 2018, "Mixed Precision Training"; Keras, "Mixed precision".
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from cervix_engine.gpu import find_gpus
 from cervix_engine.machine import cpu_has_bf16
@@ -17,6 +19,19 @@ from cervix_train.keras_runtime import KerasModel, load_keras
 _POLICY = "mixed_bfloat16"
 # NVIDIA's GPUs multiply BF16 from Ampere on.
 _AMPERE = (8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MixedPrecision:
+    """What of a training computes in BF16. Whatever it says, val and test tiles are measured in FP32.
+
+    Attributes:
+        stages: the backbone, while it learns on pixels.
+        features: the features of training tiles and their copies, where OpenVINO's are near enough to Keras's.
+    """
+
+    stages: bool
+    features: bool
 
 
 def hardware_has_bf16() -> bool:

@@ -12,6 +12,7 @@ from cervix_train.config import TrainConfig
 from cervix_train.dataset import Dataset
 from cervix_train.distribution import class_distribution
 from cervix_train.keras_runtime import library_versions
+from cervix_train.mixed import MixedPrecision
 from cervix_train.parts import Part
 from cervix_train.stages import Stage
 
@@ -20,6 +21,7 @@ SCHEMA = "cervix/training/1"
 
 def training_record(
     config: TrainConfig,
+    mixed: MixedPrecision,
     dataset: Dataset,
     stages: Sequence[Stage],
     kept: Stage,
@@ -30,7 +32,7 @@ def training_record(
     """The record as JSON.
 
     Args:
-        config: what was asked for.
+        config, mixed: what was asked for, and what of it computed in BF16.
         dataset: every tile with its split.
         stages: all that were trained, and the one whose weights were kept.
         kept: that one.
@@ -39,7 +41,7 @@ def training_record(
     """
     return {
         "schema": SCHEMA,
-        "recipe": config.recipe(),
+        "recipe": config.recipe(mixed),
         "versions": library_versions(),
         "distribution": class_distribution(dataset),
         "left_out": left_out,

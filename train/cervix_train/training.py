@@ -36,7 +36,7 @@ from cervix_train.keras_runtime import KerasModel, load_keras
 from cervix_train.layouts import read_dataset
 from cervix_train.look import group_by_look
 from cervix_train.metrics import Probabilities, measure
-from cervix_train.mixed import hardware_has_bf16
+from cervix_train.mixed import MixedPrecision, hardware_has_bf16
 from cervix_train.network import build_extractor, build_head, join
 from cervix_train.output_folder import check_output, whole_folder
 from cervix_train.parts import Part, split_parts
@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> TrainReport:
         CervixError: an input or the output cannot be used; nothing is then left at `config.out`.
     """
     check_output(config.out, overwrite=config.overwrite)
-    config = replace(config, mixed_precision=_mixed(config))
+    mixed = _mixed(config)
     dataset = read_dataset(config.data, classes=config.classes)
     check_trainable(dataset)
     dataset = assign_splits(group_by_look(dataset), seed=config.seed)
@@ -83,14 +83,14 @@ def train(config: TrainConfig) -> TrainReport:
 
     load_keras(seed=config.seed)
     extractor = frozen_extractor(config, dataset, contract)
-    features = dataset_features(config, dataset, extractor=extractor, contract=contract)
+    features = dataset_features(config, dataset, extractor=extractor, contract=contract, bf16=mixed.features)
     parts = split_parts(dataset, features)
     head = build_head(features=features.vectors.shape[1], classes=len(dataset.classes))
     paths = [dataset.root / tile.path for tile in dataset.tiles]
     given = Trainable(join(extractor, head), head, parts, paths, contract)
     with whole_folder(config.out, overwrite=config.overwrite) as folder:
         (folder / "training").mkdir()
-        stages, kept = _run_stages(config, given, folder=folder / "training")
+        stages, kept = _run_stages(config, mixed, given, folder=folder / "training")
         temperature = fit_temperature(kept.logits["val"], parts["val"].labelled.targets)
         fold_temperature(given.model, temperature)
         failed = sum(dataset.tiles[index].split == "test" for index in features.failures)
@@ -104,7 +104,7 @@ def train(config: TrainConfig) -> TrainReport:
             metrics=_test_metrics(test, parts["test"], dataset=dataset, failed=failed),
             calibration=_calibration(kept.logits, parts, temperature),
             record=training_record(
-                config, dataset, stages, kept, test_part=parts["test"], left_out=len(features.failures)
+                config, mixed, dataset, stages, kept, test_part=parts["test"], left_out=len(features.failures)
             ),
             examples=_examples(given, test, seed=config.seed),
         )
@@ -113,23 +113,24 @@ def train(config: TrainConfig) -> TrainReport:
     return TrainReport(reference.metrics, kept.history, kept.val_loss, features.computed, len(features.failures))
 
 
-def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple[tuple[Stage, ...], Stage]:
+def _run_stages(
+    config: TrainConfig, mixed: MixedPrecision, given: Trainable, *, folder: Path
+) -> tuple[tuple[Stage, ...], Stage]:
     """All stages, and the one of the lowest validation loss, whose weights the model then has."""
     states = _state_folder(config)
     states.mkdir(parents=True, exist_ok=True)
-    identity = _identity(config, given)
+    identity = _identity(config, mixed, given)
 
     def resumable(name: str) -> Resumable:
         return Resumable(states / f"{name}.npz", identity, config.resume)
 
-    mixed = bool(config.mixed_precision)
     if config.whole:
         whole = train_whole(
             given,
             checkpoint=folder / "whole.weights.h5",
             config=_fit_config(config),
             resumable=resumable("whole"),
-            mixed=mixed,
+            mixed=mixed.stages,
         )
         return (whole,), whole
     head = train_head(
@@ -146,7 +147,7 @@ def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple
             _fit_config(config), epochs=config.fine_tune_epochs, learning_rate=config.fine_tune_learning_rate
         ),
         resumable=resumable("fine_tune"),
-        mixed=mixed,
+        mixed=mixed.stages,
     )
     if tuned.val_loss < head.val_loss:
         return (head, tuned), tuned
@@ -155,22 +156,19 @@ def _run_stages(config: TrainConfig, given: Trainable, *, folder: Path) -> tuple
     return (head, tuned), head
 
 
-def _mixed(config: TrainConfig) -> bool:
-    """Whether stages on pixels will compute in BF16.
+def _mixed(config: TrainConfig) -> MixedPrecision:
+    """What will compute in BF16; features only where that was asked for, since it rounds what the head learns from.
 
     Raises:
-        UsageError: it was asked for, and the hardware has none.
+        UsageError: it was asked for, there is a stage on pixels, and the hardware has none.
     """
-    if not (config.whole or config.fine_tune_epochs):
-        if config.mixed_precision:
-            log.warning("--mixed-precision changes nothing: this recipe has no stage on pixels")
-        return False
-    if config.mixed_precision and not hardware_has_bf16():
+    asked, on_pixels = config.mixed_precision, config.whole or config.fine_tune_epochs > 0
+    stages = on_pixels and asked is not False and hardware_has_bf16()
+    if on_pixels and asked and not stages:
         raise UsageError("--mixed-precision: neither the CPU nor a GPU here multiplies BF16")
-    mixed = hardware_has_bf16() if config.mixed_precision is None else config.mixed_precision
-    if mixed:
+    if stages:
         log.info("stages on pixels compute the backbone in BF16, its weights stay FP32")
-    return mixed
+    return MixedPrecision(stages=stages, features=bool(asked))
 
 
 def _fit_config(config: TrainConfig) -> FitConfig:
@@ -189,9 +187,9 @@ def _state_folder(config: TrainConfig) -> Path:
     return place.with_name(f".{place.name}.resume")
 
 
-def _identity(config: TrainConfig, given: Trainable) -> str:
+def _identity(config: TrainConfig, mixed: MixedPrecision, given: Trainable) -> str:
     """Digest of all that decides what is learnt."""
-    parts = [config.recipe()]
+    parts = [config.recipe(mixed)]
     for split in SPLITS:
         labelled = given.parts[split].labelled
         parts.append({split: [sha256_bytes(array.tobytes()) for array in (labelled.vectors, labelled.targets)]})
@@ -225,9 +223,12 @@ def frozen_extractor(config: TrainConfig, dataset: Dataset, contract: ModelContr
 
 
 def dataset_features(
-    config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, contract: ModelContract
+    config: TrainConfig, dataset: Dataset, *, extractor: KerasModel, contract: ModelContract, bf16: bool = False
 ) -> FeatureSet:
-    """Features of all tiles and of training tiles' copies, with progress, and a warning for each tile that has none."""
+    """Features of all tiles and of training tiles' copies, with progress, and a warning for each tile that has none.
+
+    With `bf16`, training tiles and their copies may be computed in BF16: nothing is measured on them.
+    """
     copies = training_copies(dataset, count=config.augment, seed=config.seed)
     with meter("features", total=len(dataset.tiles) + len(copies)) as advance:
         features = compute_features(
@@ -238,6 +239,7 @@ def dataset_features(
             batch_size=config.batch_size,
             advance=advance,
             copies=copies,
+            bf16={index for index, tile in enumerate(dataset.tiles) if bf16 and tile.split == "train"},
         )
     usable = len(features.indices) + len(features.copies.copies)
     log.info("features: %d computed, %d from the cache", features.computed, usable - features.computed)
