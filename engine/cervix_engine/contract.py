@@ -91,6 +91,9 @@ class ModelContract:
         temperature: a record of the calibration. It is already folded into the last Dense layer: never
             apply it again.
         tile_statistics: colour and size of the training tiles, for domain checks.
+        scaled_decoding: whether a JPEG of at least twice (four times) the input size on both axes is decoded at 1/2
+            (1/4), which is faster and gives other pixels: a model is trained and certified with it, or without it.
+            Where an EXIF orientation turns the pixels, none is.
 
     Raises:
         ContractError: if a value is outside what the engine implements.
@@ -104,6 +107,7 @@ class ModelContract:
     exif_policy: ExifPolicy = "ignore"
     temperature: float = 1.0
     tile_statistics: tuple[TileStatistic, ...] = field(default=())
+    scaled_decoding: bool = False
 
     schema: ClassVar[str] = "cervix/contract/1"
 
@@ -120,6 +124,8 @@ class ModelContract:
         # `type` and not `isinstance`: JSON's true is an int to Python.
         if len(self.input_size) != 2 or not all(type(n) is int and 1 <= n <= 4096 for n in self.input_size):
             raise ContractError(f"input_size {self.input_size}: expected (height, width) within 1..4096")
+        if type(self.scaled_decoding) is not bool:
+            raise ContractError(f"scaled_decoding {self.scaled_decoding!r}: expected true or false")
         if not 0 < self.temperature < math.inf:
             raise ContractError(f"temperature {self.temperature}: expected a positive number")
 
@@ -132,11 +138,14 @@ class ModelContract:
         values["input_size"] = list(self.input_size)
         for key in ("classes", "tile_statistics"):
             values[key] = [_plain(item) for item in values[key]]
+        # Named only where it is true: whoever does not know it must refuse it, and needs to know nothing else.
+        if not self.scaled_decoding:
+            del values["scaled_decoding"]
         return {"schema": self.schema, **values}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelContract:
-        """Build a contract from its JSON form; unknown or missing keys are refused.
+        """Build a contract from its JSON form; unknown keys are refused, and missing ones but for `scaled_decoding`.
 
         Raises:
             ContractError: the data are not a contract of this schema.
@@ -144,7 +153,7 @@ class ModelContract:
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != cls.schema:
             raise ContractError(f"contract schema {schema!r}: expected {cls.schema!r}")
-        values = {key: value for key, value in data.items() if key != "schema"}
+        values = {"scaled_decoding": False, **{key: value for key, value in data.items() if key != "schema"}}
         known = {item.name for item in fields(cls)}
         if values.keys() != known:
             raise ContractError(f"contract keys differ: {sorted(values.keys() ^ known)}")

@@ -28,6 +28,9 @@ _HOST_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 MAX_TILE_BYTES = 256 * 2**20
 
+# What OpenCV calls decoding at 1, 1/2 and 1/4; colour is asked for beside it.
+_REDUCED = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
+
 _JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
 # Entropy-coded bytes and all eight restart markers. Behind a 0xFF, the zero makes it data and not a marker.
 _JPEG_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
@@ -85,19 +88,32 @@ def decode(data: bytes, *, contract: ModelContract) -> Pixels:
         TileDecodeError: the bytes are not one whole image with a single meaning as RGB.
         TileShapeError: its dimensions are outside the limits.
     """
-    header = inspect(data)
+    return _decode(data, inspect(data), contract, divisor=1)
+
+
+def _decode(data: bytes, header: TileHeader, contract: ModelContract, *, divisor: int) -> Pixels:
+    """As `decode`, both axes divided by `divisor` and rounded up."""
     encoded = np.frombuffer(data, np.uint8)
     if header.has_alpha:
         _refuse_transparency(encoded)
     turned = contract.exif_policy == "apply"
-    flags = cv2.IMREAD_COLOR_RGB if turned else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = None if turned or header.format != "jpeg" else _quick_jpeg(data)
+    flags = cv2.IMREAD_COLOR_RGB | _REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = None if turned or divisor > 1 or header.format != "jpeg" else _quick_jpeg(data)
     if pixels is None:
         pixels = _imdecode(encoded, flags)
-    _check_decoded(pixels, header, turned=turned)
+    _check_decoded(pixels, header, turned=turned, divisor=divisor)
     if header.format == "jpeg" and _has_grey_corner(pixels, turned=turned):
         _refuse_short_scan(data, header.scan_end, pixels, flags)
     return pixels
+
+
+def _divisor(header: TileHeader, contract: ModelContract) -> int:
+    """By how much libjpeg may shrink a tile while it decodes it: it stays at least as large as the input."""
+    if not contract.scaled_decoding or header.format != "jpeg" or contract.exif_policy == "apply":
+        return 1
+    height, width = contract.input_size
+    room = min(header.height // height, header.width // width)
+    return max(divisor for divisor in _REDUCED if divisor <= max(room, 1))
 
 
 def preprocess_into(
@@ -105,19 +121,21 @@ def preprocess_into(
 ) -> TileSize:
     """Decode `data` and resize it straight into `out`, `uint8 (height, width, 3)` of the contract's input size.
 
-    `look` is shown the tile at its own size, before the resize.
+    `look` is shown the decoded tile, before the resize.
 
     Returns:
-        The decoded size, before the resize.
+        The tile's own size, before the resize.
 
     Raises:
         TileDecodeError, TileShapeError: as `decode`; `out` is then left as it was.
     """
-    pixels = decode(data, contract=contract)
+    header = inspect(data)
+    divisor = _divisor(header, contract)
+    pixels = _decode(data, header, contract, divisor=divisor)
     if look is not None:
         look(pixels)
     resize_into(out, pixels)
-    return TileSize(*pixels.shape[:2])
+    return TileSize(header.height, header.width) if divisor > 1 else TileSize(*pixels.shape[:2])
 
 
 def preprocess(data: bytes, *, contract: ModelContract) -> Pixels:
@@ -187,8 +205,8 @@ def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, flags: int) -
         raise TileDecodeError("truncated", "JPEG whose last scan ends too early")
 
 
-def _check_decoded(pixels: Pixels, header: TileHeader, *, turned: bool) -> None:
-    expected = (header.height, header.width)
+def _check_decoded(pixels: Pixels, header: TileHeader, *, turned: bool, divisor: int) -> None:
+    expected = (-(-header.height // divisor), -(-header.width // divisor))
     allowed = {expected, expected[::-1]} if turned else {expected}
     if pixels.shape[:2] not in allowed:
         raise TileDecodeError("corrupt", f"decoded to {pixels.shape[:2]}, the header says {expected}")

@@ -49,13 +49,13 @@ def judge(preprocess_into: Callable[..., object], counts: Counter[str]) -> Calla
     from cervix_engine.errors import TileError
     from engine.run.support import CONTRACT
 
-    contracts = (CONTRACT, replace(CONTRACT, exif_policy="apply"))
+    contracts = (CONTRACT, replace(CONTRACT, exif_policy="apply"), replace(CONTRACT, scaled_decoding=True))
     slot = np.empty((*CONTRACT.input_size, 3), np.uint8)
 
     def decode_or_refuse(data: bytes) -> None:
         slot[...] = _UNTOUCHED
         try:
-            preprocess_into(slot, data, contract=contracts[len(data) % 2])
+            preprocess_into(slot, data, contract=contracts[len(data) % len(contracts)])
             counts["ok"] += 1
         except TileError as error:
             counts[error.kind] += 1

@@ -116,6 +116,7 @@ def test_another_preprocessing_extractor_or_runtime_is_another_store(extractor: 
     others = (
         cache_keys(extractor, replace(contract, input_size=(32, 40))),
         cache_keys(extractor, replace(contract, exif_policy="apply")),
+        cache_keys(extractor, replace(contract, scaled_decoding=True)),
         cache_keys(build_extractor("cnn", input_size=(32, 32), weights="none"), contract),
     )
     assert cache_keys(extractor, replace(contract, temperature=2.0)) == keys

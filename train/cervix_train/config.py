@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cervix_engine.contract import TileClass
+from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.files import sha256_file
 from cervix_train.fit import PATIENCE
 from cervix_train.mixed import MixedPrecision
@@ -31,6 +31,8 @@ class TrainConfig:
         whole: every layer learns on pixels, in one stage, instead of the head on features.
         mixed_precision: True computes what is learnt from in BF16: the backbone in stages on pixels, and training
             tiles' features; False nothing; None those stages alone, where the hardware has BF16.
+        scaled_decoding: whether the model is for tiles that are decoded at 1/2 or 1/4 where they are large; see
+            `ModelContract`.
         augment: altered copies of each training tile, for all stages.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
@@ -53,8 +55,13 @@ class TrainConfig:
     thaw: float = 0.5
     whole: bool = False
     mixed_precision: bool | None = None
+    scaled_decoding: bool = False
     augment: int = 0
     resume: bool | None = None
+
+    def contract(self, classes: tuple[TileClass, ...]) -> ModelContract:
+        """What the model's input will mean, before anything is known of the training tiles."""
+        return ModelContract(classes=classes, input_size=self.input_size, scaled_decoding=self.scaled_decoding)
 
     def recipe(self, mixed: MixedPrecision) -> dict[str, Any]:
         """The settings that the outcome depends on, as JSON; `mixed` is what `mixed_precision` came to here."""
@@ -73,6 +80,7 @@ class TrainConfig:
             "whole": self.whole,
             "mixed_precision": mixed.stages,
             "bf16_features": mixed.features,
+            "scaled_decoding": self.scaled_decoding,
             "augment": self.augment,
             "seed": self.seed,
         }

@@ -107,8 +107,9 @@ def cache_keys(extractor: KerasModel, contract: ModelContract, precision: Precis
         "channel_order": contract.channel_order,
         "interpolation": contract.interpolation,
         "exif_policy": contract.exif_policy,
+        **({"scaled_decoding": True} if contract.scaled_decoding else {}),
     }
-    # Keras's key names no runtime: stores that are older than the choice of one stay good.
+    # Keras's key names no runtime, and no key what is not chosen: stores that are older than the choices stay good.
     named = {name: parts if name == keras_name() else {**parts, "runtime": name} for name in runtime_names(precision)}
     return {name: sha256_bytes(json.dumps(own, sort_keys=True).encode()) for name, own in named.items()}
 

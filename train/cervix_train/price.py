@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from cervix_engine.contract import ModelContract
 from cervix_train.config import TrainConfig
 from cervix_train.dataset import Dataset, check_trainable
 from cervix_train.features import FeatureSet
@@ -65,7 +64,7 @@ def price_of_leak(config: TrainConfig, *, seeds: Sequence[int]) -> Price:
     grouped = group_by_look(replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles)))
     alone = replace(grouped, tiles=tuple(replace(tile, group=tile.path.as_posix()) for tile in grouped.tiles))
     load_keras(seed=config.seed)
-    contract = ModelContract(classes=dataset.classes, input_size=config.input_size)
+    contract = config.contract(dataset.classes)
     extractor = frozen_extractor(config, assign_splits(grouped, seed=config.seed), contract)
     features = dataset_features(config, dataset, extractor=extractor, contract=contract)
     accuracies = {

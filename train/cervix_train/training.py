@@ -79,7 +79,7 @@ def train(config: TrainConfig) -> TrainReport:
     check_trainable(dataset)
     dataset = assign_splits(group_by_look(dataset), seed=config.seed)
     _log_dataset(dataset)
-    contract = ModelContract(classes=dataset.classes, input_size=config.input_size)
+    contract = config.contract(dataset.classes)
 
     load_keras(seed=config.seed)
     extractor = frozen_extractor(config, dataset, contract)
