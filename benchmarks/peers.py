@@ -58,9 +58,18 @@ def prepare_rate(tiles: Path, bundle: Bundle) -> float:
 @click.command()
 @race_options
 @click.option("--keras/--no-keras", default=True, help="Whether Keras takes part.")
+@click.option("--small-count", default=3600, show_default=True, help="Tiles for the small network.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(
-    tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int, keras: bool, report: Path | None
+    tiles: Path,
+    model: Path,
+    precision: str,
+    count: int,
+    rounds: int,
+    batch_size: int,
+    keras: bool,
+    small_count: int,
+    report: Path | None,
 ) -> None:
     """Race the engine against its peers."""
     bundle = Bundle.open(model)
@@ -74,11 +83,13 @@ def main(
             if keras:
                 runs["Keras folder pipeline + predict"] = keras_folder(sample, model, batch_size=batch_size)
             large = interleave(runs, rounds=rounds)
-        network = matched_network(bundle.contract, prepare=prepare_rate(sample, bundle), open_model=open_small)
+        many = Path(folder) / "many" / "tiles"
+        sample_tiles(tiles, many, count=small_count)
+        network = matched_network(bundle.contract, prepare=prepare_rate(many, bundle), open_model=open_small)
         with open_small(network) as backend:
-            small = interleave(from_files(sample, bundle, backend, batch_size=batch_size), rounds=rounds)
+            small = interleave(from_files(many, bundle, backend, batch_size=batch_size), rounds=rounds)
     races = {f"the bundle's network, {precision}": large, "a network that costs about as much as decoding": small}
-    publish(races, {"tiles": count, "batch_size": batch_size, "rounds": rounds}, report)
+    publish(races, {"tiles": count, "small_tiles": small_count, "batch_size": batch_size, "rounds": rounds}, report)
 
 
 def publish(races: dict[str, dict[str, Rate]], setting: dict[str, int], report: Path | None) -> None:
