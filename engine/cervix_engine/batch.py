@@ -15,6 +15,7 @@ from cervix_engine.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.coordinates import NAMES
+from cervix_engine.device import ANY, GPU_BACKENDS, Device
 from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_file
@@ -34,7 +35,7 @@ from cervix_engine.predict import Progress, no_progress, predict_partial
 from cervix_engine.retry import finished_run, list_failed, require_same_run
 from cervix_engine.run_report import Provenance, RunReport, report_beside, settle_report
 from cervix_engine.selection import RequestedPrecision, replay_golden, select
-from cervix_engine.tuning import Auto, settle
+from cervix_engine.tuning import Auto, fit_memory, settle
 
 __all__ = ["BatchConfig", "discover_beside", "predict_folder", "predict_partial", "run_identity"]
 
@@ -49,6 +50,7 @@ class BatchConfig:
         model: the bundle's folder.
         precision: `auto`, or the one that must run.
         backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
+        device: where it may compute; several GPUs take batches by turns.
         batch_size: tiles a batch; None and `auto` take a partial run's own, else 32, or what a short measurement finds.
             Fixed batches make rows independent of everything else.
         workers: decode threads; None takes one a usable core, `auto` as many as the model needs to be kept busy.
@@ -69,6 +71,7 @@ class BatchConfig:
     model: Path
     precision: RequestedPrecision = "auto"
     backend: str | None = None
+    device: Device = ANY
     batch_size: int | Auto | None = None
     workers: int | Auto | None = None
     overwrite: bool = False
@@ -103,6 +106,8 @@ def _as_json(value: object) -> object:
         return escape_name(os.fspath(value))
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Device):
+        return str(value)
     return asdict(value) if isinstance(value, FailureBudget) else value
 
 
@@ -165,10 +170,11 @@ def _predict(
         bundle,
         precision=earlier.precision if earlier and config.precision == "auto" else config.precision,
         backend=earlier.backend if earlier else config.backend,
+        device=config.device,
         require_parity=config.require_parity,
     )
     listing = partial.listing(config.tiles) if partial else _list(config, finished)
-    with open_backend(bundle, combination=selection.combination) as backend:
+    with open_backend(bundle, combination=selection.combination, device=config.device) as backend:
         batch_size, workers = settle(
             backend,
             listing,
@@ -176,6 +182,8 @@ def _predict(
             batch_size=_batch_size(config, earlier),
             workers=config.workers,
         )
+        if not earlier:
+            batch_size = fit_memory(backend, batch_size, contract=bundle.contract)
         identity = run_identity(
             bundle.contract,
             backend.info,
@@ -209,10 +217,17 @@ def _predict(
 
 
 def _batch_size(config: BatchConfig, earlier: RunIdentity | None) -> int | Auto | None:
-    # Rows depend on it: once a run has begun, nothing is measured again.
-    if earlier and config.batch_size in (None, "auto"):
+    # Rows depend on it: once a run has begun, nothing is measured or halved again.
+    if earlier and (config.batch_size in (None, "auto") or _may_be_halved(config.batch_size, earlier)):
         return earlier.batch_size
     return config.batch_size
+
+
+def _may_be_halved(asked: int | Auto | None, earlier: RunIdentity) -> bool:
+    """Whether the same command may have begun the earlier run: on a GPU that was too full for what is asked."""
+    if earlier.backend not in GPU_BACKENDS or not isinstance(asked, int):
+        return False
+    return any(asked >> halvings == earlier.batch_size for halvings in range(1, asked.bit_length()))
 
 
 def _require_same(partial: PartialRun | None, finished: RunReport | None, now: RunIdentity) -> None:

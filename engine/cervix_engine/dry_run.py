@@ -24,7 +24,7 @@ from cervix_engine.pipeline.stats import StreamStats
 from cervix_engine.pipeline.stream import BatchResult, StreamSettings, batches_of, stream
 from cervix_engine.places import locating_for_run
 from cervix_engine.selection import replay_golden, select
-from cervix_engine.tuning import settle
+from cervix_engine.tuning import fit_memory, settle
 
 # The first two batches fill the stream and are not timed.
 SAMPLED_BATCHES = 8
@@ -74,15 +74,22 @@ def forecast(config: BatchConfig) -> Forecast:
     started = time.perf_counter()
     check_paths(config)
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
-    selection = select(bundle, precision=config.precision, backend=config.backend, require_parity=config.require_parity)
+    selection = select(
+        bundle,
+        precision=config.precision,
+        backend=config.backend,
+        device=config.device,
+        require_parity=config.require_parity,
+    )
     with (
         tempfile.TemporaryDirectory(prefix="cervix-") as folder,
-        open_backend(bundle, combination=selection.combination) as backend,
+        open_backend(bundle, combination=selection.combination, device=config.device) as backend,
     ):
         listing = discover(config.tiles, spool=Path(folder))
-        settings = settle(
+        batch_size, workers = settle(
             backend, listing, contract=bundle.contract, batch_size=config.batch_size, workers=config.workers
         )
+        settings = (fit_memory(backend, batch_size, contract=bundle.contract), workers)
         replay_golden(bundle, backend, batch_size=settings[0])
         start_s = time.perf_counter() - started
         seen = _predict(config, listing, contract=bundle.contract, backend=backend, settings=settings)

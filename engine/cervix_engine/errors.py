@@ -13,6 +13,7 @@ CervixError                              exit
 │  ├─ BackendUnavailableError(ImportError)  1
 │  ├─ EngineIncompatibleError               5
 │  └─ InferenceError                        1
+│     └─ DeviceMemoryError                  1
 ├─ TileError                                -   becomes a TileFailure row
 │  ├─ TileReadError(OSError)
 │  ├─ TileDecodeError
@@ -100,6 +101,10 @@ class EngineIncompatibleError(BackendError):
 
 class InferenceError(BackendError):
     """A runtime failed while it computed a batch."""
+
+
+class DeviceMemoryError(InferenceError):
+    """The device's memory does not hold a batch: a smaller one may fit."""
 
 
 class TileError(CervixError):

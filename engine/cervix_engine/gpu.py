@@ -17,15 +17,21 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU: its `name`, such as `NVIDIA H100 80GB HBM3`, and `compute_capability`, such as `9.0`."""
+    """One GPU: its `name`, such as `NVIDIA H100 80GB HBM3`, `compute_capability`, such as `9.0`, and place in the
+    driver's order."""
 
     name: str
     compute_capability: str
+    ordinal: int = 0
 
     @property
     def device_class(self) -> str:
         """As certificates name it, such as `cuda-sm90`."""
         return f"cuda-sm{self.compute_capability.replace('.', '')}"
+
+    def is_like(self, other: Gpu) -> bool:
+        """Whether both compute the same answers."""
+        return (self.name, self.compute_capability) == (other.name, other.compute_capability)
 
 
 def find_gpus() -> tuple[Gpu, ...]:
@@ -64,4 +70,4 @@ def _gpus(driver: ctypes.CDLL, count: int) -> Iterator[Gpu]:
             or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
         )
         if not failed:
-            yield Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+            yield Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}", ordinal)

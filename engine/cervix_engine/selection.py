@@ -20,8 +20,9 @@ from cervix_engine.backends import (
 )
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import GATES, Certificate, Precision
+from cervix_engine.device import ANY, Device
 from cervix_engine.engine_file import RUNTIMES
-from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError
+from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError, UsageError
 from cervix_engine.golden import REPLAYED, GoldenSet
 
 # Rates closer than this are noise.
@@ -46,7 +47,12 @@ def certificates(bundle: Bundle) -> list[Certificate]:
 
 
 def select(
-    bundle: Bundle, *, precision: RequestedPrecision, backend: str | None = None, require_parity: bool = False
+    bundle: Bundle,
+    *,
+    precision: RequestedPrecision,
+    backend: str | None = None,
+    device: Device = ANY,
+    require_parity: bool = False,
 ) -> Selection:
     """Choose a combination: the fastest one of the precision asked for, certified ones first.
 
@@ -58,19 +64,19 @@ def select(
         EngineIncompatibleError: `backend` is TensorRT's, and the bundle's engines are for another machine.
         ParityError: `require_parity`, and no passed certificate covers the choice.
     """
-    here = [item for item in available_combinations(bundle) if backend in (None, item.backend)]
-    covered = {Combination.certified_by(c): c for c in certificates(bundle) if c.passed and _covers_this_machine(c)}
+    here = [item for item in available_combinations(bundle, device=device) if backend in (None, item.backend)]
+    covered = {Combination.certified_by(c): c for c in certificates(bundle) if c.passed and _covers(c, device)}
     asked = [item for item in here if precision in ("auto", item.precision)]
     certified = [item for item in asked if item in covered]
     if certified:
         best = _fastest(certified, covered)
         return Selection(best, covered[best])
-    if backend in RUNTIMES:
+    if backend in RUNTIMES or device.kind == "cuda":
         fallback = asked
     else:
         fallback = [item for item in asked if item.precision == ("fp32" if precision == "auto" else precision)]
     if not fallback:
-        _raise_why_none(bundle, precision, backend)
+        _raise_why_none(bundle, precision, backend, device)
     if require_parity:
         raise ParityError(f"no certificate covers {fallback[0].precision} on this machine: make one with cervix-export")
     return Selection(fallback[0], None)
@@ -113,19 +119,26 @@ def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float
     return difference
 
 
-def _covers_this_machine(certificate: Certificate) -> bool:
+def _covers(certificate: Certificate, device: Device) -> bool:
+    """Whether a certificate speaks of this machine's runtime and of what it would compute on."""
+    if not device.allows(certificate.backend):
+        return False
     same_version = certificate.backend_version == runtime_version(certificate.backend)
-    return same_version and certificate.device_class == device_class(certificate.backend)
+    return same_version and certificate.device_class == device_class(certificate.backend, device=device)
 
 
-def _raise_why_none(bundle: Bundle, precision: RequestedPrecision, backend: str | None) -> NoReturn:
+def _raise_why_none(bundle: Bundle, precision: RequestedPrecision, backend: str | None, device: Device) -> NoReturn:
+    if backend and not device.allows(backend):
+        raise UsageError(f"--device {device}: {backend} does not compute there")
     if backend in RUNTIMES:
         from cervix_engine.backends.tensorrt import require_runtime
 
-        require_runtime(bundle, backend, precision)
+        require_runtime(bundle, backend, precision, device=device)
     wanted: Precision = "fp32" if precision == "auto" else precision
     if ARTEFACTS[wanted] not in bundle:
         option = f" --{wanted}" if wanted in ("fp16", "int8") else ""
         raise BackendUnavailableError(f"the bundle has no {ARTEFACTS[wanted]}: make it with cervix-export{option}")
-    reason = objection(backend, wanted) if backend in GRAPH_BACKENDS else None
+    # On a GPU, ONNX Runtime runs what has no engine; so its reason is the one to mend.
+    decisive = backend or ("onnxruntime-cuda" if device.kind == "cuda" else None)
+    reason = objection(decisive, wanted) if decisive in GRAPH_BACKENDS else None
     raise BackendUnavailableError(reason or f"no backend on this machine runs {wanted}: use --precision auto")

@@ -6,6 +6,7 @@ journal's is what a resumed run takes. Workers touch no row.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,13 @@ import numpy as np
 
 from cervix_engine.backends import Backend
 from cervix_engine.contract import ModelContract
+from cervix_engine.device import GPU_BACKENDS
 from cervix_engine.discover import Listing
-from cervix_engine.errors import InferenceError, TileError
+from cervix_engine.errors import DeviceMemoryError, InferenceError, TileError
 from cervix_engine.machine import usable_cpus
 from cervix_engine.preprocess import Pixels, preprocess_into, read_tile
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -80,6 +84,24 @@ def settle(
     except NoTileError:  # there will be nothing to be fast at
         return given[0] or DEFAULT_BATCH_SIZE, given[1] or usable_cpus()
     return tuned.batch_size, tuned.workers
+
+
+def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) -> int:
+    """The batch size, halved until a GPU's memory holds a batch; to be asked before a run's journal exists.
+
+    Raises:
+        DeviceMemoryError: it does not hold a single tile.
+    """
+    while backend.info.backend in GPU_BACKENDS:
+        try:
+            backend.infer(np.zeros((batch_size, *contract.input_size, 3), np.uint8))
+            break
+        except DeviceMemoryError:
+            if batch_size == 1:
+                raise
+            log.warning("the GPU's memory does not hold batches of %d tiles: halved", batch_size)
+            batch_size //= 2
+    return batch_size
 
 
 def _sample(listing: Listing) -> list[bytes]:

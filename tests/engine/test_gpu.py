@@ -11,10 +11,10 @@ from cervix_engine.gpu import Gpu, cuda_version, find_gpus
 
 
 class Driver:
-    """A driver with one A10; `failing` names a call that returns an error."""
+    """A driver with A10s; `failing` names a call that returns an error, `lost` a GPU that cannot be asked."""
 
-    def __init__(self, failing: str = "") -> None:
-        self._failing = failing
+    def __init__(self, failing: str = "", *, gpus: int = 1, lost: int | None = None) -> None:
+        self._failing, self._gpus, self._lost = failing, gpus, lost
 
     def __getattr__(self, name: str) -> Any:
         return (lambda *_: 100) if name == self._failing else getattr(Driver, f"_{name}").__get__(self)
@@ -23,12 +23,12 @@ class Driver:
         return 0
 
     def _cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = 1
+        count._obj.value = self._gpus
         return 0
 
     def _cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
         device._obj.value = ordinal
-        return 0
+        return 100 if ordinal == self._lost else 0
 
     def _cuDeviceGetName(self, name: Any, _: int, __: Any) -> int:  # noqa: N802
         name.value = b"NVIDIA A10"
@@ -47,6 +47,21 @@ def test_gpus_have_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver())
     assert find_gpus() == (Gpu("NVIDIA A10", "8.6"),)
     assert cuda_version() == "12.8"
+
+
+def test_gpus_are_numbered_as_the_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    a10s = [Gpu("NVIDIA A10", "8.6", ordinal) for ordinal in range(3)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(gpus=3))
+    assert list(find_gpus()) == a10s
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(gpus=3, lost=1))
+    assert list(find_gpus()) == [a10s[0], a10s[2]]
+
+
+def test_the_same_model_is_alike_wherever_it_sits() -> None:
+    a10 = Gpu("NVIDIA A10", "8.6")
+    assert a10.is_like(Gpu("NVIDIA A10", "8.6", 3))
+    assert not a10.is_like(Gpu("NVIDIA A40", "8.6"))
+    assert not a10.is_like(Gpu("NVIDIA A10", "8.9"))
 
 
 @pytest.mark.parametrize("call", ["cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName"])

@@ -10,8 +10,10 @@ from types import ModuleType
 from cervix_engine.backends.base import Backend, BackendInfo
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Certificate, Precision
+from cervix_engine.device import ANY, GPU_BACKENDS, Device
 from cervix_engine.engine_file import RUNTIMES, engines_of, read_fingerprint
 from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError
+from cervix_engine.gpu import find_gpus
 from cervix_engine.machine import cpu_class
 
 __all__ = [
@@ -36,8 +38,8 @@ ARTEFACTS: dict[Precision, str] = {
     "int8": "model.int8.onnx",
 }
 
-# Those that run the files above, all on the CPU. TensorRT runs engines, each a file for one precision.
-GRAPH_BACKENDS = ("onnxruntime-cpu", "onnxruntime-openvino", "openvino")
+# Those that run the files above. TensorRT runs engines, each a file for one precision.
+GRAPH_BACKENDS = ("onnxruntime-cpu", "onnxruntime-openvino", "openvino", "onnxruntime-cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +62,32 @@ class Combination:
         return combination if combination.artefact == certificate.file else None
 
 
-def available_combinations(bundle: Bundle) -> list[Combination]:
-    """Every combination of the bundle's files that this machine can run.
+def available_combinations(bundle: Bundle, *, device: Device = ANY) -> list[Combination]:
+    """Every combination of the bundle's files that this machine can run on such a device.
 
     Raises:
-        BackendUnavailableError: ONNX Runtime is not installed.
+        BackendUnavailableError: ONNX Runtime is not installed, or the device is not there.
+        UsageError: it is several GPUs of different kinds.
     """
     _onnxruntime()
+    device.gpus()
     graphs = [
         Combination(backend, precision)
         for precision, artefact in ARTEFACTS.items()
         for backend in GRAPH_BACKENDS
-        if artefact in bundle and objection(backend, precision) is None
+        if artefact in bundle and device.allows(backend) and objection(backend, precision) is None
     ]
-    return [*graphs, *_fitting_engines(bundle)]
+    return [*graphs, *(_fitting_engines(bundle, device) if device.kind != "cpu" else ())]
 
 
-def _fitting_engines(bundle: Bundle) -> Iterator[Combination]:
+def _fitting_engines(bundle: Bundle, device: Device) -> Iterator[Combination]:
     from cervix_engine.backends import tensorrt
 
     for engine in engines_of(bundle):
         # One with a broken fingerprint keeps no graph from being run; who asks for it is told.
         with suppress(BackendError, ContractError):
             fingerprint = read_fingerprint(bundle, engine)
-            tensorrt.require_fitting(bundle, engine, fingerprint)
+            tensorrt.require_fitting(bundle, engine, fingerprint, device=device)
             yield Combination(fingerprint.runtime, fingerprint.precision, engine)
 
 
@@ -91,16 +95,27 @@ def objection(backend: str, precision: Precision) -> str | None:
     """Why one of `GRAPH_BACKENDS` does not run `precision` on this machine; None where it does."""
     from cervix_engine.backends import openvino
 
-    return openvino.objection(precision) if backend == openvino.NAME else _onnxruntime().objection(backend, precision)
+    if backend == openvino.NAME:
+        return openvino.objection(precision)
+    runtime = _onnxruntime()
+    if backend == "onnxruntime-cuda":
+        from cervix_engine.backends import onnxruntime_cuda
+
+        missing = None if find_gpus() else f"{backend} needs an NVIDIA GPU: the driver offers none"
+        return missing or onnxruntime_cuda.objection(precision)
+    return runtime.objection(backend, precision)  # type: ignore[no-any-return]
 
 
-def open_backend(bundle: Bundle, *, combination: Combination, threads: int | None = None) -> Backend:
+def open_backend(
+    bundle: Bundle, *, combination: Combination, threads: int | None = None, device: Device = ANY
+) -> Backend:
     """Make the backend for a combination; `with` loads it. Digests are checked before the runtime sees a byte.
 
     Args:
         bundle: an opened bundle.
         combination: what to run.
         threads: inference threads on the CPU, default one a usable core.
+        device: on which GPUs, where it runs on GPUs.
 
     Raises:
         BackendUnavailableError: the runtime, device or precision is not here.
@@ -108,18 +123,23 @@ def open_backend(bundle: Bundle, *, combination: Combination, threads: int | Non
         ContractError: the file is missing, altered, or refers to data outside itself.
     """
     from cervix_engine.backends import tensorrt
+    from cervix_engine.backends.several_gpus import SeveralGpus
 
     if combination.engine:
-        return tensorrt.open_engine(bundle, combination.engine)
+        engines = tensorrt.open_engine(bundle, combination.engine, device=device)
+        return engines[0] if len(engines) == 1 else SeveralGpus(engines)
     digest = bundle.files.get(combination.artefact, "")
-    return open_graph(bundle.read(combination.artefact), combination=combination, sha256=digest, threads=threads)
+    graph = bundle.read(combination.artefact)
+    return open_graph(graph, combination=combination, sha256=digest, threads=threads, device=device)
 
 
-def open_graph(graph: bytes, *, combination: Combination, sha256: str, threads: int | None = None) -> Backend:
+def open_graph(
+    graph: bytes, *, combination: Combination, sha256: str, threads: int | None = None, device: Device = ANY
+) -> Backend:
     """Make the backend for a graph that lies in no bundle; `sha256` is its digest.
 
     Raises:
-        BackendUnavailableError: the runtime or precision is not here.
+        BackendUnavailableError: the runtime, device or precision is not here.
         ContractError: the graph refers to data outside itself.
     """
     from cervix_engine.backends import openvino
@@ -131,6 +151,8 @@ def open_graph(graph: bytes, *, combination: Combination, sha256: str, threads: 
         return openvino.OpenVinoBackend(
             graph, precision=precision, artefact=artefact, artefact_sha256=sha256, threads=threads
         )
+    if combination.backend == "onnxruntime-cuda":
+        return _on_gpus(graph, combination, sha256, device)
     backend: Backend = _onnxruntime().OnnxRuntimeBackend(
         graph,
         backend=combination.backend,
@@ -140,6 +162,25 @@ def open_graph(graph: bytes, *, combination: Combination, sha256: str, threads: 
         threads=threads,
     )
     return backend
+
+
+def _on_gpus(graph: bytes, combination: Combination, sha256: str, device: Device) -> Backend:
+    from cervix_engine.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+    from cervix_engine.backends.several_gpus import SeveralGpus
+
+    if reason := objection(combination.backend, combination.precision):
+        raise BackendUnavailableError(reason)
+    sessions = [
+        OnnxRuntimeCudaBackend(
+            graph,
+            precision=combination.precision,
+            artefact=combination.artefact,
+            artefact_sha256=sha256,
+            gpu=gpu,
+        )
+        for gpu in device.gpus()
+    ]
+    return sessions[0] if len(sessions) == 1 else SeveralGpus(sessions)
 
 
 def runtime_version(backend: str) -> str | None:
@@ -157,13 +198,11 @@ def runtime_version(backend: str) -> str | None:
     return None
 
 
-def device_class(backend: str) -> str | None:
+def device_class(backend: str, *, device: Device = ANY) -> str | None:
     """The class of device that a backend computes on here, as in certificates; None where there is none."""
-    from cervix_engine.gpu import find_gpus
-
-    if backend not in RUNTIMES:
+    if backend not in GPU_BACKENDS:
         return cpu_class()
-    return next((gpu.device_class for gpu in find_gpus()), None)
+    return next((gpu.device_class for gpu in device.gpus()), None)
 
 
 def _onnxruntime() -> ModuleType:

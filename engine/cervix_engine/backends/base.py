@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
+
+import numpy as np
 
 from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.preprocess import Pixels
@@ -37,11 +41,40 @@ class BackendInfo:
     threads: int
 
 
+# Waits for the answers of a batch that was begun: `float32 (N, classes)`, which belong to the caller.
+Pending = Callable[[], Probabilities]
+
+
 class Backend(Protocol):
-    """A loaded model. Constructing is cheap; `with` loads it and frees it. One thread owns it."""
+    """A loaded model. Constructing is cheap; `with` loads it and frees it. One thread owns it.
+
+    `infer` is all that most callers need. Who has many batches begins the next ones before it fetches the first
+    one's answers, so that a GPU copies and computes at once.
+    """
 
     @property
     def info(self) -> BackendInfo: ...
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that may be begun before the first one's answers are fetched; 1 where `begin` computes at once."""
+        ...
+
+    def allocate(self, shape: tuple[int, ...]) -> Pixels:
+        """A zeroed `uint8` array of `shape`, in the memory from which batches reach the device soonest."""
+        ...
+
+    def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:
+        """Begin a batch; its answers are fetched in the order in which batches were begun.
+
+        Args:
+            pixels: `uint8 (N, height, width, 3)`, RGB; left alone until the answers are fetched.
+            batch: its number in the run: of several GPUs, always the same one takes it.
+
+        Raises:
+            InferenceError: the runtime failed; so may the fetching.
+        """
+        ...
 
     def infer(self, pixels: Pixels) -> Probabilities:
         """Compute `float32 (N, classes)` probabilities of `uint8 (N, height, width, 3)` RGB tiles.
@@ -58,3 +91,20 @@ class Backend(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Synchronous(ABC):
+    """What a backend is that computes when it is asked: on a CPU, a batch takes all cores anyway."""
+
+    in_flight = 1
+
+    @abstractmethod
+    def infer(self, pixels: Pixels) -> Probabilities:
+        """See `Backend`."""
+
+    def allocate(self, shape: tuple[int, ...]) -> Pixels:
+        return np.zeros(shape, np.uint8)
+
+    def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one device takes all
+        answers = self.infer(pixels)
+        return lambda: answers

@@ -7,12 +7,12 @@ from types import TracebackType
 
 import numpy as np
 
-from cervix_engine.backends.base import BackendInfo
+from cervix_engine.backends.base import BackendInfo, Synchronous
 from cervix_engine.certificate import Probabilities
 from cervix_engine.preprocess import Pixels
 
 
-class FakeBackend:
+class FakeBackend(Synchronous):
     """Answers from the pixels' own sums, so that equal tiles get equal rows and different tiles differ.
 
     Args:

@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from cervix_engine.backends.base import BackendInfo
+from cervix_engine.backends.base import BackendInfo, Synchronous
 from cervix_engine.backends.openvino import cpu_objection
 from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.machine import cpu_class, usable_cpus
+from cervix_engine.machine import cpu_class, cpu_has_vnni, usable_cpus
 from cervix_engine.preprocess import Pixels
 
 CPU = "onnxruntime-cpu"
 OPENVINO = "onnxruntime-openvino"
+
+SPIN_US = 200
 
 _PLUGIN = "OpenVINOPlugin"
 _OPENVINO_PRECISIONS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -55,9 +57,11 @@ def exact_integers(options: Any) -> Any:
     """Session options with integer kernels that cannot overflow, whatever the CPU.
 
     Without VNNI instructions, ONNX Runtime's fastest kernel adds pairs of products in 16 bits, where they saturate:
-    seen to change 152 of 192 answers of a ResNet-101.
+    seen to change 152 of 192 answers of a ResNet-101. With them it is exact, to the same last bit, and 1.5 times as
+    fast as the kernel that is asked for here.
     """
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not cpu_has_vnni():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
@@ -70,7 +74,7 @@ def objection(backend: str, precision: Precision) -> str | None:
     return cpu_objection(precision)
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Synchronous):
     """One ONNX Runtime session; `with` creates it from bytes that were already checked.
 
     Args:
@@ -138,8 +142,9 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = self.info.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Between batches, threads that spin for the next one would take the cores that decode it.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Threads that spin for the next batch would take the cores that decode it; they do so only for as long as
+        # one layer waits for another.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         # Never fall back: a session that quietly runs elsewhere would carry the wrong certificate.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(self.info.backend != CPU)))
         if self.info.backend == OPENVINO:

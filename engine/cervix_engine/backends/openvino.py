@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cervix_engine.backends.base import BackendInfo
+from cervix_engine.backends.base import BackendInfo, Synchronous
 from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni, usable_cpus
@@ -56,7 +56,7 @@ def cpu_objection(precision: Precision) -> str | None:
     return None
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Synchronous):
     """One compiled model; `with` reads it from bytes that were already checked.
 
     It is compiled for the shape of the first batch, and again where another comes: fixed shapes are the fastest.

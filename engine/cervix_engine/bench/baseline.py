@@ -24,6 +24,15 @@ class Comparison:
         return f"{self.what}: {self.now:.1f} tiles/s, {self.then:.1f} in the baseline ({self.ratio:.3f})"
 
 
+def regressions(now: BenchReport, then: BenchReport | None, *, least: float) -> tuple[Comparison, ...]:
+    """The guarded figures that fell below `least` of what they were; none where there is nothing to compare with.
+
+    Raises:
+        UsageError: as `compare`.
+    """
+    return tuple(item for item in compare(now, then) if item.ratio < least) if then else ()
+
+
 def compare(now: BenchReport, then: BenchReport) -> tuple[Comparison, ...]:
     """Every guarded figure that both runs have.
 

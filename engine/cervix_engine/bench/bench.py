@@ -19,6 +19,7 @@ from cervix_engine.bench.stages import end_to_end, model_sweep, stage_rates
 from cervix_engine.bench.verdict import judge
 from cervix_engine.bench.workplace import Workplace, copy_golden, usable_tiles
 from cervix_engine.bundle import Bundle
+from cervix_engine.device import ANY, Device
 from cervix_engine.discover import discover
 from cervix_engine.errors import UsageError
 from cervix_engine.machine import software, usable_cpus
@@ -41,6 +42,7 @@ class BenchConfig:
         model: the bundle's folder.
         tiles: a folder of tiles; None takes the bundle's golden tiles.
         precision: `auto`, or the one that must run.
+        device: where it may compute.
         batch_size: of the run from files to table.
         workers: decode threads; None takes one a usable core.
         count: how many tiles of the folder are used.
@@ -52,6 +54,7 @@ class BenchConfig:
     model: Path
     tiles: Path | None = None
     precision: RequestedPrecision = "auto"
+    device: Device = ANY
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int | None = None
     count: int = DEFAULT_TILES
@@ -71,8 +74,11 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         CervixError: see `errors.py`.
     """
     bundle = Bundle.open(config.model)
-    chosen = select(bundle, precision=config.precision).combination
-    with _scratch_folder(config.scratch) as folder, open_backend(bundle, combination=chosen) as backend:
+    chosen = select(bundle, precision=config.precision, device=config.device).combination
+    with (
+        _scratch_folder(config.scratch) as folder,
+        open_backend(bundle, combination=chosen, device=config.device) as backend,
+    ):
         replay_golden(bundle, backend, batch_size=config.batch_size)
         root = config.tiles or copy_golden(bundle, Path(folder) / "tiles")
         listing = discover(root, spool=Path(folder))

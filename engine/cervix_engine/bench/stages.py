@@ -149,10 +149,11 @@ def preparing(place: Workplace, parts: Parts) -> Iterator[Work]:
 
 
 def inferring(backend: Backend, pixels: Pixels) -> Work:
-    """Rounds of one batch through the model."""
+    """Rounds through the model of as many batches as it works on at once."""
 
     def work() -> int:
-        return len(backend.infer(pixels))
+        pending = [backend.begin(pixels, batch=number) for number in range(backend.in_flight)]
+        return sum(len(fetch()) for fetch in pending)
 
     return work
 

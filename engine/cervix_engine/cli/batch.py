@@ -27,6 +27,7 @@ SOME_FAILED = 3
 @cervix_errors
 def main(
     model: Path | None,
+    device: str,
     max_failures: str,
     summary: Path | None,
     geojson: Path | None,
@@ -52,9 +53,15 @@ def main(
     from cervix_engine.cli.events import emit
     from cervix_engine.cli.logs import debug_log
     from cervix_engine.cli.signals import prompt_interruption
+    from cervix_engine.device import Device
     from cervix_engine.output.names import escape_name
 
-    config = BatchConfig(model=model or default_bundle(), budget=FailureBudget.parse(max_failures), **asked)
+    config = BatchConfig(
+        model=model or default_bundle(),
+        device=Device.parse(device),
+        budget=FailureBudget.parse(max_failures),
+        **asked,
+    )
     afterwards = Afterwards(summary, geojson, report)
     afterwards.check(config)
     if dry_run:

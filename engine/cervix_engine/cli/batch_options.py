@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from cervix_engine.cli.device_option import device_option
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -36,9 +38,12 @@ _OPTIONS = (
     click.option("--int8", "precision", flag_value="int8", help="Short for --precision int8."),
     click.option(
         "--backend",
-        type=click.Choice(["onnxruntime-cpu", "onnxruntime-openvino", "openvino", "tensorrt", "tensorrt-rtx"]),
+        type=click.Choice(
+            ["onnxruntime-cpu", "onnxruntime-openvino", "openvino", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+        ),
         help="Run on this runtime only. [default: as --precision chooses]",
     ),
+    device_option,
     click.option(
         "-b",
         "--batch-size",

@@ -11,6 +11,7 @@ import click
 
 from cervix_engine import __version__
 from cervix_engine.cli.command import CervixCommand
+from cervix_engine.cli.device_option import device_option
 from cervix_engine.cli.errors import cervix_errors
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ REGRESSED = 6
     show_default=True,
     help="auto takes the fastest certified one on this machine, else fp32.",
 )
+@device_option
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
 @click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
 @click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Tiles to measure with, at most.")
@@ -62,7 +64,9 @@ REGRESSED = 6
 @click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there, to be a baseline later.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it there, such as bench.png.")
 @click.option(
-    "--baseline", type=click.Path(path_type=Path), help="A report of before: exit 6 where this run is slower."
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="A report of before: exit 6 where this run is slower, and a second one too.",
 )
 @click.option(
     "--fail-below",
@@ -78,6 +82,7 @@ def main(
     tiles: Path | None,
     model: Path | None,
     precision: RequestedPrecision,
+    device: str,
     batch_size: int,
     workers: int | None,
     count: int,
@@ -97,18 +102,20 @@ def main(
     TILES is a folder; without it the bundle's golden tiles are taken. Exit codes: 0 done, 1 failed, 2 wrong usage,
     6 slower than the baseline, or too unstable to say.
     """
-    from cervix_engine.bench.baseline import compare
+    from cervix_engine.bench.baseline import regressions
     from cervix_engine.bench.bench import BenchConfig, bench
     from cervix_engine.bench.measure import Gate
     from cervix_engine.bench.plot import plot
     from cervix_engine.bench.report import BenchReport
     from cervix_engine.bundle import default_bundle
+    from cervix_engine.device import Device
 
     earlier = BenchReport.load(baseline) if baseline else None
     config = BenchConfig(
         model=model or default_bundle(),
         tiles=tiles,
         precision=precision,
+        device=Device.parse(device),
         batch_size=batch_size,
         workers=workers,
         count=count,
@@ -116,17 +123,27 @@ def main(
         gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
         scratch=scratch,
     )
-    report = bench(config, say=lambda what: click.echo(f"measuring {what}", err=True))
+    report = bench(config, say=_say)
+    slower = regressions(report, earlier, least=fail_below)
+    if slower:
+        # A machine that others share is slower for a minute now and then. What is slower twice is slower.
+        _say("once more, since some of it is slower than the baseline")
+        report = bench(config, say=_say)
+        seen = {item.what for item in slower}
+        slower = tuple(item for item in regressions(report, earlier, least=fail_below) if item.what in seen)
     _publish(report, out=out, as_json=as_json)
     if picture:
         plot(report, picture)
     unstable = report.unstable()
-    slower = [item for item in compare(report, earlier) if item.ratio < fail_below] if earlier else []
     for name in unstable:
         click.echo(f"unstable: {name}: rounds differ by more than {stable_within:.0%}", err=True)
     for item in slower:
         click.echo(f"regressed: {item}", err=True)
     return REGRESSED if slower or (unstable and earlier) else 0
+
+
+def _say(what: str) -> None:
+    click.echo(f"measuring {what}", err=True)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-import numpy as np
-
 from cervix_engine.pipeline.channel import Stop, Stopped
 from cervix_engine.preprocess import Pixels
 from cervix_engine.tiles import NO_NOTES, TileFailure, TileNotes, TileRef, TileSize
@@ -27,10 +25,14 @@ class Slot:
 
     Decode workers fill different positions at once; `wait_filled` returns when the last one is done. No
     batch-sized array is made after the slots.
+
+    Args:
+        stop: the stream's stop.
+        pixels: zeroed, in the memory that the backend wants batches in.
     """
 
-    def __init__(self, stop: Stop, *, batch_size: int, input_size: tuple[int, int]) -> None:
-        self.pixels: Pixels = np.zeros((batch_size, *input_size, 3), np.uint8)
+    def __init__(self, stop: Stop, pixels: Pixels) -> None:
+        self.pixels = pixels
         self.decoded: list[Decoded | None] = []
         self.notes: list[TileNotes] = []
         self.batch = TileBatch(0, ())

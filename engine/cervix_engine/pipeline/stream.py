@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cervix_engine.backends.base import Backend
+from cervix_engine.backends.base import Backend, Pending
+from cervix_engine.certificate import Probabilities
 from cervix_engine.contract import ModelContract
 from cervix_engine.discover import SameRoot
 from cervix_engine.errors import InferenceError, TileError, TileReadError
@@ -37,8 +39,8 @@ from cervix_engine.tiles import Prediction, TileFailure, TileNotes, TileRef
 
 log = logging.getLogger(__name__)
 
-# One slot is being decoded, one waits filled, one is being inferred.
-SLOTS = 3
+# One slot is being decoded and one waits filled, beside those that the backend has begun.
+SPARE_SLOTS = 2
 # Tiles a worker takes at a time: small enough to share a batch, large enough that handing over costs nothing.
 CHUNK = 8
 ABANDONED_JOIN_S = 0.2
@@ -126,7 +128,8 @@ class _Stream:
         source: TileSource,
     ) -> None:
         self.stop = Stop()
-        self.results: Channel[BatchResult] = Channel(self.stop, SLOTS)
+        slots = SPARE_SLOTS + backend.in_flight
+        self.results: Channel[BatchResult] = Channel(self.stop, slots)
         self._batches = batches
         self._backend = backend
         self._settings = settings
@@ -134,11 +137,12 @@ class _Stream:
         # Joined as text: a `Path` for each tile would cost as much as all of the rest of handing it on.
         self._prefix = os.path.join(settings.root, "")  # noqa: PTH118
         self._root = SameRoot(settings.root)
-        self._free: Channel[Slot] = Channel(self.stop, SLOTS)
-        self._in_order: Channel[Slot] = Channel(self.stop, SLOTS)
+        self._free: Channel[Slot] = Channel(self.stop, slots)
+        self._in_order: Channel[Slot] = Channel(self.stop, slots)
         self._chunks: Channel[_Chunk] = Channel(self.stop, 2 * settings.workers + settings.batch_size // CHUNK)
-        for _ in range(SLOTS):
-            self._free.put(Slot(self.stop, batch_size=settings.batch_size, input_size=settings.contract.input_size))
+        shape = (settings.batch_size, *settings.contract.input_size, 3)
+        for _ in range(slots):
+            self._free.put(Slot(self.stop, backend.allocate(shape)))
         decoders = [self._thread("decode", self._decode, stats) for _ in range(settings.workers)]
         self._threads = [
             self._thread("list", self._feed, stats),
@@ -217,20 +221,28 @@ class _Stream:
             return TileFailure(stage="read" if isinstance(error, TileReadError) else "decode", reason=str(error))
 
     def _infer(self, clock: StageClock) -> None:
-        slots = iter(self._in_order)
+        slots, begun = iter(self._in_order), deque[tuple[Slot, Pending]]()
         while (slot := clock.next(slots)) is not None:
             with clock.waiting():
                 slot.wait_filled()
             with clock.busy():
-                result = self._predict(slot)
-                clock.tiles += len(result.outcomes)
-            with clock.waiting():
-                self._free.put(slot)
-                self.results.put(result)
+                begun.append((slot, self._backend.begin(slot.pixels, batch=slot.batch.index)))
+            # Fetched as late as the backend allows: until then it copies and computes by itself.
+            if len(begun) == self._backend.in_flight:
+                self._fetch(*begun.popleft(), clock)
+        while begun:
+            self._fetch(*begun.popleft(), clock)
         self.results.close()
 
-    def _predict(self, slot: Slot) -> BatchResult:
-        probabilities = self._backend.infer(slot.pixels)
+    def _fetch(self, slot: Slot, pending: Pending, clock: StageClock) -> None:
+        with clock.busy():
+            result = self._result(slot, pending())
+            clock.tiles += len(result.outcomes)
+        with clock.waiting():
+            self._free.put(slot)
+            self.results.put(result)
+
+    def _result(self, slot: Slot, probabilities: Probabilities) -> BatchResult:
         expected = (len(slot.pixels), len(self._settings.contract.classes))
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise InferenceError(f"the model gave {probabilities.shape}, expected {expected} and only finite numbers")

@@ -14,7 +14,7 @@ from types import TracebackType
 import pytest
 
 from cervix_engine import batch
-from cervix_engine.backends.base import BackendInfo
+from cervix_engine.backends.base import BackendInfo, Synchronous
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.certificate import Probabilities
 from cervix_engine.cli.batch import main as cervix_batch
@@ -35,7 +35,7 @@ def compute() -> None:
     hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
 
 
-class SlowBackend:
+class SlowBackend(Synchronous):
     """The fake backend, after a minute at `where`."""
 
     def __init__(self, where: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from click.testing import Result
 
-from cervix_engine.backends.base import Backend, BackendInfo
+from cervix_engine.backends.base import Backend, BackendInfo, Synchronous
 from cervix_engine.bundle import Bundle, seal
 from cervix_engine.certificate import Probabilities
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
@@ -177,7 +177,7 @@ def make_bundle(root: Path, *, model: bytes | None = None) -> Bundle:
     return seal(root)
 
 
-class SpyBackend:
+class SpyBackend(Synchronous):
     """Passes batches on to another backend and notes what it saw; can be told to fail or to answer wrongly.
 
     Only batches of a stream are counted: the golden replay at a run's start comes from another thread.

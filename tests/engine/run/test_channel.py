@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 
 from cervix_engine.pipeline.channel import Channel, Stop, Stopped
@@ -82,7 +83,7 @@ def test_the_stop_wakes_everyone_who_waits_anywhere() -> None:
     stop = Stop()
     empty: Channel[int] = Channel(stop, 1)
     full: Channel[int] = Channel(stop, 1)
-    slot = Slot(stop, batch_size=2, input_size=(4, 4))
+    slot = Slot(stop, np.zeros((2, 4, 4, 3), np.uint8))
     full.put(0)
     slot.assign(TileBatch(0, refs(["a", "b"])))
     waiters = [Waiter(empty.get), Waiter(empty.get), Waiter(lambda: full.put(1)), Waiter(slot.wait_filled)]
@@ -161,7 +162,7 @@ def test_every_item_arrives_once_among_many_threads() -> None:
 
 
 def test_a_slot_is_filled_when_the_last_position_is_done() -> None:
-    slot = Slot(Stop(), batch_size=4, input_size=(2, 2))
+    slot = Slot(Stop(), np.zeros((4, 2, 2, 3), np.uint8))
     slot.pixels[...] = 9
     slot.assign(TileBatch(5, refs(["a", "b", "c"])))
     assert slot.batch.index == 5
@@ -177,7 +178,7 @@ def test_a_slot_is_filled_when_the_last_position_is_done() -> None:
 
 
 def test_a_slot_is_not_filled_by_its_earlier_batch() -> None:
-    slot = Slot(Stop(), batch_size=1, input_size=(2, 2))
+    slot = Slot(Stop(), np.zeros((1, 2, 2, 3), np.uint8))
     for index in range(3):
         slot.assign(TileBatch(index, refs(["a"])))
         waiter = Waiter(slot.wait_filled)

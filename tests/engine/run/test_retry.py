@@ -17,6 +17,7 @@ from cervix_engine.batch import BatchConfig, predict_folder
 from cervix_engine.budget import FailureBudget
 from cervix_engine.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
+from cervix_engine.device import Device
 from cervix_engine.errors import CervixError, OutputError, ResumeMismatchError, UsageError
 from cervix_engine.output import partial as partial_module
 from cervix_engine.run_report import RunReport, report_of
@@ -55,8 +56,8 @@ def undisturbed(config: BatchConfig) -> bytes:
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[SpyBackend]:
     spies: list[SpyBackend] = []
 
-    def open_spied(bundle: Bundle, *, combination: Combination) -> SpyBackend:
-        spies.append(SpyBackend(open_backend(bundle, combination=combination)))
+    def open_spied(bundle: Bundle, *, combination: Combination, device: Device) -> SpyBackend:
+        spies.append(SpyBackend(open_backend(bundle, combination=combination, device=device)))
         return spies[-1]
 
     monkeypatch.setattr(batch, "open_backend", open_spied)

@@ -25,7 +25,7 @@ from cervix_engine.certificate import Probabilities
 from cervix_engine.errors import InferenceError, ListingError
 from cervix_engine.pipeline.slot import TileBatch
 from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import SLOTS, BatchResult, Outcome, StreamSettings, batches_of, stream
+from cervix_engine.pipeline.stream import SPARE_SLOTS, BatchResult, Outcome, StreamSettings, batches_of, stream
 from cervix_engine.preprocess import Pixels
 from cervix_engine.tiles import Prediction, TileFailure, TileRef
 from engine.run.support import (
@@ -148,7 +148,7 @@ def test_slots_circulate(tiles: Path) -> None:
     spy = SpyBackend(FakeBackend())
     outcomes_of(tiles, listed(tiles), spy, batch_size=2)
     assert len(spy.digests) == 25
-    assert len(spy.buffers) == SLOTS == 3
+    assert len(spy.buffers) == SPARE_SLOTS + spy.in_flight == 3
 
 
 @pytest.mark.parametrize("at", [0, 1, 4, 24])

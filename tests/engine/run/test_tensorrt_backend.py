@@ -6,7 +6,6 @@ TensorRT and the GPU are simulated: what is shown here is the backend's part.
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.backends import Combination, available_combinations, device_class, open_backend, runtime_version
+from cervix_engine.backends import Combination, available_combinations, device_class, open_backend
 from cervix_engine.bundle import Bundle, seal
 from cervix_engine.certificate import Certificate, Parity
 from cervix_engine.cli.batch import main
@@ -26,7 +25,7 @@ from cervix_engine.files import write_json
 from cervix_engine.run_report import RunReport
 from cervix_engine.selection import select
 from engine.engine_marks import A10, ENGINE, L4
-from engine.run.simulated_tensorrt import DATA, VERSION, Machine, make_engine_bundle
+from engine.run.simulated_gpu import DATA, VERSION, Machine, make_engine_bundle, pixels_of
 from engine.run.support import read_table, reference_probabilities
 
 COMBINATION = Combination("tensorrt", "fp16", ENGINE)
@@ -42,10 +41,6 @@ def a10(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     machine.install(monkeypatch)
     return machine
-
-
-def pixels_of(count: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
 def batch(tiles: Path, bundle: Bundle, out: Path, *options: str) -> Result:
@@ -101,33 +96,6 @@ def test_an_engine_of_other_outputs_is_refused(bundle: Bundle, monkeypatch: pyte
     Machine(classes=4).install(monkeypatch)
     with pytest.raises(ContractError, match="probabilities"), open_backend(bundle, combination=COMBINATION):
         pass
-
-
-def test_the_names_are_those_of_the_real_runtime() -> None:
-    """The simulation above could agree with the backend on names that TensorRT does not have."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    names = {
-        "Runtime": ["deserialize_cuda_engine"],
-        "ICudaEngine": ["get_tensor_name", "get_tensor_shape", "get_tensor_dtype", "create_execution_context"],
-        "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3"],
-        "Logger": ["ERROR"],
-    }
-    for kind, members in names.items():
-        assert [name for name in members if not hasattr(getattr(trt, kind), name)] == []
-    assert trt.uint8 != trt.float32
-    assert runtime_version("tensorrt-rtx") == trt.__version__
-
-
-def test_the_names_are_those_of_the_real_cuda_core() -> None:
-    core = pytest.importorskip("cuda.core")
-    bind = {
-        "allocate": inspect.signature(core.Device.allocate).bind(None, 8, stream=None),
-        "copy_from": inspect.signature(core.Buffer.copy_from).bind(None, None, stream=None),
-        "pinned": inspect.signature(core.LegacyPinnedMemoryResource().allocate).bind(8),
-    }
-    assert all(bind.values())
-    for kind, members in {"Device": ["set_current", "create_stream"], "Buffer": ["handle"], "Stream": ["sync"]}.items():
-        assert [name for name in members if not hasattr(getattr(core, kind), name)] == []
 
 
 def test_without_cuda_core_the_engine_is_no_way_to_run(

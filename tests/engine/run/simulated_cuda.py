@@ -1,0 +1,441 @@
+"""CUDA as far as the lanes see it, on plain memory: devices, streams, events, graphs, pinned and device memory.
+
+What is put on a stream waits there. Where nothing hurries, it is done only when somebody waits for it: the host by
+`sync`, or other work that needs it, and then nothing else is done. With `hurry`, it is also done by chance whenever it
+may be, up to at once, and some streams hurry more than others. Either way only the order that streams and events demand
+is kept, so an event that is missing, an address that is wrong, a copy that is left out or memory that is used again too
+early shows as wrong answers.
+
+Memory holds garbage until it is written, and again once it is freed. Work on a device is put by a thread for which that
+device is current; the public names and their parameters are those of the real `cuda.core`, which a test compares.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Memory = npt.NDArray[np.uint8]
+Run = Callable[[], None]
+
+# Whether work can be captured into a graph: it can; it is refused when it is put; or what was captured is worthless.
+Capture = Literal["works", "refused", "broken"]
+
+CAPTURE_MODES = ("global", "thread_local", "relaxed")
+NEVER_WRITTEN, FREED = 0xA5, 0xDD
+
+_HANDLES = count(7000)
+
+
+class CudaError(Exception):
+    """Such as `CUDA_ERROR_OUT_OF_MEMORY: …`; cuda-core has a type of its own too."""
+
+
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY: the API call failed because it was unable to allocate enough memory"
+CAPTURE_INVALIDATED = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED: the operation invalidated the capture sequence"
+
+
+@dataclass(eq=False, slots=True)
+class _Work:
+    """Something to do once all that it needs is done."""
+
+    run: Run
+    needs: list[_Work]
+    hurry: float = 0.0
+    done: bool = False
+
+    def finish(self) -> None:
+        """Do it and what it needs, and nothing else."""
+        if self.done:
+            return
+        for other in self.needs:
+            other.finish()
+        self.done, run = True, self.run
+        self.needs, self.run = [], _nothing
+        run()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _again(error: Exception) -> Exception:
+    """The same without its traceback, whose frames hold slots: Python finds no cycle that leads through an array."""
+    return type(error)(*error.args)
+
+
+class Cuda:
+    """The driver of a machine.
+
+    Args:
+        devices: how many it has.
+        memory_bytes: how much memory a device has; where none is given, it never ends.
+        hurry: how likely work that may be done is done before somebody waits for it.
+        seed: of that chance.
+        capture: whether work can be captured.
+
+    Attributes:
+        used_bytes: memory in use, by device.
+        pinned_bytes: pinned memory in use.
+        graphs: how many were completed.
+        broken: what became of work that failed.
+    """
+
+    def __init__(
+        self,
+        devices: int,
+        *,
+        memory_bytes: Mapping[int, int] | None = None,
+        hurry: float = 0.0,
+        seed: int = 0,
+        capture: Capture = "works",
+    ) -> None:
+        self.lock = threading.RLock()
+        self.capture = capture
+        self.used_bytes = [0] * devices
+        self.pinned_bytes = 0
+        self.graphs = 0
+        self.broken: Exception | None = None
+        self._limits = dict(memory_bytes or {})
+        self._memory: dict[int, tuple[Memory, int | None]] = {}
+        self._usable: set[int] = set()
+        self._streams: dict[int, Stream] = {}
+        self._waiting: list[_Work] = []
+        self._hurry, self._random = hurry, random.Random(seed)
+        self._thread = threading.local()
+        self._faults: dict[str, tuple[int, Exception]] = {}
+
+    # ---- what `cuda.core` offers
+
+    def names(self) -> dict[str, Any]:
+        """Of the module."""
+        return {
+            "Device": partial(Device, self),
+            "EventOptions": EventOptions,
+            "LegacyPinnedMemoryResource": partial(PinnedMemory, self),
+        }
+
+    # ---- what runtimes ask
+
+    def stream(self, handle: int) -> Stream:
+        return self._streams[handle]
+
+    @property
+    def current(self) -> int | None:
+        """The device that is current for this thread."""
+        return getattr(self._thread, "device", None)
+
+    def memory(self, address: int, *, ordinal: int) -> Memory:
+        """What lies at an address of a device."""
+        memory, device = self._memory[address]
+        assert device == ordinal, f"memory of device {device} is used on device {ordinal}"
+        return memory
+
+    def require_usable(self, *memories: npt.NDArray[Any]) -> None:
+        """Device memory may be used from where its stream allocates it to where that stream frees it."""
+        assert {memory.ctypes.data for memory in memories} <= self._usable, "used before it is allocated, or freed"
+
+    # ---- faults
+
+    def fail(self, call: str, error: Exception, *, after: int = 0) -> None:
+        """Let all calls but the first ones raise: of `load`, `copy`, `compute`, `event`, `stream` or `pinned`."""
+        self._faults[call] = (after, error)
+
+    def heal(self) -> None:
+        self._faults.clear()
+
+    def attempt(self, call: str) -> None:
+        with self.lock:
+            left, error = self._faults.get(call, (1, None))
+            if error is not None and left == 0:
+                raise _again(error)
+            if error is not None:
+                self._faults[call] = (left - 1, error)
+
+    # ---- for the classes below
+
+    def enter(self, ordinal: int) -> None:
+        self._thread.device = ordinal
+
+    def require(self, ordinal: int | None = None) -> None:
+        """For this thread, a device is current: this one, or any."""
+        assert self.current is not None, "this thread has no CUDA context"
+        assert ordinal in (None, self.current), f"device {self.current} is current, the work is for {ordinal}"
+
+    def begin_capture(self, stream: Stream | None) -> None:
+        self._thread.capturing = stream
+
+    def require_no_capture(self) -> None:
+        """Calls that wait or allocate make a capture by the same thread worthless."""
+        stream: Stream | None = getattr(self._thread, "capturing", None)
+        if stream is not None:
+            stream.invalidate()
+            raise CudaError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: not permitted when a stream is capturing")
+
+    def add_stream(self, stream: Stream) -> float:
+        """Returns how likely its work is done before somebody waits for it."""
+        self._streams[stream.handle] = stream
+        return self._random.choice((0.0, self._hurry, 1.0)) if 0 < self._hurry < 1 else self._hurry
+
+    def put(self, work: _Work) -> None:
+        with self.lock:
+            self._waiting.append(work)
+            for other in self._waiting:
+                ready = all(need.done for need in other.needs)
+                if ready and not other.done and self._random.random() < other.hurry:
+                    self._do(other)
+            self._waiting = [other for other in self._waiting if not other.done]
+
+    def copy(self, target: Memory, source: Memory) -> None:
+        self.require_usable(target, source)
+        np.copyto(target, source)
+
+    def finish(self, work: _Work | None) -> None:
+        with self.lock:
+            if work:
+                self._do(work)
+            if self.broken:
+                raise _again(self.broken)
+
+    def _do(self, work: _Work) -> None:
+        """As in CUDA, work that fails is heard of by whoever waits next, and everybody after that."""
+        try:
+            work.finish()
+        except Exception as error:  # noqa: BLE001 - raised in `finish`
+            self.broken = self.broken or _again(error)
+
+    def allocate(self, size: int, ordinal: int | None) -> Memory:
+        memory = np.full(size, NEVER_WRITTEN, np.uint8)
+        with self.lock:
+            if ordinal is None:
+                self.pinned_bytes += size
+                self._usable.add(memory.ctypes.data)
+            elif self.used_bytes[ordinal] + size > self._limits.get(ordinal, 1 << 62):
+                raise CudaError(OUT_OF_MEMORY)
+            else:
+                self.used_bytes[ordinal] += size
+            self._memory[memory.ctypes.data] = (memory, ordinal)
+        return memory
+
+    def give(self, memory: Memory) -> None:
+        """What a stream does where it comes to an allocation: until then, the memory may be somebody else's."""
+        memory.fill(NEVER_WRITTEN)
+        self._usable.add(memory.ctypes.data)
+
+    def free(self, memory: Memory, stream: Stream | None) -> None:
+        """In the order of the stream; pinned memory at once. Its address is never given again."""
+        with self.lock:
+            if stream is None:
+                self.pinned_bytes -= memory.size
+                self._take(memory)
+            else:
+                self.used_bytes[stream.ordinal] -= memory.size
+                stream.append(partial(self._take, memory))
+
+    def _take(self, memory: Memory) -> None:
+        memory.fill(FREED)
+        self._usable.discard(memory.ctypes.data)
+
+
+# ---- as in `cuda.core`
+
+
+class Device:
+    def __init__(self, cuda: Cuda, device_id: int) -> None:
+        if not 0 <= device_id < len(cuda.used_bytes):
+            raise ValueError(f"device_id must be within [0, {len(cuda.used_bytes)}), got {device_id}")
+        self._cuda, self._ordinal = cuda, device_id
+
+    def set_current(self, ctx: Any = None) -> None:
+        self._cuda.enter(self._ordinal)
+
+    def create_stream(self, obj: Any = None, options: Any = None) -> Stream:
+        self._cuda.require(self._ordinal)
+        return Stream(self._cuda, self._ordinal)
+
+    def create_event(self, options: EventOptions | None = None) -> Event:
+        self._cuda.require(self._ordinal)
+        assert isinstance(options, EventOptions)
+        assert options.blocking_sync, "a thread that spins takes a core from decoding"
+        return Event(self._cuda, self._ordinal)
+
+    def allocate(self, size: int, *, stream: Stream) -> Buffer:
+        self._cuda.require(self._ordinal)
+        self._cuda.require_no_capture()
+        return Buffer(self._cuda, size, stream)
+
+
+class PinnedMemory:
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+
+    def allocate(self, size: int, *, stream: Stream | None = None) -> Buffer:
+        self._cuda.require()
+        self._cuda.require_no_capture()
+        self._cuda.attempt("pinned")
+        return Buffer(self._cuda, size, None)
+
+
+class Buffer:
+    """Device memory in a stream's order, or pinned memory."""
+
+    def __init__(self, cuda: Cuda, size: int, stream: Stream | None) -> None:
+        self._cuda, self._stream = cuda, stream
+        self._ordinal = stream.ordinal if stream else None
+        self.memory = cuda.allocate(size, self._ordinal)
+        if stream:
+            stream.append(partial(cuda.give, self.memory))
+
+    @property
+    def handle(self) -> int:
+        return int(self.memory.ctypes.data)
+
+    @property
+    def size(self) -> int:
+        return int(self.memory.size)
+
+    def copy_from(self, src: Buffer, *, stream: Stream, options: Any = None) -> None:
+        assert src.size == self.size, f"{src.size} bytes do not fit {self.size}"
+        assert {self._ordinal, src._ordinal} <= {None, stream.ordinal}, "memory of another device"
+        self._cuda.attempt("copy")
+        stream.put(partial(self._cuda.copy, self.memory, src.memory))
+
+    def __del__(self) -> None:
+        if hasattr(self, "memory"):
+            self._cuda.free(self.memory, self._stream)
+
+
+@dataclass
+class EventOptions:
+    timing_enabled: bool | None = False
+    blocking_sync: bool | None = False
+    ipc_enabled: bool | None = False
+
+
+class Event:
+    def __init__(self, cuda: Cuda, ordinal: int) -> None:
+        self._cuda, self.ordinal = cuda, ordinal
+        self.mark: _Work | None = None
+
+    def sync(self) -> None:
+        """As in CUDA, an event that was never recorded is waited for in no time."""
+        self._cuda.require_no_capture()
+        self._cuda.attempt("event")
+        self._cuda.finish(self.mark)
+
+
+class Stream:
+    def __init__(self, cuda: Cuda, ordinal: int) -> None:
+        self._cuda, self.ordinal = cuda, ordinal
+        self._handle = next(_HANDLES)
+        self._last: _Work | None = None
+        self._captured: list[Run] | None = None
+        self._valid = True
+        self._hurry = cuda.add_stream(self)
+
+    @property
+    def handle(self) -> int:
+        return self._handle
+
+    def sync(self) -> None:
+        self._cuda.require_no_capture()
+        self._cuda.attempt("stream")
+        self._cuda.finish(self._last)
+
+    def record(self, event: Event | None = None, options: EventOptions | None = None) -> Event:
+        self._cuda.require(self.ordinal)
+        assert event is not None
+        assert event.ordinal == self.ordinal, "an event of another device"
+        assert self._captured is None
+        event.mark = self._last
+        return event
+
+    def wait(self, event_or_stream: Event | Stream) -> None:
+        self._cuda.require(self.ordinal)
+        assert self._captured is None
+        other = event_or_stream
+        self.append(_nothing, other.mark if isinstance(other, Event) else other._last)
+
+    def create_graph_builder(self) -> GraphBuilder:
+        return GraphBuilder(self._cuda, self)
+
+    # ---- beyond `cuda.core`
+
+    @property
+    def is_capturing(self) -> bool:
+        return self._captured is not None
+
+    def put(self, run: Run) -> None:
+        """Put work of this thread here; a stream that captures keeps it for the graph."""
+        self._cuda.require(self.ordinal)
+        if self._captured is None:
+            self.append(run)
+        else:
+            self._captured.append(run)
+
+    def append(self, run: Run, *needs: _Work | None) -> None:
+        with self._cuda.lock:
+            before = [need for need in (self._last, *needs) if need and not need.done]
+            self._last = _Work(run, before, self._hurry)
+            self._cuda.put(self._last)
+
+    def invalidate(self) -> None:
+        self._valid = False
+
+    def begin_capture(self) -> None:
+        self._captured, self._valid = [], True
+
+    def end_capture(self) -> list[Run]:
+        """What was captured; as a stream that captures nothing any more."""
+        captured, self._captured = self._captured or [], None
+        if not self._valid:
+            raise CudaError(CAPTURE_INVALIDATED)
+        return captured
+
+
+class GraphBuilder:
+    def __init__(self, cuda: Cuda, stream: Stream) -> None:
+        self._cuda, self._stream = cuda, stream
+        self._work: list[Run] | None = None
+
+    def begin_building(self, mode: str | None = "relaxed") -> GraphBuilder:
+        assert mode in CAPTURE_MODES
+        self._cuda.require(self._stream.ordinal)
+        self._stream.begin_capture()
+        self._cuda.begin_capture(self._stream)
+        return self
+
+    def end_building(self) -> GraphBuilder:
+        self._cuda.begin_capture(None)
+        if self._cuda.capture == "broken":
+            self._stream.invalidate()
+        self._work = self._stream.end_capture()
+        return self
+
+    def complete(self, options: Any = None) -> Graph:
+        assert self._work is not None, "nothing was built"
+        self._cuda.graphs += 1
+        return Graph(tuple(self._work))
+
+    def close(self) -> None:
+        self._cuda.begin_capture(None)
+        if self._stream.is_capturing:
+            self._stream.begin_capture()
+            self._stream.end_capture()
+
+
+class Graph:
+    def __init__(self, work: tuple[Run, ...]) -> None:
+        self._work = work
+
+    def launch(self, stream: Stream) -> None:
+        for run in self._work:
+            stream.put(run)

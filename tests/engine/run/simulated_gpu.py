@@ -1,0 +1,283 @@
+"""A machine with NVIDIA GPUs, TensorRT and ONNX Runtime's CUDA provider, for machines without: see `simulated_cuda.py`.
+
+An "engine" is the tiny model, computed by NumPy. ONNX Runtime is the real one with its CPU provider, run where the
+compute stream comes to it, with the real binding of inputs and outputs to the addresses that the backend bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cervix_engine.backends import Backend, Combination, open_backend
+from cervix_engine.bundle import Bundle, seal
+from cervix_engine.device import Device
+from cervix_engine.engine_file import fingerprint_path
+from cervix_engine.files import sha256_bytes, write_json
+from cervix_engine.gpu import Gpu
+from engine.engine_marks import A10, ENGINE, mark_of
+from engine.run.simulated_cuda import Cuda, Stream
+from engine.run.support import CLASS_NAMES, CONTRACT, make_bundle, reference_probabilities, tiny_onnx
+
+VERSION = "10.9.0"
+DATA = b"stands for an engine of the tiny model"
+INPUT, OUTPUT = "tiles", "probabilities"
+PROVIDER = "CUDAExecutionProvider"
+INSTALLED, REAL_SESSION = onnxruntime.get_available_providers(), onnxruntime.InferenceSession
+
+# Both ways to run the tiny bundle on a GPU.
+ON_GPU = {
+    "tensorrt": Combination("tensorrt", "fp16", ENGINE),
+    "onnxruntime-cuda": Combination("onnxruntime-cuda", "fp32"),
+}
+MAX_BATCH = 32
+
+
+def a10s(count: int) -> tuple[Gpu, ...]:
+    """So many GPUs of one kind."""
+    return tuple(replace(A10, ordinal=ordinal) for ordinal in range(count))
+
+
+def lane_bytes(tiles: int) -> int:
+    """The device memory of one lane for batches of so many tiles: `uint8` pixels and `float32` answers."""
+    height, width = CONTRACT.input_size
+    return tiles * (height * width * 3 + len(CLASS_NAMES) * 4)
+
+
+def make_engine_bundle(root: Path, **changes: Any) -> Bundle:
+    """The tiny bundle with an FP16 graph and an engine for an A10; `changes` are of its fingerprint."""
+    make_bundle(root)
+    graph = tiny_onnx(half=True)
+    (root / "model.fp16.onnx").write_bytes(graph)
+    (root / "engines").mkdir()
+    (root / ENGINE).write_bytes(DATA)
+    mark = replace(mark_of(sha256_bytes(DATA), sha256_bytes(graph)), opt_batch=8, max_batch=MAX_BATCH)
+    write_json(root / fingerprint_path(ENGINE), replace(mark, **changes).to_json())
+    return seal(root)
+
+
+def pixels_of(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (count, *CONTRACT.input_size, 3), np.uint8)
+
+
+@contextmanager
+def opened(machine: Machine, bundle: Bundle, runtime: str, *, device: str = "cuda") -> Iterator[Backend]:
+    """The bundle's model, loaded on a simulated machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        machine.install(patch)
+        with open_backend(bundle, combination=ON_GPU[runtime], device=Device.parse(device)) as backend:
+            yield backend
+    assert machine.cuda.broken is None, machine.cuda.broken
+
+
+class Machine:
+    """A machine with these GPUs and TensorRT.
+
+    Args:
+        gpus: what the driver offers.
+        broken: TensorRT refuses every engine.
+        classes: of the engine.
+        provider: whether the installed ONNX Runtime has a CUDA provider.
+        context: whether an engine gets a context, which needs memory.
+        faulty: a GPU on which engines answer wrongly.
+        cuda: see `Cuda`.
+
+    Attributes:
+        loaded: the bytes of every engine that TensorRT was given.
+        computed: the GPU and the SHA-256 of the pixels of every batch, in the order in which they were computed.
+        threads: names of the threads that put them on a stream.
+    """
+
+    def __init__(
+        self,
+        gpus: tuple[Gpu, ...] = (A10,),
+        *,
+        broken: bool = False,
+        classes: int = len(CLASS_NAMES),
+        provider: bool = True,
+        context: bool = True,
+        faulty: int | None = None,
+        **cuda: Any,
+    ) -> None:
+        self.gpus, self.broken, self.classes = gpus, broken, classes
+        self.cuda = Cuda(len(gpus), **cuda)
+        self.loaded: list[bytes] = []
+        self.computed: list[tuple[int, str]] = []
+        self.threads: set[str] = set()
+        self._provider, self._context, self.faulty = provider, context, faulty
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make it the machine of this test."""
+        trt = ModuleType("tensorrt")
+        vars(trt).update(__version__=VERSION, uint8="uint8", float32="float32", Runtime=self._runtime, Logger=_Logger)
+        core = ModuleType("cuda.core")
+        vars(core).update(self.cuda.names())
+        for name, module in {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.core": core}.items():
+            module.__spec__ = ModuleSpec(name, None)
+            monkeypatch.setitem(sys.modules, name, module)
+        for place in ("cervix_engine.device", "cervix_engine.backends", "cervix_engine.gpu"):
+            monkeypatch.setattr(f"{place}.find_gpus", lambda: self.gpus)
+        providers = [PROVIDER, *INSTALLED] if self._provider else INSTALLED
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", self._session)
+
+    def gpus_of(self, batches: Mapping[int, Any]) -> dict[int, list[int]]:
+        """On which GPUs each of these numbered batches was computed."""
+        digests = {number: digest_of(pixels) for number, pixels in batches.items()}
+        return {number: [gpu for gpu, seen in self.computed if seen == digest] for number, digest in digests.items()}
+
+    def put(self, stream: Stream, pixels: Any, answers: Any, compute: Callable[[], None]) -> None:
+        """Put a batch's work on a stream, as a runtime does; both arrays lie in device memory."""
+        self.cuda.attempt("compute")
+        self.threads.add(threading.current_thread().name)
+
+        def run() -> None:
+            self.cuda.require_usable(pixels, answers)
+            self.computed.append((stream.ordinal, digest_of(pixels)))
+            compute()
+
+        stream.put(run)
+
+    # ---- TensorRT
+
+    def _runtime(self, _logger: Any) -> Any:
+        return SimpleNamespace(deserialize_cuda_engine=self._load)
+
+    def _load(self, data: bytes) -> Any:
+        self.loaded.append(data)
+        self.cuda.attempt("load")
+        ordinal = self.cuda.current
+        assert ordinal is not None, "an engine is loaded where no device is current"
+        if self.broken:
+            return None
+        shapes = {INPUT: (-1, 32, 32, 3), OUTPUT: (-1, self.classes)}
+        return SimpleNamespace(
+            get_tensor_name=lambda place: (INPUT, OUTPUT)[place],
+            get_tensor_shape=shapes.__getitem__,
+            get_tensor_dtype={INPUT: "uint8", OUTPUT: "float32"}.__getitem__,
+            create_execution_context=lambda: _Context(self, ordinal) if self._context else None,
+        )
+
+    # ---- ONNX Runtime
+
+    def _session(self, model: bytes, options: Any = None, **named: Any) -> Any:
+        asked = named.get("providers", ())
+        on_gpu = any(PROVIDER in (item, item[0]) for item in asked)
+        return _CudaSession(self, model, options, asked) if on_gpu else REAL_SESSION(model, options, **named)
+
+
+def digest_of(pixels: Any) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+class _Logger:
+    ERROR = 1
+
+    def __init__(self, _severity: int) -> None: ...
+
+
+class _Context:
+    """Shape and addresses are those of the moment at which work is put."""
+
+    def __init__(self, machine: Machine, ordinal: int) -> None:
+        self._machine, self._ordinal = machine, ordinal
+        self._addresses: dict[str, int] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == INPUT
+        self._shape = shape
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, handle: int) -> bool:
+        stream = self._machine.cuda.stream(handle)
+        assert stream.ordinal == self._ordinal, "an engine runs on the GPU on which it was loaded"
+        if stream.is_capturing and self._machine.cuda.capture == "refused":
+            return False
+        given, answered = (self._memory(name) for name in (INPUT, OUTPUT))
+        pixels = given.reshape(self._shape)
+
+        def compute() -> None:
+            answers = reference_probabilities(pixels)
+            if self._machine.faulty == self._ordinal:
+                answers = np.roll(answers, 1, axis=1)
+            np.copyto(answered, answers.view(np.uint8).reshape(-1))
+
+        self._machine.put(stream, pixels, answered, compute)
+        return True
+
+    def _memory(self, name: str) -> Any:
+        return self._machine.cuda.memory(self._addresses[name], ordinal=self._ordinal)
+
+
+class _CudaSession:
+    """A real session that says that it runs on CUDA, and asserts that it was asked for as it must be."""
+
+    def __init__(self, machine: Machine, model: bytes, options: Any, providers: list[Any]) -> None:
+        ((_, given),) = providers  # and no other one to fall back on
+        assert given.keys() == {"device_id", "user_compute_stream", "cudnn_conv_algo_search", "use_tf32"}
+        assert all(isinstance(value, str) for value in given.values())
+        assert (given["cudnn_conv_algo_search"], given["use_tf32"]) == ("HEURISTIC", "0")
+        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+        machine.cuda.attempt("load")
+        self._machine = machine
+        self._stream = machine.cuda.stream(int(given["user_compute_stream"]))
+        assert self._stream.ordinal == int(given["device_id"])
+        self._session = REAL_SESSION(model, providers=["CPUExecutionProvider"])
+        self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
+
+    def get_providers(self) -> list[str]:
+        return [PROVIDER, "CPUExecutionProvider"]
+
+    def io_binding(self) -> _Binding:
+        return _Binding(self._machine.cuda, self._session.io_binding(), self._stream.ordinal)
+
+    def run_with_iobinding(self, binding: _Binding, run_options: Any) -> None:
+        assert run_options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+        compute = self._session.run_with_iobinding
+        self._machine.put(self._stream, binding.pixels, binding.answers, lambda: compute(binding.real))
+
+
+class _Binding:
+    """The real binding, of host memory that stands for the device's."""
+
+    def __init__(self, cuda: Cuda, real: Any, ordinal: int) -> None:
+        self.real: Any = real
+        self.pixels: Any = None
+        self.answers: Any = None
+        self._cuda, self._ordinal = cuda, ordinal
+
+    def bind_input(
+        self, name: str, device_type: str, device_id: int, element_type: Any, shape: list[int], buffer_ptr: int
+    ) -> None:
+        memory = self._checked(device_type, device_id, element_type, shape, buffer_ptr)
+        self.pixels = memory.view(element_type).reshape(shape)
+        self.real.bind_input(name, "cpu", 0, element_type, shape, buffer_ptr)
+
+    def bind_output(
+        self, name: str, device_type: str, device_id: int, element_type: Any, shape: list[int], buffer_ptr: int
+    ) -> None:
+        self.answers = self._checked(device_type, device_id, element_type, shape, buffer_ptr)
+        self.real.bind_output(name, "cpu", 0, element_type, shape, buffer_ptr)
+
+    def _checked(self, device_type: str, device_id: int, kind: Any, shape: list[int], address: int) -> Any:
+        assert (device_type, device_id) == ("cuda", self._ordinal)
+        memory = self._cuda.memory(address, ordinal=self._ordinal)
+        assert memory.size == np.prod(shape) * np.dtype(kind).itemsize
+        return memory
