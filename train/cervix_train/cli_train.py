@@ -93,7 +93,7 @@ if TYPE_CHECKING:
 @click.option(
     "--scaled-decoding",
     is_flag=True,
-    help="Decode JPEG tiles of at least twice (four times) the input size at 1/2 (1/4), here and wherever the model runs.",
+    help="Decode JPEG tiles of at least twice (four times) the input size at 1/2 (1/4), here and where the model runs.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option(
