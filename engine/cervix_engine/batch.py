@@ -17,7 +17,7 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.coordinates import NAMES
 from cervix_engine.device import ANY, GPU_BACKENDS, Device
 from cervix_engine.discover import Listing, discover
-from cervix_engine.errors import OutputError, OutputExistsError, UsageError
+from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
 from cervix_engine.files import sha256_file
 from cervix_engine.output.formats import require_writer
 from cervix_engine.output.journal import RunIdentity, output_errors
@@ -160,6 +160,11 @@ def _predict(
     progress: Progress,
 ) -> RunReport:
     earlier = partial.journal.identity if partial else finished.identity if finished else None
+    if earlier and not config.device.allows(earlier.backend):
+        raise ResumeMismatchError(
+            f"the run that lies there computes on {earlier.backend}, which --device {config.device} leaves out: "
+            "run it as before, or pass --no-resume to discard it"
+        )
     if earlier:
         # Before the selection, which would look for another one on the earlier run's backend, and blame the machine.
         precision = earlier.precision if config.precision == "auto" else config.precision
@@ -257,7 +262,7 @@ def run_identity(
         artefact_sha256=info.artefact_sha256,
         backend=info.backend,
         backend_version=info.version,
-        device_class=info.device_class,
+        device_class=info.digits_depend_on,
         precision=info.precision,
         threads=info.threads,
         batch_size=batch_size,

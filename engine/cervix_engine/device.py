@@ -50,8 +50,8 @@ class Device:
             UsageError: they are of different kinds, so that a row would depend on which of them computed it.
         """
         here = {} if self.kind == "cpu" else {gpu.ordinal: gpu for gpu in find_gpus()}
-        if not here and self.kind != "cuda":
-            return ()
+        if self.kind != "cuda":
+            return tuple(here.values())[:1]
         if missing := [ordinal for ordinal in self.ordinals if ordinal not in here]:
             offered = f"offers {len(here)}" if here else "offers no NVIDIA GPU"
             raise BackendUnavailableError(f"--device {self}: there is no GPU {missing[0]}, the driver {offered}")

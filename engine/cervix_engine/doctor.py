@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine import __version__
+from cervix_engine import __version__, gpu
 from cervix_engine.backends import (
     ARTEFACTS,
     GRAPH_BACKENDS,
@@ -27,6 +27,7 @@ from cervix_engine.backends import (
 )
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Certificate
+from cervix_engine.device import GPU_BACKENDS
 from cervix_engine.engine_file import engines_of, read_fingerprint
 from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError, ContractError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
@@ -197,7 +198,10 @@ def _ways(bundle: Bundle | None) -> Iterator[Way]:
         chosen = select(bundle, precision="auto").combination if bundle else None
     except BackendUnavailableError:
         chosen = None
-    graphs = [Combination(backend, precision) for precision in ARTEFACTS for backend in GRAPH_BACKENDS]
+    # Without a GPU, four lines that nothing on this machine can mend would hide the others.
+    hidden = () if gpu.find_gpus() else GPU_BACKENDS
+    backends = [backend for backend in GRAPH_BACKENDS if backend not in hidden]
+    graphs = [Combination(backend, precision) for precision in ARTEFACTS for backend in backends]
     for combination in (*graphs, *(_engines(bundle) if bundle else ())):
         certificate = issued.get(combination)
         against = _objection(bundle, combination, certificate)

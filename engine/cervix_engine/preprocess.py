@@ -121,7 +121,7 @@ def preprocess_into(
 ) -> TileSize:
     """Decode `data` and resize it straight into `out`, `uint8 (height, width, 3)` of the contract's input size.
 
-    `look` is shown the decoded tile, before the resize.
+    `look` is shown the tile at its own size, before the resize.
 
     Returns:
         The tile's own size, before the resize.
@@ -133,7 +133,8 @@ def preprocess_into(
     divisor = _divisor(header, contract)
     pixels = _decode(data, header, contract, divisor=divisor)
     if look is not None:
-        look(pixels)
+        # What it judges, such as sharpness, is a matter of the tile's own pixels.
+        look(pixels if divisor == 1 else _decode(data, header, contract, divisor=1))
     resize_into(out, pixels)
     return TileSize(header.height, header.width) if divisor > 1 else TileSize(*pixels.shape[:2])
 

@@ -57,7 +57,8 @@ def select(
     """Choose a combination: the fastest one of the precision asked for, certified ones first.
 
     `auto` takes the fastest certified combination on this machine (see `_fastest`), else FP32. `backend` fixes the
-    backend too, which a resumed run needs; for TensorRT, `auto` then also takes an engine that has no certificate.
+    backend too, which a resumed run needs, and `device` leaves out what computes elsewhere. Where TensorRT or a GPU is
+    asked for, `auto` also takes what has no certificate, FP32 first.
 
     Raises:
         BackendUnavailableError: nothing here runs what was asked for.
@@ -72,7 +73,7 @@ def select(
         best = _fastest(certified, covered)
         return Selection(best, covered[best])
     if backend in RUNTIMES or device.kind == "cuda":
-        fallback = asked
+        fallback = sorted(asked, key=lambda item: item.precision != "fp32")
     else:
         fallback = [item for item in asked if item.precision == ("fp32" if precision == "auto" else precision)]
     if not fallback:

@@ -13,7 +13,7 @@ import numpy as np
 from cervix_engine.backends import Backend, Combination, available_combinations, open_backend
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Certificate, Probabilities, measure_parity
-from cervix_engine.errors import InferenceError, ParityError
+from cervix_engine.errors import BackendError, InferenceError, ParityError
 from cervix_engine.golden import GoldenSet
 from cervix_engine.preprocess import Pixels
 
@@ -59,7 +59,7 @@ def certify_all(
             certificate = certify(
                 bundle, golden, pixels=pixels, combination=combination, reference=reference, batch_size=batch_size
             )
-        except InferenceError as error:
+        except BackendError as error:
             logger.warning("not certified: %s in %s: %s", combination.backend, combination.precision, error)
             continue
         logger.info("%s", describe(certificate))

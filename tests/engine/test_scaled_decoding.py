@@ -10,7 +10,7 @@ import pytest
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, TileError
-from cervix_engine.preprocess import preprocess, preprocess_into, resize_into
+from cervix_engine.preprocess import decode, preprocess, preprocess_into, resize_into
 from cervix_engine.tiles import TileSize
 
 from .encoded_tiles import PNG_RGB, draw, exif, jpeg, jpeg_progressive, jpeg_with_segment, png
@@ -94,6 +94,17 @@ def test_a_plain_tile_is_no_short_scan(value: int, scaled: ModelContract) -> Non
     for side in (2 * SIDE, 4 * SIDE + 1):
         data = jpeg(np.full((side, side, 3), value, np.uint8))
         np.testing.assert_array_equal(preprocess(data, contract=scaled), np.full((SIDE, SIDE, 3), value))
+
+
+def test_what_looks_at_a_tile_sees_it_at_its_own_size(scaled: ModelContract) -> None:
+    """Its size and sharpness are compared with those of training tiles, which were measured so."""
+    data = jpeg(draw(8, height=5 * SIDE, width=4 * SIDE))
+    seen: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
+    out = np.empty((SIDE, SIDE, 3), np.uint8)
+    preprocess_into(out, data, contract=scaled, look=seen.append)
+    np.testing.assert_array_equal(seen[0], decode(data, contract=scaled))
+    assert seen[0].shape == (5 * SIDE, 4 * SIDE, 3)
+    np.testing.assert_array_equal(out, opencv(data, 4))
 
 
 # The contract

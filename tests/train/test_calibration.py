@@ -129,6 +129,8 @@ def test_before_and_after_differ_by_the_temperature_alone() -> None:
     assert both["after"] == measured(logits, targets)
     assert both["before"] == measured(3 * logits, targets)
     assert both["after"]["nll"] < both["before"]["nll"]
+    low, high = both["nll_change_interval"]
+    assert low < both["after"]["nll"] - both["before"]["nll"] < high < 0
 
 
 def judged(val: Logits, test: Logits, targets: Targets) -> list[str]:
@@ -156,6 +158,18 @@ def test_validation_tiles_of_another_kind_are_said(factor: float, kind: str, lef
     assert f"the validation tiles are {kind} than the test tiles, of which it leaves the model {left}" in worse
     assert "makes the test tiles' NLL worse (" in worse
     assert f"the validation tiles are {kind} than the test tiles, of which the model is right {often} often" in beyond
+
+
+def test_a_change_that_other_tiles_would_not_show_is_no_news() -> None:
+    logits, targets = calibrated(60)
+    # Their own temperature lies in the middle between 1 and 1.1.
+    logits *= np.sqrt(1.1) / fit_temperature(logits, targets)
+    weights = bootstrap_weights(range(60))
+    test = before_and_after(logits, targets, temperature=1.1, weights=weights)
+    assert test["after"]["nll"] != test["before"]["nll"]
+    low, high = test["nll_change_interval"]
+    assert low < 0 < high
+    assert doubts({"temperature": 1.1, "val": test, "test": {**test, "after": {**test["after"], "nll": 9.0}}}) == []
 
 
 def test_a_model_that_no_temperature_mends_is_said_so() -> None:

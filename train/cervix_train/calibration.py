@@ -79,7 +79,12 @@ def before_and_after(logits: Logits, targets: Targets, *, temperature: float, we
         when: measure_calibration(softmax(logits / divisor).astype(np.float32), targets, weights=weights)
         for when, divisor in (("before", 1.0), ("after", temperature))
     }
-    return {"tiles": len(targets), **measured}
+    change = _nll_of_each(softmax(logits / temperature), targets) - _nll_of_each(softmax(logits), targets)
+    return {
+        "tiles": len(targets),
+        **measured,
+        "nll_change_interval": percentile_interval((weights @ change) / weights.sum(axis=1)),
+    }
 
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:
@@ -133,7 +138,8 @@ def doubts(calibration: dict[str, Any]) -> list[str]:
     temperature, test = calibration["temperature"], calibration["test"]
     before, after = test["before"], test["after"]
     found = []
-    if after["nll"] > before["nll"]:
+    # Of the same tiles, so that a change is seen long before the two figures' own intervals part.
+    if test["nll_change_interval"][0] > 0:
         # The likelihood has one minimum, so the test tiles' own temperature lies on the other side.
         kind, left = ("harder", "too unsure") if temperature > 1 else ("easier", "too sure")
         found.append(

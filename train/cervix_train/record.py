@@ -32,7 +32,8 @@ def training_record(
     """The record as JSON.
 
     Args:
-        config, mixed: what was asked for, and what of it computed in BF16.
+        config, mixed: what was asked for, and for what of it BF16 was; where features could not be had in BF16, the log
+            says so.
         dataset: every tile with its split.
         stages: all that were trained, and the one whose weights were kept.
         kept: that one.

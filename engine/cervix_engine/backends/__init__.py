@@ -168,8 +168,10 @@ def _on_gpus(graph: bytes, combination: Combination, sha256: str, device: Device
     from cervix_engine.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
     from cervix_engine.backends.several_gpus import SeveralGpus
 
-    if reason := objection(combination.backend, combination.precision):
-        raise BackendUnavailableError(reason)
+    gpus = device.gpus()
+    reason = objection(combination.backend, combination.precision)
+    if reason or not gpus:
+        raise BackendUnavailableError(reason or f"--device {device} has no GPU for {combination.backend}")
     sessions = [
         OnnxRuntimeCudaBackend(
             graph,
@@ -178,7 +180,7 @@ def _on_gpus(graph: bytes, combination: Combination, sha256: str, device: Device
             artefact_sha256=sha256,
             gpu=gpu,
         )
-        for gpu in device.gpus()
+        for gpu in gpus
     ]
     return sessions[0] if len(sessions) == 1 else SeveralGpus(sessions)
 

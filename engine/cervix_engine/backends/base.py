@@ -19,7 +19,8 @@ class BackendInfo:
     """What is really running, as read back from the runtime.
 
     Attributes:
-        backend: `onnxruntime-cpu`, `onnxruntime-openvino`, `openvino`, `tensorrt`, `tensorrt-rtx` or `fake`.
+        backend: `onnxruntime-cpu`, `onnxruntime-openvino`, `openvino`, `onnxruntime-cuda`, `tensorrt`, `tensorrt-rtx`
+            or `fake`.
         version: the runtime's version.
         device: such as `cpu`.
         device_class: the instruction set or compute capability that results may depend on.
@@ -28,6 +29,7 @@ class BackendInfo:
             on x86: it computes an FP16 graph in FP32, with weights and tensors rounded to half.
         artefact, artefact_sha256: the file of the bundle that was loaded.
         threads: inference threads; they never depend on the decode workers.
+        gpu: the GPU's name, or that of each; None on a CPU.
     """
 
     backend: str
@@ -39,6 +41,12 @@ class BackendInfo:
     artefact: str
     artefact_sha256: str
     threads: int
+    gpu: str | None = None
+
+    @property
+    def digits_depend_on(self) -> str:
+        """The device as a row's last digits see it: kernels are chosen by a CPU's class, and by a GPU's very kind."""
+        return f"{self.device_class}, {self.gpu}" if self.gpu else self.device_class
 
 
 # Waits for the answers of a batch that was begun: `float32 (N, classes)`, which belong to the caller.
@@ -91,6 +99,12 @@ class Backend(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def compute_at_once(backend: Backend, pixels: Pixels) -> int:
+    """Compute the same batch as often as the backend works on batches at once; returns how many tiles that were."""
+    pending = [backend.begin(pixels, batch=number) for number in range(backend.in_flight)]
+    return sum(len(fetch()) for fetch in pending)
 
 
 class Synchronous(ABC):

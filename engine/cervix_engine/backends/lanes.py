@@ -1,8 +1,8 @@
-"""Batches under way on one NVIDIA GPU: one is copied up while another computes and a third is copied down.
+"""Batches under way on one NVIDIA GPU: the next one is copied up while the one before it computes.
 
-    upload     batch k+1 ─┐
-    compute               └ batch k ─┐           three streams; each waits for the one before by an event,
-    download                         └ batch k-1  and the host only for a batch whose answers it fetches
+    upload     k ─┐  k+1 ─┐
+    compute       └─ k ───┴─┐ k+1 ─┐      three streams; each waits for the one before by an event,
+    download                └ k    └ k+1  and the host only for a batch whose answers it fetches
 
 A *lane* is what one batch needs on the device. How a batch is computed is the runtime's affair: it is given a lane once
 and makes the call that puts the work on the compute stream.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ class GpuStreams:
             graph = builder.end_building().complete()
         except Exception as error:  # noqa: BLE001 - as above; it only costs speed
             builder.close()
-            log.info("small batches run without a CUDA graph: %s", error)
+            # As text: a record that is kept would keep the error's frames, and with them the batch.
+            log.warning("small batches run without a CUDA graph: %s", str(error))
             return compute
         return lambda: graph.launch(self.compute)
 
@@ -150,6 +152,9 @@ class GpuLanes:
         self._prepare = prepare
         self._lanes: list[Lane] = []
         self._next = 0
+        # A thread that is abandoned may still be about to begin a batch when the device is freed.
+        self._lock = threading.Lock()
+        self._closed = False
 
     def allocate(self, shape: tuple[int, ...]) -> Pixels:
         """A zeroed array in pinned memory, which the device copies by itself."""
@@ -164,6 +169,12 @@ class GpuLanes:
         Raises:
             DeviceMemoryError: the device has no room for a batch of this size.
         """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("a batch was begun after the model was freed")
+            return self._begin(pixels)
+
+    def _begin(self, pixels: Pixels) -> Pending:
         streams = self._streams
         # For this thread, which need not be the one that opened the device; of several GPUs each has its turn.
         streams.device.set_current()
@@ -196,12 +207,14 @@ class GpuLanes:
 
     def close(self) -> None:
         """Wait for what is under way, which nothing may be taken from, and free the device."""
-        self._streams.wait()
-        # Circles are broken here: the device is to be free now, and not when Python next looks for them.
-        for lane in self._lanes:
-            lane.batch = None
-        self._lanes = []
-        del self._prepare
+        with self._lock:
+            self._closed = True
+            self._streams.wait()
+            # Circles are broken here: the device is to be free now, and not when Python next looks for them.
+            for lane in self._lanes:
+                lane.batch = None
+            self._lanes = []
+            del self._prepare
 
     def _fit(self, shape: tuple[int, ...]) -> None:
         """Make room for batches of another shape. A run has one."""

@@ -8,6 +8,11 @@ Source: ONNX Runtime documentation, "CUDA Execution Provider" and "I/O Binding".
 
 from __future__ import annotations
 
+import ctypes
+import io
+from contextlib import redirect_stdout
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +41,23 @@ def objection(precision: Precision) -> str | None:
         import cuda.core  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         return f"{NAME} needs cuda-core: pip install 'cervix[gpu]' ({error})"
+    return loading_error()
+
+
+@lru_cache(maxsize=1)
+def loading_error() -> str | None:
+    """Why the provider cannot be loaded: it is listed where it was built in, whether its libraries are here or not."""
+    import onnxruntime
+
+    with redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()  # cuDNN and cuBLAS, where they came as packages
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        # The provider finds what it shares with the runtime only where that is loaded already.
+        for library in ("shared", "cuda"):
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{library}.so"), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f"ONNX Runtime's CUDA provider cannot be loaded: {error}"
     return None
 
 
@@ -63,6 +85,7 @@ class OnnxRuntimeCudaBackend(OneGpu):
                 artefact=artefact,
                 artefact_sha256=artefact_sha256,
                 threads=1,
+                gpu=gpu.name,
             )
         )
         self._model = model
@@ -89,7 +112,10 @@ class _Session:
             "cudnn_conv_algo_search": "HEURISTIC",
             "use_tf32": "0",  # which would make FP32 a name only
         }
-        self._session = onnxruntime.InferenceSession(model, options, providers=[(PROVIDER, provider)])
+        # By itself it would try again on the CPU, and say so on standard output.
+        self._session = onnxruntime.InferenceSession(
+            model, options, providers=[(PROVIDER, provider)], enable_fallback=0
+        )
         if self._session.get_providers()[0] != PROVIDER:
             raise BackendUnavailableError(f"asked for {PROVIDER}, the session runs on {self._session.get_providers()}")
         classes = self._session.get_outputs()[0].shape[1]

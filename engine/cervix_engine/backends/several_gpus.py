@@ -49,9 +49,9 @@ class SeveralGpus:
         """
         pending = [backend.begin(pixels) for backend in self._backends]
         first, *others = (fetch() for fetch in pending)
-        for ordinal, answers in enumerate(others, 1):
+        for number, answers in enumerate(others, 2):
             if not np.array_equal(answers, first):
-                raise InferenceError(f"GPU {ordinal} of {len(self._backends)} answers otherwise than the first one")
+                raise InferenceError(f"GPU {number} of the {len(self._backends)} answers otherwise than the first")
         return first
 
     def __enter__(self) -> SeveralGpus:

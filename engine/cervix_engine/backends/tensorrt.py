@@ -139,6 +139,7 @@ class TensorRtBackend(OneGpu):
                 artefact=artefact,
                 artefact_sha256=fingerprint.file_sha256,
                 threads=1,
+                gpu=gpu.name,
             )
         )
         self._file: bytes | None = engine

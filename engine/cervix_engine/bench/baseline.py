@@ -51,6 +51,7 @@ def _setting(report: BenchReport) -> dict[str, object]:
     return {
         "backend": report.backend.backend,
         "precision": report.backend.precision,
+        "device": report.backend.device,
         "the CPU": report.conditions.software.get("cpu"),
         "cores": report.conditions.cores,
         "batch size": report.batch_size,

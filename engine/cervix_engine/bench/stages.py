@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from cervix_engine.backends import Backend
+from cervix_engine.backends.base import compute_at_once
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
 from cervix_engine.bench.parts import Parts
 from cervix_engine.bench.workplace import Workplace
@@ -151,9 +152,11 @@ def preparing(place: Workplace, parts: Parts) -> Iterator[Work]:
 def inferring(backend: Backend, pixels: Pixels) -> Work:
     """Rounds through the model of as many batches as it works on at once."""
 
+    batch = backend.allocate(pixels.shape)
+    batch[...] = pixels
+
     def work() -> int:
-        pending = [backend.begin(pixels, batch=number) for number in range(backend.in_flight)]
-        return sum(len(fetch()) for fetch in pending)
+        return compute_at_once(backend, batch)
 
     return work
 

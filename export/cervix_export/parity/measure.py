@@ -16,7 +16,7 @@ import numpy as np
 from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
 from cervix_engine.bundle import Bundle
 from cervix_engine.certificate import Probabilities
-from cervix_engine.errors import ContractError, InferenceError, UsageError
+from cervix_engine.errors import BackendError, ContractError, UsageError
 from cervix_engine.golden import GoldenSet
 from cervix_engine.machine import cpu_class
 from cervix_engine.preprocess import Pixels
@@ -180,7 +180,7 @@ def _answer_layers(
         binding = combination.precision not in UNASKED or combination in certified
         try:
             answers = _answers(bundle, combination, pixels, batch_size=batch_size)
-        except InferenceError as error:
+        except BackendError as error:
             yield LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),), binding)
             continue
         result = comparison.measure(

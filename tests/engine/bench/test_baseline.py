@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def test_only_what_both_runs_have_is_compared() -> None:
 def test_unlike_runs_are_not_compared(changed: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         compare(report(**changed), report())  # type: ignore[arg-type]
+
+
+def test_another_gpu_or_another_number_of_them_is_unlike() -> None:
+    there = replace(report(), backend=replace(report().backend, device="2 x NVIDIA A10"))
+    with pytest.raises(UsageError, match="device 2 x NVIDIA A10, this run cpu"):
+        compare(report(), there)
 
 
 def test_a_report_survives_its_json(tmp_path: Path, validate: Callable[[str, Any], None]) -> None:

@@ -98,6 +98,7 @@ class Machine:
         loaded: the bytes of every engine that TensorRT was given.
         computed: the GPU and the SHA-256 of the pixels of every batch, in the order in which they were computed.
         threads: names of the threads that put them on a stream.
+        loading_error: why ONNX Runtime's CUDA provider cannot be loaded.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Machine:
         self.loaded: list[bytes] = []
         self.computed: list[tuple[int, str]] = []
         self.threads: set[str] = set()
+        self.loading_error: str | None = None
         self._provider, self._context, self.faulty = provider, context, faulty
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +133,7 @@ class Machine:
             monkeypatch.setattr(f"{place}.find_gpus", lambda: self.gpus)
         providers = [PROVIDER, *INSTALLED] if self._provider else INSTALLED
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+        monkeypatch.setattr("cervix_engine.backends.onnxruntime_cuda.loading_error", lambda: self.loading_error)
         monkeypatch.setattr(onnxruntime, "InferenceSession", self._session)
 
     def gpus_of(self, batches: Mapping[int, Any]) -> dict[int, list[int]]:
@@ -175,6 +178,7 @@ class Machine:
     def _session(self, model: bytes, options: Any = None, **named: Any) -> Any:
         asked = named.get("providers", ())
         on_gpu = any(PROVIDER in (item, item[0]) for item in asked)
+        assert not on_gpu or named["enable_fallback"] == 0, "it would fall back to the CPU by itself"
         return _CudaSession(self, model, options, asked) if on_gpu else REAL_SESSION(model, options, **named)
 
 
