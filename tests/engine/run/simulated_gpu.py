@@ -23,6 +23,7 @@ import pytest
 
 from cervix_engine.backends import Backend, Combination, open_backend
 from cervix_engine.bundle import Bundle, seal
+from cervix_engine.certificate import Certificate, Parity
 from cervix_engine.device import Device
 from cervix_engine.engine_file import fingerprint_path
 from cervix_engine.files import sha256_bytes, write_json
@@ -66,6 +67,28 @@ def make_engine_bundle(root: Path, **changes: Any) -> Bundle:
     mark = replace(mark_of(sha256_bytes(DATA), sha256_bytes(graph)), opt_batch=8, max_batch=MAX_BATCH)
     write_json(root / fingerprint_path(ENGINE), replace(mark, **changes).to_json())
     return seal(root)
+
+
+def certified(
+    bundle: Bundle, combination: Combination, *, tiles_per_sec: float = 20_000.0
+) -> tuple[Bundle, Certificate]:
+    """The bundle with a certificate that says how fast it is on an A10, and that certificate."""
+    certificate = Certificate(
+        file=combination.artefact,
+        file_sha256=bundle.files[combination.artefact],
+        backend=combination.backend,
+        backend_version=VERSION if combination.engine else onnxruntime.__version__,
+        precision=combination.precision,
+        arithmetic=combination.precision,
+        device_class=A10.device_class,
+        reference="numpy",
+        parity=Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=()),
+        tiles_per_sec=tiles_per_sec,
+        passed=True,
+    )
+    (bundle.root / "certificates").mkdir()
+    write_json(bundle.root / certificate.path, certificate.to_json())
+    return seal(bundle.root), certificate
 
 
 def pixels_of(count: int, seed: int = 0) -> Any:

@@ -15,17 +15,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.backends import available_combinations
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate, Parity
+from cervix_engine.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.bench import main as bench
 from cervix_engine.device import GPU_BACKENDS, Device
 from cervix_engine.errors import BackendUnavailableError, UsageError
-from cervix_engine.files import write_json
 from cervix_engine.gpu import Gpu
 from cervix_engine.run_report import RunReport
-from engine.engine_marks import A10, ENGINE, L4
-from engine.run.simulated_gpu import DATA, VERSION, Machine, a10s, make_engine_bundle
+from engine.engine_marks import A10, L4
+from engine.run.simulated_gpu import DATA, ON_GPU, Machine, a10s, certified, make_engine_bundle
 from engine.run.support import Invoke, read_table
 
 MALFORMED = ("gpu", "", "CUDA", "cuda:", "cuda:a", "cuda:0,", "cuda:,0", "cuda:-1", "cuda:0;1", "cuda:0 ,1", "cpu:0")
@@ -63,26 +61,6 @@ def assert_refused(done: Result, code: int, *words: str, out: Path | None = None
     assert done.stderr.count("\n") == 1
     assert [word for word in words if word not in done.stderr] == []
     assert not (out and out.exists())
-
-
-def certified(bundle: Bundle, *, tiles_per_sec: float = 20_000.0) -> Bundle:
-    """The bundle, with a certificate for its engine."""
-    certificate = Certificate(
-        file=ENGINE,
-        file_sha256=bundle.files[ENGINE],
-        backend="tensorrt",
-        backend_version=VERSION,
-        precision="fp16",
-        arithmetic="fp16",
-        device_class="cuda-sm86",
-        reference="numpy",
-        parity=Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=()),
-        tiles_per_sec=tiles_per_sec,
-        passed=True,
-    )
-    (bundle.root / "certificates").mkdir()
-    write_json(bundle.root / certificate.path, certificate.to_json())
-    return seal(bundle.root)
 
 
 # ---- the words
@@ -206,7 +184,7 @@ def test_cpu_on_a_machine_with_a_gpu_is_a_run_on_the_cpu(
     bundle: Bundle, tiles: Path, out: Path, on: Callable[..., Machine], report: Callable[[], RunReport]
 ) -> None:
     machine = on()
-    sealed = certified(bundle)
+    sealed, _ = certified(bundle, ON_GPU["tensorrt"])
 
     def run(*options: str) -> Result:
         return CliRunner().invoke(main, [str(tiles), "-o", str(out), "--model", str(sealed.root), *options])
@@ -264,7 +242,8 @@ def test_a_certificate_is_for_the_gpu_that_is_asked_for(
     bundle: Bundle, tiles: Path, out: Path, on: Callable[..., Machine]
 ) -> None:
     on((L4, replace(A10, ordinal=1)))
-    arguments = [str(tiles), "-o", str(out), "--model", str(certified(bundle).root), "--require-parity", "--device"]
+    sealed, _ = certified(bundle, ON_GPU["tensorrt"])
+    arguments = [str(tiles), "-o", str(out), "--model", str(sealed.root), "--require-parity", "--device"]
     assert_refused(CliRunner().invoke(main, [*arguments, "cuda"]), 4, "no certificate", out=out)
     assert CliRunner().invoke(main, [*arguments, "cuda:1"]).exit_code == 0
 

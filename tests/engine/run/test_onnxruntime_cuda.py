@@ -16,14 +16,12 @@ from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Combination, available_combinations, device_class, open_backend, runtime_version
 from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate, Parity
 from cervix_engine.cli.batch import main
 from cervix_engine.device import Device
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.files import write_json
 from cervix_engine.run_report import RunReport
 from cervix_engine.selection import select
-from engine.run.simulated_gpu import Machine, a10s, make_engine_bundle, opened, pixels_of
+from engine.run.simulated_gpu import Machine, a10s, certified, make_engine_bundle, opened, pixels_of
 from engine.run.support import read_table, reference_probabilities
 
 CUDA = Device.parse("cuda")
@@ -171,22 +169,6 @@ def test_a_run_on_it(tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machi
 @pytest.mark.usefixtures("machine")
 def test_auto_takes_it_where_its_certificate_is_the_fastest(bundle: Bundle) -> None:
     assert select(bundle, precision="auto").combination.backend == "onnxruntime-cpu"
-    info = open_backend(bundle, combination=FP16).info
-    certificate = Certificate(
-        file=info.artefact,
-        file_sha256=info.artefact_sha256,
-        backend=info.backend,
-        backend_version=info.version,
-        precision=info.precision,
-        arithmetic=info.arithmetic,
-        device_class=info.device_class,
-        reference="numpy",
-        parity=Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=()),
-        tiles_per_sec=20_000.0,
-        passed=True,
-    )
-    (bundle.root / "certificates").mkdir()
-    write_json(bundle.root / certificate.path, certificate.to_json())
-    sealed = seal(bundle.root)
+    sealed, _ = certified(bundle, FP16)
     assert select(sealed, precision="auto", require_parity=True).combination == FP16
     assert select(sealed, precision="auto", device=Device.parse("cpu")).combination.backend == "onnxruntime-cpu"

@@ -16,16 +16,14 @@ from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Combination, available_combinations, device_class, open_backend
 from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate, Parity
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.engine_file import fingerprint_path
 from cervix_engine.errors import ContractError, InferenceError
-from cervix_engine.files import write_json
 from cervix_engine.run_report import RunReport
 from cervix_engine.selection import select
 from engine.engine_marks import A10, ENGINE, L4
-from engine.run.simulated_gpu import DATA, VERSION, Machine, make_engine_bundle, pixels_of
+from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of
 from engine.run.support import read_table, reference_probabilities
 
 COMBINATION = Combination("tensorrt", "fp16", ENGINE)
@@ -142,22 +140,8 @@ def test_an_engine_is_a_way_to_run_the_bundle_where_it_fits(bundle: Bundle, monk
 @pytest.mark.usefixtures("a10")
 def test_auto_takes_the_engine_that_is_certified_and_fastest(bundle: Bundle) -> None:
     assert select(bundle, precision="auto").combination.backend == "onnxruntime-cpu"
-    certificate = Certificate(
-        file=ENGINE,
-        file_sha256=bundle.files[ENGINE],
-        backend="tensorrt",
-        backend_version=VERSION,
-        precision="fp16",
-        arithmetic="fp16",
-        device_class="cuda-sm86",
-        reference="numpy",
-        parity=Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=()),
-        tiles_per_sec=20_000.0,
-        passed=True,
-    )
-    (bundle.root / "certificates").mkdir()
-    write_json(bundle.root / certificate.path, certificate.to_json())
-    chosen = select(seal(bundle.root), precision="auto", require_parity=True)
+    sealed, certificate = certified(bundle, COMBINATION)
+    chosen = select(sealed, precision="auto", require_parity=True)
     assert (chosen.combination, chosen.certificate) == (COMBINATION, certificate)
 
 
