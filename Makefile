@@ -16,8 +16,8 @@ unexport PYTHONPATH
 # Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/.
 demo: setup
 	rm -rf $(DEMO)
-	$(BIN)/python -m cervix_train.drawn $(DEMO)/labelled --tiles 600 --seed 1
-	$(BIN)/python -m cervix_train.drawn $(DEMO)/unseen --tiles 200 --seed 2 --flat
+	$(BIN)/python -m cervix_train.synthetic $(DEMO)/labelled --tiles 600 --seed 1
+	$(BIN)/python -m cervix_train.synthetic $(DEMO)/unseen --tiles 200 --seed 2 --flat
 	$(BIN)/cervix-train $(DEMO)/labelled --weights none --input-size 96 --cache $(DEMO)/features --out $(DEMO)/bundle
 	$(BIN)/cervix-export --model $(DEMO)/bundle --fp16
 	$(BIN)/cervix-batch $(DEMO)/unseen --model $(DEMO)/bundle --out $(DEMO)/preds.csv
@@ -59,4 +59,4 @@ image: setup
 
 clean:
 	rm -rf $(VENV) $(DEMO) torture build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find engine export train tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find engine edge export train tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,10 +19,10 @@ import click
 import cv2
 
 from cervix_engine.backends import Backend, open_backend
-from cervix_engine.bundle import Bundle
+from cervix_engine.backends.selection import select
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
-from cervix_engine.selection import select
-from cervix_engine.tuning import tune
+from cervix_engine.run.tuning import tune
 from common import describe, interleave, sample_tiles
 from contenders import Run, engine, tile_files
 

@@ -19,8 +19,8 @@ import click
 import numpy as np
 
 from cervix_engine.backends import Combination, open_backend
-from cervix_engine.bundle import Bundle
-from cervix_engine.selection import select
+from cervix_engine.backends.selection import select
+from cervix_engine.bundle.bundle import Bundle
 from common import describe
 
 PLAIN = "plain onnxruntime, session.run"

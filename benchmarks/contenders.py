@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 
 from cervix_engine.backends import Backend
-from cervix_engine.batch import discover_beside, predict_partial, run_identity
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.machine import usable_cpus
-from cervix_engine.output.partial import PartialRun, output_lock
-from cervix_engine.preprocess import Pixels
-from cervix_engine.run_report import Provenance
+from cervix_engine.run.batch import discover_beside, predict_partial, run_identity
+from cervix_engine.run.partial import PartialRun, output_lock
+from cervix_engine.run.record import Provenance
+from cervix_engine.values import Pixels
 
 Run = Callable[[], float]
 

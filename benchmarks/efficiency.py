@@ -15,15 +15,15 @@ from pathlib import Path
 import click
 
 from cervix_engine.backends import open_backend
-from cervix_engine.batch import run_identity
+from cervix_engine.backends.selection import select
 from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bench.parts import Parts
+from cervix_engine.bench.setup import Workplace, usable_tiles
 from cervix_engine.bench.stages import end_to_end, inferring, preparing
-from cervix_engine.bench.workplace import Workplace, usable_tiles
-from cervix_engine.bundle import Bundle
-from cervix_engine.discover import discover
+from cervix_engine.bench.steps import Parts
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
-from cervix_engine.selection import select
+from cervix_engine.run.batch import run_identity
+from cervix_engine.tiles.discover import discover
 from common import Rate, describe, interleave, race_options, sample_tiles
 
 # One round of a figure, in `interleave`'s turn.

@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 
 from cervix_engine.backends import open_backend
-from cervix_engine.bundle import Bundle
-from cervix_engine.selection import replay_golden, select
+from cervix_engine.backends.selection import replay_golden, select
+from cervix_engine.bundle.bundle import Bundle
 from common import interleave, machine, race_options, sample_tiles
 from contenders import Run, engine, keras_folder
 

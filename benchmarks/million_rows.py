@@ -21,8 +21,8 @@ import click
 import numpy as np
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.output.rows import RowFormat
-from cervix_engine.tiles import Prediction, TileFailure, TileRef, TileSize
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
 from common import machine
 
 SLIDES = 100

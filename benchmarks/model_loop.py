@@ -17,9 +17,9 @@ import numpy as np
 
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.openvino import float_kernels
-from cervix_engine.bundle import Bundle
+from cervix_engine.backends.selection import select
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
-from cervix_engine.selection import select
 from common import interleave, machine
 
 SECONDS = 15

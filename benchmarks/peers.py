@@ -18,11 +18,11 @@ import click
 
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.onnxruntime import CPU, OnnxRuntimeBackend
+from cervix_engine.backends.selection import replay_golden, select
 from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
-from cervix_engine.preprocess import preprocess
-from cervix_engine.selection import replay_golden, select
+from cervix_engine.tiles.preprocess import preprocess
 from common import Rate, describe, interleave, race_options, sample_tiles
 from contenders import Run, engine, keras_folder, matched_network, plain_loop, spdl, tile_files
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.preprocess import Pixels, preprocess, read_tile
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.tiles.preprocess import preprocess, read_tile
+from cervix_engine.values import Pixels
 from common import machine
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

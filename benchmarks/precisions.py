@@ -15,7 +15,7 @@ import numpy as np
 
 from cervix_engine.backends import available_combinations, open_backend
 from cervix_engine.backends.openvino import OpenVinoBackend
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from common import interleave, machine
 from model_loop import engine_loop
 

@@ -27,8 +27,10 @@ import numpy as np
 
 from cervix_engine.backends import Combination, objection
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_train.batches import LabelledFeatures
-from cervix_train.feature_runtime import (
+from cervix_keras.runtime import load_keras
+from cervix_train.data.batches import LabelledFeatures
+from cervix_train.data.tiles import tile_batches
+from cervix_train.features.runtime import (
     FeatureRuntime,
     GraphRuntime,
     KerasRuntime,
@@ -36,10 +38,8 @@ from cervix_train.feature_runtime import (
     onnx_graph,
     relative_difference,
 )
-from cervix_train.fit import FitConfig, fit
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import BACKBONES, Backbone, build_extractor, build_head, join, parse_weights
-from cervix_train.tiles import tile_batches
+from cervix_train.learning.fit import FitConfig, fit
+from cervix_train.learning.network import BACKBONES, Backbone, build_extractor, build_head, join, parse_weights
 from common import Rate, interleave, machine, sample_tiles
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

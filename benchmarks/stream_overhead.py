@@ -44,13 +44,13 @@ def linked(source: Path, target: Path, *, count: int) -> Path:
 def run(tiles: Path, out: Path, *, decoded: bool) -> dict[str, float]:
     """One run with a fake model in this process: tiles per second, seconds to list, and the process's peak memory."""
     from cervix_engine.backends.fake import FakeBackend
-    from cervix_engine.batch import discover_beside, run_identity
-    from cervix_engine.bench.parts import Parts
+    from cervix_engine.bench.setup import Workplace
     from cervix_engine.bench.stages import stream_of
-    from cervix_engine.bench.workplace import Workplace
+    from cervix_engine.bench.steps import Parts
     from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
     from cervix_engine.machine import usable_cpus
-    from cervix_engine.tuning import DEFAULT_BATCH_SIZE
+    from cervix_engine.run.batch import discover_beside, run_identity
+    from cervix_engine.run.tuning import DEFAULT_BATCH_SIZE
 
     contract, backend = ModelContract(SIPAKMED_CLASSES), FakeBackend()
     began = time.perf_counter()

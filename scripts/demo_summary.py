@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from cervix_engine.output.names import unescape_name
+from cervix_engine.table.names import unescape_name
 
 
 @click.command()

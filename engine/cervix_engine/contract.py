@@ -2,7 +2,7 @@
 
 The deployed graph takes raw pixels, `uint8 (N, height, width, 3)`, RGB, and gives `float32 (N, classes)`
 probabilities; scaling, transpose and softmax are inside it. What is left to a host, decode and resize, is
-fixed here and done by `cervix_engine.preprocess` alone.
+fixed here and done by `cervix_engine.tiles.preprocess` alone.
 """
 
 from __future__ import annotations

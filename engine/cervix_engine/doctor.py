@@ -25,10 +25,10 @@ from cervix_engine.backends import (
     objection,
     runtime_version,
 )
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Certificate
-from cervix_engine.device import GPU_BACKENDS
-from cervix_engine.engine_file import engines_of, read_fingerprint
+from cervix_engine.backends.device import GPU_BACKENDS
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.certificate import Certificate
+from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError, ContractError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
 
@@ -191,7 +191,7 @@ def _open_bundle(model: Path) -> tuple[Bundle | None, str]:
 
 
 def _ways(bundle: Bundle | None) -> Iterator[Way]:
-    from cervix_engine.selection import certificates, select
+    from cervix_engine.backends.selection import certificates, select
 
     issued = {Combination.certified_by(item): item for item in certificates(bundle)} if bundle else {}
     try:

@@ -11,11 +11,11 @@ from statistics import median
 import numpy as np
 
 from cervix_engine.backends import Backend, Combination, available_combinations, open_backend
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Certificate, Probabilities, measure_parity
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.certificate import Certificate, measure_parity
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import BackendError, InferenceError, ParityError
-from cervix_engine.golden import GoldenSet
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels, Probabilities
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError, ExportError, UsageError
 from cervix_engine.files import sha256_file, write_json
 
 if TYPE_CHECKING:
-    from cervix_engine.certificate import Certificate, Precision
-    from cervix_export.engine_builder import EngineBuilder
-    from cervix_export.engines import EnginePlan
-    from cervix_export.int8 import Int8Record
+    from cervix_engine.bundle.certificate import Certificate
+    from cervix_engine.values import Precision
+    from cervix_export.engines.builder import EngineBuilder
+    from cervix_export.engines.plan import EnginePlan
+    from cervix_export.graphs.int8 import Int8Record
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def export_bundle(root: Path, plan: ExportPlan, *, expect_digest: str | None = N
 
 def _export(bundle: Bundle, plan: ExportPlan) -> ExportReport:
     # Imported here: `cervix-export --help` needs neither OpenCV nor a runtime.
-    from cervix_engine.golden import GoldenSet
+    from cervix_engine.bundle.golden import GoldenSet
     from cervix_export.certify import certify_all
     from cervix_export.publish import publish, staging_folder
 
@@ -103,7 +104,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def _engine_builder(plan: ExportPlan) -> EngineBuilder | None:
     if plan.engine is None:
         return None
-    from cervix_export.engine_builder import EngineBuilder
+    from cervix_export.engines.builder import EngineBuilder
 
     return EngineBuilder.for_plan(plan.engine)
 
@@ -111,7 +112,7 @@ def _engine_builder(plan: ExportPlan) -> EngineBuilder | None:
 def _make_engine(builder: EngineBuilder, bundle: Bundle, folder: Path, plan: ExportPlan) -> None:
     """Write the engine of the fastest graph that was asked for into `folder`, and its fingerprint beside it."""
     from cervix_engine.backends import ARTEFACTS
-    from cervix_engine.engine_file import fingerprint_path
+    from cervix_engine.bundle.engine_file import fingerprint_path
 
     precision: Precision = "fp16" if plan.fp16 else "fp32"
     source = ARTEFACTS[precision]
@@ -127,21 +128,21 @@ def _make_engine(builder: EngineBuilder, bundle: Bundle, folder: Path, plan: Exp
 
 def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> tuple[str, Int8Record | None]:
     """Write the graphs asked for into `folder`; return what they were made with, such as `keras 3.15.1`."""
-    from cervix_engine.calibration_tiles import calibration_pixels
-    from cervix_export.convert import onnx_from_keras
+    from cervix_engine.bundle.calibration_tiles import calibration_pixels
+    from cervix_keras.convert import onnx_from_keras
 
     # Read first: without them, the long conversion would be for nothing.
     calibration = calibration_pixels(bundle) if plan.int8 else None
     logger.info("converting model.keras to ONNX (a ResNet-101 takes about a minute)")
     reference = onnx_from_keras(bundle, folder / ONNX_FILE)
     if plan.fp16:
-        from cervix_export.half import fp16_from_onnx
+        from cervix_export.graphs.half import fp16_from_onnx
 
         logger.info("converting to FP16 and proving it")
         fp16_from_onnx(folder / ONNX_FILE, folder / HALF_FILE, contract=bundle.contract)
     if calibration is None:
         return reference, None
-    from cervix_export.int8 import int8_from_onnx
+    from cervix_export.graphs.int8 import int8_from_onnx
     from cervix_export.publish import INT8_RECORD
 
     logger.info("converting to INT8 and finding out what that costs")

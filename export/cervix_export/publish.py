@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from cervix_engine import __version__
-from cervix_engine.bundle import MANIFEST, SCHEMA, Bundle
-from cervix_engine.certificate import Certificate
+from cervix_engine.bundle.bundle import MANIFEST, SCHEMA, Bundle
+from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.errors import ExportError
 from cervix_engine.files import fsync_file, fsync_folder, sha256_file, write_json
 

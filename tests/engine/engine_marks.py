@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cervix_engine.engine_file import EngineFingerprint
+from cervix_engine.bundle.engine_file import EngineFingerprint
 from cervix_engine.gpu import Gpu
 
 A10, A40, L4, T4 = Gpu("NVIDIA A10", "8.6"), Gpu("NVIDIA A40", "8.6"), Gpu("NVIDIA L4", "8.9"), Gpu("Tesla T4", "7.5")

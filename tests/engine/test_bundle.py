@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from cervix_engine import __version__
-from cervix_engine.bundle import DEFAULT_BUNDLE, Bundle, default_bundle, seal
+from cervix_engine.bundle.bundle import DEFAULT_BUNDLE, Bundle, default_bundle, seal
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, UsageError
 from cervix_engine.files import sha256_file

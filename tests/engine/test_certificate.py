@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cervix_engine.certificate import GATES, Certificate, Flip, Parity, Precision, measure_parity
+from cervix_engine.bundle.certificate import GATES, Certificate, Flip, Parity, measure_parity
 from cervix_engine.errors import ContractError
+from cervix_engine.values import Precision
 
 Validate = Callable[[str, Any], None]
 Mutants = Callable[[Any], list[tuple[str, Any]]]

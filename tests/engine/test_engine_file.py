@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.engine_file import EngineFingerprint, fingerprint_path, read_engine, read_fingerprint
 from cervix_engine.contract import ModelContract
-from cervix_engine.engine_file import EngineFingerprint, fingerprint_path, read_engine, read_fingerprint
 from cervix_engine.errors import ContractError, EngineIncompatibleError
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu

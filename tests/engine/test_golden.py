@@ -12,12 +12,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.golden import INDEX, GoldenSet, write_golden
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, TileDecodeError
 from cervix_engine.files import sha256_bytes
-from cervix_engine.golden import INDEX, GoldenSet, write_golden
-from cervix_engine.preprocess import preprocess
+from cervix_engine.tiles.preprocess import preprocess
 
 from .encoded_tiles import PNG_RGB, draw, jpeg, png
 

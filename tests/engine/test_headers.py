@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cervix_engine.errors import TileDecodeError, TileError, TileShapeError
-from cervix_engine.headers import MAX_AREA_PX, MAX_SIDE_PX, inspect
+from cervix_engine.tiles.headers import MAX_AREA_PX, MAX_SIDE_PX, inspect
 
 from .encoded_tiles import (
     HEIGHT,

@@ -11,7 +11,8 @@ import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileDecodeError
-from cervix_engine.preprocess import Pixels, _quick_jpeg, decode
+from cervix_engine.tiles.preprocess import _quick_jpeg, decode
+from cervix_engine.values import Pixels
 from engine.encoded_tiles import draw, encode, grey
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cervix_engine import onnx_guard
+from cervix_engine.bundle import onnx_guard
+from cervix_engine.bundle.onnx_guard import refuse_external_data
 from cervix_engine.errors import ContractError
-from cervix_engine.onnx_guard import refuse_external_data
 
 onnx = pytest.importorskip("onnx")
 DecodeError = pytest.importorskip("google.protobuf.message").DecodeError

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ListingError, TileDecodeError, TileError, TileReadError
-from cervix_engine.headers import inspect
-from cervix_engine.preprocess import decode, preprocess, preprocess_into, read_tile, resize_into
-from cervix_engine.tiles import TileSize
+from cervix_engine.tiles.headers import inspect
+from cervix_engine.tiles.preprocess import decode, preprocess, preprocess_into, read_tile, resize_into
+from cervix_engine.tiles.tile import TileSize
 
 from .encoded_tiles import (
     HEIGHT,
@@ -504,6 +504,6 @@ def test_a_machine_that_has_run_out_is_not_the_tiles_fault(
         raise OSError(number, os.strerror(number))
 
     (tmp_path / "tile.png").write_bytes(b"x")
-    monkeypatch.setattr("cervix_engine.preprocess._open_without_waiting", exhausted)
+    monkeypatch.setattr("cervix_engine.tiles.preprocess._open_without_waiting", exhausted)
     with pytest.raises(ListingError, match=os.strerror(number)):
         read_tile(tmp_path / "tile.png")

@@ -10,8 +10,8 @@ import pytest
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, TileError
-from cervix_engine.preprocess import decode, preprocess, preprocess_into, resize_into
-from cervix_engine.tiles import TileSize
+from cervix_engine.tiles.preprocess import decode, preprocess, preprocess_into, resize_into
+from cervix_engine.tiles.tile import TileSize
 
 from .encoded_tiles import PNG_RGB, draw, exif, jpeg, jpeg_progressive, jpeg_with_segment, png
 

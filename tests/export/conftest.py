@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.calibration_tiles import write_calibration_tiles
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.calibration_tiles import write_calibration_tiles
+from cervix_engine.bundle.golden import write_golden
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.golden import write_golden
-from cervix_engine.preprocess import Pixels, preprocess
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_engine.values import Pixels
 
 CONTRACT = ModelContract(classes=SIPAKMED_CLASSES, input_size=(32, 32))
 TILES = 40
@@ -126,7 +127,7 @@ def export_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `cervix-export` as a real process."""
 
     def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cervix_export.cli_export", *map(str, arguments)]
+        command = [sys.executable, "-m", "cervix_export.cli.export", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
 
     return run

@@ -11,11 +11,11 @@ import pytest
 
 from cervix_engine.backends import Combination
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Certificate
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.certificate import Certificate
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import InferenceError, ParityError
-from cervix_engine.golden import GoldenSet
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels
 from cervix_export import certify as certify_module
 from cervix_export.certify import certify, certify_all, describe, require_passed
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle, seal
-from cervix_export.cli_export import main
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_export.cli.export import main
 
 Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
 
@@ -165,7 +165,7 @@ def test_an_unwritable_bundle_is_one_line(bundle_root: Path) -> None:
 
 
 def test_help_loads_nothing_heavy(export_command: Callable[..., Any]) -> None:
-    code = "import sys, cervix_export.cli_export; print(*sys.modules)"
+    code = "import sys, cervix_export.cli.export; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     heavy = {"numpy", "cv2", "onnx", "onnxruntime", "tensorflow", "keras", "tf2onnx", "rich"}
     assert heavy & set(done.stdout.split()) == set()

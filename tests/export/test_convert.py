@@ -13,13 +13,13 @@ import onnxruntime
 import pytest
 
 from cervix_engine.backends import Combination, open_backend
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import ConversionError
-from cervix_engine.golden import GoldenSet
-from cervix_engine.preprocess import Pixels
-from cervix_export import _keras_to_onnx
-from cervix_export.convert import check_graph, onnx_from_keras
+from cervix_engine.values import Pixels
+from cervix_keras import _keras_to_onnx
+from cervix_keras.convert import check_graph, onnx_from_keras
 
 from .conftest import CONTRACT, keras_probabilities, tiny_model
 

@@ -16,15 +16,16 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Precision
-from cervix_engine.engine_file import EngineRuntime, HardwareCompat, read_engine, read_fingerprint
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.engine_file import EngineRuntime, HardwareCompat, read_engine, read_fingerprint
 from cervix_engine.errors import EngineBuildError, UsageError
 from cervix_engine.gpu import Gpu
-from cervix_export import convert, half
-from cervix_export.cli_export import main
-from cervix_export.engine_builder import BuiltEngine, EngineBuilder
-from cervix_export.engines import EngineOptions, EnginePlan
+from cervix_engine.values import Precision
+from cervix_export.cli.export import main
+from cervix_export.engines.builder import BuiltEngine, EngineBuilder
+from cervix_export.engines.plan import EngineOptions, EnginePlan
+from cervix_export.graphs import half
+from cervix_keras import convert
 
 from .conftest import CONTRACT
 

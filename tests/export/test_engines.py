@@ -9,8 +9,8 @@ import pytest
 
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.gpu import Gpu
-from cervix_export import engines
-from cervix_export.engines import EngineChoice, EngineOptions, EnginePlan, decide_engine
+from cervix_export.engines import plan as engines
+from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
 
 OPTIONS = EngineOptions()
 AHEAD = EngineOptions(compute_capabilities=("8.0", "8.9"))

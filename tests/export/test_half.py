@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import ConversionError
-from cervix_engine.golden import GoldenSet
-from cervix_engine.preprocess import Pixels
-from cervix_export.half import fp16_from_onnx, prove_half
-from cervix_export.precision_proof import half_share
+from cervix_engine.values import Pixels
+from cervix_export.graphs.half import fp16_from_onnx, prove_half
+from cervix_export.graphs.precision_proof import half_share
 
 from .conftest import CONTRACT
 

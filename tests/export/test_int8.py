@@ -16,12 +16,12 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.calibration_tiles import calibration_pixels
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.calibration_tiles import calibration_pixels
 from cervix_engine.errors import ContractError
-from cervix_engine.preprocess import Pixels
-from cervix_export.int8 import make, sensitivity
-from cervix_export.int8.graph import (
+from cervix_engine.values import Pixels
+from cervix_export.graphs.int8 import make, sensitivity
+from cervix_export.graphs.int8.graph import (
     Layer,
     dequantised_weights,
     folded,
@@ -30,11 +30,11 @@ from cervix_export.int8.graph import (
     quantised,
     store_in_half,
 )
-from cervix_export.int8.make import INTEGER_SHARE, int8_from_onnx
-from cervix_export.int8.means import Junction, channel_means, correct_means, junctions
-from cervix_export.int8.ranges import BINS, Observed, Range, observe
-from cervix_export.int8.sensitivity import BlockCost, answers
-from cervix_export.precision_proof import integer_share
+from cervix_export.graphs.int8.make import INTEGER_SHARE, int8_from_onnx
+from cervix_export.graphs.int8.means import Junction, channel_means, correct_means, junctions
+from cervix_export.graphs.int8.ranges import BINS, Observed, Range, observe
+from cervix_export.graphs.int8.sensitivity import BlockCost, answers
+from cervix_export.graphs.precision_proof import integer_share
 
 from .conftest import CONTRACT
 

@@ -22,15 +22,16 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from cervix_engine.backends import Combination
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate
+from cervix_engine.backends.selection import certificates
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.contract import ModelContract
-from cervix_engine.pipeline import stream as stream_module
-from cervix_engine.preprocess import Pixels, decode, preprocess_into
-from cervix_engine.scores import macro_f1
-from cervix_engine.selection import certificates
-from cervix_engine.tiles import TileSize
-from cervix_export.cli_parity import main
+from cervix_engine.run.stream import stream as stream_module
+from cervix_engine.table.scores import macro_f1
+from cervix_engine.tiles.preprocess import decode, preprocess_into
+from cervix_engine.tiles.tile import TileSize
+from cervix_engine.values import Pixels
+from cervix_export.cli.parity import main
 from cervix_export.parity import measure as measure_module
 from cervix_export.parity.accuracy import accuracy_change
 from cervix_export.parity.layers import Comparison, LayerResult, Limits
@@ -288,7 +289,7 @@ def test_a_machine_without_tensorflow_certifies_by_recorded_answers(exported: Ex
     code = (
         "import sys\n"
         "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-        "from cervix_export.cli_parity import main\n"
+        "from cervix_export.cli.parity import main\n"
         "main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "--model", str(exported[0].root)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Certificate
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.errors import ContractError, ExportError
 from cervix_engine.files import sha256_file
 from cervix_export.publish import is_exported, publish, staging_folder

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.golden import write_golden
-from cervix_engine.preprocess import preprocess
-from cervix_export.cli_export import main
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.golden import write_golden
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_export.cli.export import main
 
 from .conftest import CONTRACT, keras_probabilities
 

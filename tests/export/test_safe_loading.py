@@ -12,7 +12,7 @@ import openvino
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import MANIFEST, Bundle, seal
+from cervix_engine.bundle.bundle import MANIFEST, Bundle, seal
 from cervix_engine.cli.batch import main as batch
 from cervix_engine.errors import ContractError
 

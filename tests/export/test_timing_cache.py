@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cervix_engine.gpu import Gpu
-from cervix_export.timing_cache import keep_timing_cache, timing_cache_file, use_timing_cache
+from cervix_export.engines.timing_cache import keep_timing_cache, timing_cache_file, use_timing_cache
 
 H100, A10 = Gpu("NVIDIA H100 80GB HBM3", "9.0"), Gpu("NVIDIA A10", "8.6")
 

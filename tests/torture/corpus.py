@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cervix_engine.preprocess import MAX_TILE_BYTES
+from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
 from engine.encoded_tiles import (
     HEIGHT,
     PNG_RGB,

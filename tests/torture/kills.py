@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from cervix_engine.output import partial
+from cervix_engine.run import partial
 from engine.run.faults import DONE, SHARD_TILES, Campaign, at_every_step
 from engine.run.injector import Injector, kill
 from engine.run.support import FINISHED, beside

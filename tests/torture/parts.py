@@ -7,8 +7,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from cervix_engine.batch import BatchConfig
-from cervix_engine.output import partial
+from cervix_engine.run import partial
+from cervix_engine.run.batch import BatchConfig
 from engine.run.faults import BATCH, SHARD_TILES, Campaign, use_the_fake_backend
 from engine.run.support import draw_folder, make_bundle
 from torture.corpus import OK, corpus, plant

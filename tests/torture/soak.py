@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.budget import FailureBudget
 from cervix_engine.errors import FailureBudgetExceeded
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.budget import FailureBudget
 
 # Fitted over the last half of all runs; allocators and caches settle in the first. In thousands of runs, a kilobyte
 # that each of them loses is seen.

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_train.config import TrainConfig
-from cervix_train.drawn import write_drawn
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_extractor
-from cervix_train.training import TrainReport, train
+from cervix_keras.runtime import load_keras
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.network import build_extractor
+from cervix_train.learning.training import TrainReport, train
+from cervix_train.synthetic import write_drawn
 
 INPUT_SIZE = (32, 32)
 TILES = 60

@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_train.cli_audit import main
-from cervix_train.config import TrainConfig
+from cervix_train.cli.audit import main
+from cervix_train.learning.config import TrainConfig
 
 
 def invoke(*arguments: object) -> Result:

@@ -12,19 +12,20 @@ import cv2
 import numpy as np
 import pytest
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_file
-from cervix_engine.preprocess import Pixels, preprocess
-from cervix_train.augment import BRIGHTNESS, ORIGINAL, Copy, Variant, training_copies
-from cervix_train.config import TrainConfig
-from cervix_train.dataset import Dataset
-from cervix_train.features import FeatureSet, compute_features
-from cervix_train.layouts import read_dataset
-from cervix_train.parts import split_parts
-from cervix_train.splits import assign_splits
-from cervix_train.stages import pixel_inputs
-from cervix_train.training import TrainReport, train
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_engine.values import Pixels
+from cervix_train.data.augment import BRIGHTNESS, ORIGINAL, Copy, Variant, training_copies
+from cervix_train.data.dataset import Dataset
+from cervix_train.data.layouts import read_dataset
+from cervix_train.data.split_tiles import split_parts
+from cervix_train.data.splits import assign_splits
+from cervix_train.features.features import FeatureSet, compute_features
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.stages import pixel_inputs
+from cervix_train.learning.training import TrainReport, train
 
 COPIES = 2
 MakeConfig = Callable[..., TrainConfig]

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cervix_train.batches import Batches, Labelled, LabelledFeatures, LabelledInputs
-from cervix_train.fit import FitConfig, fit
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_head
+from cervix_keras.runtime import load_keras
+from cervix_train.data.batches import Batches, Labelled, LabelledFeatures, LabelledInputs
+from cervix_train.learning.fit import FitConfig, fit
+from cervix_train.learning.network import build_head
 
 CLASSES = 3
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_train.batches import LabelledFeatures, LabelledInputs
-from cervix_train.features import compute_features
-from cervix_train.fit import FitConfig, History, fit
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_head, join
-from cervix_train.stages import pixel_inputs
+from cervix_keras.runtime import load_keras
+from cervix_train.data.batches import LabelledFeatures, LabelledInputs
+from cervix_train.features.features import compute_features
+from cervix_train.learning.fit import FitConfig, History, fit
+from cervix_train.learning.network import build_head, join
+from cervix_train.learning.stages import pixel_inputs
 
 ATOL = 1e-5
 CONFIG = FitConfig(epochs=3, learning_rate=0.002, batch_size=8, seed=7)

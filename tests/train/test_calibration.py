@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cervix_train.calibration import (
+from cervix_keras.runtime import load_keras
+from cervix_train.learning.calibration import (
     BOUNDS,
     before_and_after,
     doubts,
@@ -18,9 +19,8 @@ from cervix_train.calibration import (
     softmax,
     temperature_interval,
 )
-from cervix_train.intervals import bootstrap_weights
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_head
+from cervix_train.learning.network import build_head
+from cervix_train.results.intervals import bootstrap_weights
 
 Logits = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.intp]

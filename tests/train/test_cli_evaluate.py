@@ -13,11 +13,11 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import seal
+from cervix_engine.bundle.bundle import seal
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_train.cli_evaluate import main
-from cervix_train.keras_runtime import load_keras
-from cervix_train.training import TrainReport
+from cervix_keras.runtime import load_keras
+from cervix_train.cli.evaluate import main
+from cervix_train.learning.training import TrainReport
 
 TILES = 60  # in the fixture `drawn`
 
@@ -34,7 +34,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
 
 def test_a_real_process_prints_a_table_and_writes_json(bundle: Path, drawn: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cervix_train.cli_evaluate", bundle, drawn, "--json", tmp_path / "m.json"],
+        [sys.executable, "-m", "cervix_train.cli.evaluate", bundle, drawn, "--json", tmp_path / "m.json"],
         capture_output=True,
         text=True,
         timeout=300,

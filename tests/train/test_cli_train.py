@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.files import sha256_file
-from cervix_train.cli_train import main
-from cervix_train.config import TrainConfig
+from cervix_train.cli.train import main
+from cervix_train.learning.config import TrainConfig
 
 QUICK = ["--backbone", "cnn", "--input-size", "32", "--epochs", "2", "-b", "16"]
 
@@ -26,7 +26,7 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "xdg")}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     done = subprocess.run(
-        [sys.executable, "-m", "cervix_train.cli_train", str(drawn), "-o", str(tmp_path / "models/mine"), *QUICK],
+        [sys.executable, "-m", "cervix_train.cli.train", str(drawn), "-o", str(tmp_path / "models/mine"), *QUICK],
         capture_output=True,
         text=True,
         env=environment,

@@ -11,12 +11,12 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import BackendUnavailableError
-from cervix_train import comparators
-from cervix_train.cli_train import main
-from cervix_train.config import TrainConfig
-from cervix_train.training import train
+from cervix_train.cli.train import main
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.training import train
+from cervix_train.results import comparators
 
 QUICK = ["--input-size", "32", "--epochs", "2", "-b", "16"]
 

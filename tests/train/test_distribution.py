@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.contract import TileClass
-from cervix_train.dataset import Dataset, LabelledTile
-from cervix_train.distribution import class_distribution, warn_of_imbalance
+from cervix_train.data.dataset import Dataset, LabelledTile
+from cervix_train.data.distribution import class_distribution, warn_of_imbalance
 
 CLASSES = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "normal"))
 

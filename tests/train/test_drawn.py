@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import OutputExistsError
-from cervix_engine.preprocess import decode
-from cervix_train.drawn import KINDS, draw_tile, main, write_drawn
+from cervix_engine.tiles.preprocess import decode
+from cervix_train.synthetic import KINDS, draw_tile, main, write_drawn
 
 NAMES = [item.name for item in SIPAKMED_CLASSES]
 

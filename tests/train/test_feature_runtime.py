@@ -13,11 +13,13 @@ import pytest
 from cervix_engine.backends import Combination, objection
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ConversionError
-from cervix_engine.preprocess import Pixels, preprocess
-from cervix_train import feature_runtime
-from cervix_train.augment import Copy, Variant
-from cervix_train.feature_passes import cache_keys
-from cervix_train.feature_runtime import (
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_engine.values import Pixels
+from cervix_train.data.augment import Copy, Variant
+from cervix_train.features import runtime as feature_runtime
+from cervix_train.features.features import FeatureSet, compute_features
+from cervix_train.features.passes import cache_keys
+from cervix_train.features.runtime import (
     AGREEMENT,
     BF16_AGREEMENT,
     PAYS_FROM,
@@ -32,7 +34,6 @@ from cervix_train.feature_runtime import (
     relative_difference,
     runtime_names,
 )
-from cervix_train.features import FeatureSet, compute_features
 
 pytest.importorskip("tf2onnx")
 pytest.importorskip("onnxruntime")

@@ -10,14 +10,14 @@ import pytest
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError
-from cervix_engine.preprocess import preprocess
-from cervix_engine.tiles import TileSize
-from cervix_train.feature_passes import cache_keys
-from cervix_train.feature_runtime import runtime_names
-from cervix_train.feature_store import FeatureStore, TileRecord
-from cervix_train.features import FeatureSet, compute_features, default_cache
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_extractor
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_engine.tiles.tile import TileSize
+from cervix_keras.runtime import load_keras
+from cervix_train.features.features import FeatureSet, compute_features, default_cache
+from cervix_train.features.passes import cache_keys
+from cervix_train.features.runtime import runtime_names
+from cervix_train.features.store import FeatureStore, TileRecord
+from cervix_train.learning.network import build_extractor
 
 
 class CountingExtractor:

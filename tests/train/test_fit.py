@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
-from cervix_train.batches import LabelledFeatures
-from cervix_train.fit import PATIENCE, FitConfig, History, Resumable, fit
-from cervix_train.fit_state import FitState
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import build_head
+from cervix_keras.runtime import load_keras
+from cervix_train.data.batches import LabelledFeatures
+from cervix_train.learning.fit import PATIENCE, FitConfig, History, Resumable, fit
+from cervix_train.learning.fit_state import FitState
+from cervix_train.learning.network import build_head
 
 
 def clusters(count: int, *, seed: int) -> LabelledFeatures:

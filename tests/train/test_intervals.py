@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cervix_train.intervals import RESAMPLES, bootstrap_weights, percentile_interval, share_interval, wilson
+from cervix_train.results.intervals import RESAMPLES, bootstrap_weights, percentile_interval, share_interval, wilson
 
 
 @pytest.mark.parametrize(

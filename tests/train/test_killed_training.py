@@ -19,7 +19,7 @@ EPOCHS = ["--epochs", str(HEAD_EPOCHS), "--fine-tune-epochs", str(TUNED_EPOCHS)]
 
 def training(drawn: Path, folder: Path) -> list[str]:
     paths = [str(drawn), "-o", str(folder / "bundle"), "--cache", str(folder / "cache")]
-    return [sys.executable, "-u", "-m", "cervix_train.cli_train", *paths, *QUICK, *EPOCHS]
+    return [sys.executable, "-u", "-m", "cervix_train.cli.train", *paths, *QUICK, *EPOCHS]
 
 
 def killed_after(command: list[str], line: str) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
 from cervix_engine.errors import DatasetError, UsageError
-from cervix_train.dataset import Dataset, check_trainable, read_classes
-from cervix_train.layouts import read_dataset
+from cervix_train.data.dataset import Dataset, check_trainable, read_classes
+from cervix_train.data.layouts import read_dataset
 
 # Layouts are read from names alone, so these tiles need no pixels.
 SIPAKMED_FOLDERS = {

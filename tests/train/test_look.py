@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from cervix_engine.bundle import Bundle
-from cervix_train.config import TrainConfig
-from cervix_train.dataset import Dataset, Split
-from cervix_train.layouts import read_dataset
-from cervix_train.look import group_by_look
-from cervix_train.splits import assign_splits, group_of
-from cervix_train.training import train
+from cervix_engine.bundle.bundle import Bundle
+from cervix_train.audit.near_copies import group_by_look
+from cervix_train.data.dataset import Dataset, Split
+from cervix_train.data.layouts import read_dataset
+from cervix_train.data.splits import assign_splits, group_of
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.training import train
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_strangers_stay_alone(drawn: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_known_is_not_looked_at(drawn: Path, unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cervix_train.look.fingerprint", None)
+    monkeypatch.setattr("cervix_train.audit.near_copies.fingerprint", None)
     named = read_dataset(drawn)
     assert group_by_look(named) is named
     unknown = read_dataset(unnamed)

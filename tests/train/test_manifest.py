@@ -6,8 +6,8 @@ import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import DatasetError
-from cervix_train.dataset import LabelledTile
-from cervix_train.manifest import read_manifest
+from cervix_train.data.dataset import LabelledTile
+from cervix_train.data.manifest import read_manifest
 
 NAMES = [item.name for item in SIPAKMED_CLASSES]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
-from cervix_engine.scores import macro_f1
-from cervix_train.intervals import bootstrap_weights, percentile_interval
-from cervix_train.metrics import _auroc, measure
+from cervix_engine.table.scores import macro_f1
+from cervix_train.results.intervals import bootstrap_weights, percentile_interval
+from cervix_train.results.metrics import _auroc, measure
 
 SCHEMA = json.loads(files("cervix_train").joinpath("schemas/metrics.schema.json").read_text())
 THREE = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "benign"), TileClass("n", "N", "normal"))

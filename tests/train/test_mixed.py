@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
-from cervix_train import mixed, training
-from cervix_train.config import TrainConfig
-from cervix_train.features import FeatureSet, compute_features
-from cervix_train.keras_runtime import load_keras
-from cervix_train.mixed import MixedPrecision, hardware_has_bf16, mixed_precision
-from cervix_train.network import build_extractor, build_head, join
-from cervix_train.training import TrainReport, train
+from cervix_keras.runtime import load_keras
+from cervix_train.features import mixed
+from cervix_train.features.features import FeatureSet, compute_features
+from cervix_train.features.mixed import MixedPrecision, hardware_has_bf16, mixed_precision
+from cervix_train.learning import training
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.network import build_extractor, build_head, join
+from cervix_train.learning.training import TrainReport, train
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -90,7 +91,7 @@ def test_fine_tuning_takes_half_where_the_hardware_has_it(
         return real(model, wanted=wanted)
 
     monkeypatch.setattr(training, "hardware_has_bf16", lambda: has)
-    monkeypatch.setattr("cervix_train.stages.mixed_precision", seen)
+    monkeypatch.setattr("cervix_train.learning.stages.mixed_precision", seen)
     train(replace(tuned, mixed_precision=asked))
     bundle, model = opened(tuned)
     assert saw == [False, took], "the head on features has no convolutions"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cervix_engine.errors import BackendUnavailableError, UsageError
-from cervix_train.batchnorm import reestimate
-from cervix_train.keras_runtime import load_keras
-from cervix_train.network import BACKBONES, build_extractor, build_head, extractor_digest, join, parse_weights
+from cervix_keras.runtime import load_keras
+from cervix_train.features.batchnorm import reestimate
+from cervix_train.learning.network import BACKBONES, build_extractor, build_head, extractor_digest, join, parse_weights
 
 SIZE = (32, 32)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.golden import GoldenSet
-from cervix_engine.preprocess import preprocess
-from cervix_train.config import TrainConfig
-from cervix_train.keras_runtime import load_keras
-from cervix_train.training import train
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.golden import GoldenSet
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_keras.runtime import load_keras
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.training import train
 
 
 def enlarged(drawn: Path, folder: Path) -> Path:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import DatasetError
-from cervix_train.dataset import Dataset, LabelledTile, Split
-from cervix_train.layouts import read_dataset
-from cervix_train.splits import assign_splits, group_of
+from cervix_train.data.dataset import Dataset, LabelledTile, Split
+from cervix_train.data.layouts import read_dataset
+from cervix_train.data.splits import assign_splits, group_of
 
 CLASSES = SIPAKMED_CLASSES[:3]
 

@@ -8,9 +8,9 @@ import pytest
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_bytes
-from cervix_engine.preprocess import preprocess
-from cervix_engine.tiles import TileFailure
-from cervix_train.tiles import TileBatch, tile_batches
+from cervix_engine.tiles.preprocess import preprocess
+from cervix_engine.tiles.tile import TileFailure
+from cervix_train.data.tiles import TileBatch, tile_batches
 
 
 @pytest.fixture

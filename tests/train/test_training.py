@@ -18,24 +18,24 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.calibration_tiles import calibration_pixels
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.calibration_tiles import calibration_pixels
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
 from cervix_engine.errors import DatasetError, OutputExistsError
 from cervix_engine.files import sha256_file
-from cervix_engine.golden import GoldenSet
-from cervix_engine.preprocess import decode, preprocess
-from cervix_engine.tiles import TileFailure
-from cervix_train.calibration import nll
-from cervix_train.config import TrainConfig
-from cervix_train.dataset import Dataset, LabelledTile
-from cervix_train.keras_runtime import load_keras
-from cervix_train.layouts import read_dataset
-from cervix_train.network import build_extractor, build_head, join
-from cervix_train.reference import choose_golden
-from cervix_train.splits import assign_splits
-from cervix_train.stages import thaw
-from cervix_train.training import TrainReport, train
+from cervix_engine.tiles.preprocess import decode, preprocess
+from cervix_engine.tiles.tile import TileFailure
+from cervix_keras.runtime import load_keras
+from cervix_train.data.dataset import Dataset, LabelledTile
+from cervix_train.data.layouts import read_dataset
+from cervix_train.data.splits import assign_splits
+from cervix_train.learning.calibration import nll
+from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.network import build_extractor, build_head, join
+from cervix_train.learning.reference import choose_golden
+from cervix_train.learning.stages import thaw
+from cervix_train.learning.training import TrainReport, train
 
 TILES = 60  # in the fixture `drawn`
 PLOTS = ("confusion_matrix", "distribution", "examples", "history", "reliability")
@@ -176,7 +176,7 @@ def test_the_report_is_one_file_with_all_tables_and_plots(opened: Bundle, report
 def test_a_temperature_that_does_not_fit_the_test_tiles_is_said_aloud(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cervix_train.training.fit_temperature", lambda *_: 0.05)
+    monkeypatch.setattr("cervix_train.learning.training.fit_temperature", lambda *_: 0.05)
     with caplog.at_level(logging.WARNING, "cervix_train"):
         train(replace(config, out=tmp_path / "bundle"))
     said = re.search(r"the test tiles' ECE .* lies above a calibrated model's, [^:]*", caplog.text)
@@ -193,13 +193,13 @@ def test_a_training_killed_after_the_head_goes_on(
 
     again = replace(config, out=tmp_path / "bundle")
     with monkeypatch.context() as patch:
-        patch.setattr("cervix_train.training.write_reference", interrupt)
+        patch.setattr("cervix_train.learning.training.write_reference", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(again)
     assert [path.name for path in tmp_path.iterdir()] == [".bundle.resume"]
     with monkeypatch.context() as patch:
         # The training has no epoch left, so nothing may be learnt again.
-        patch.setattr("cervix_train.fit.FitState.save", interrupt)
+        patch.setattr("cervix_train.learning.fit.FitState.save", interrupt)
         resumed = train(replace(again, resume=True))
     assert (resumed.metrics, resumed.history) == (report.metrics, report.history)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -305,7 +305,7 @@ def test_an_interrupted_training_leaves_the_old_bundle(
     def interrupt(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cervix_train.training.train_head", interrupt)
+    monkeypatch.setattr("cervix_train.learning.training.train_head", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(make_config(tmp_path, epochs=1, overwrite=True))
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["bundle.json"]

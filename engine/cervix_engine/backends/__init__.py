@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from cervix_engine.backends.base import Backend, BackendInfo
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Certificate, Precision
-from cervix_engine.device import ANY, GPU_BACKENDS, Device
-from cervix_engine.engine_file import RUNTIMES, engines_of, read_fingerprint
+from cervix_engine.backends.device import ANY, GPU_BACKENDS, Device
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.certificate import Certificate
+from cervix_engine.bundle.engine_file import RUNTIMES, engines_of, read_fingerprint
 from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError
 from cervix_engine.gpu import find_gpus
 from cervix_engine.machine import cpu_class
+from cervix_engine.values import Precision
 
 __all__ = [
     "ARTEFACTS",
@@ -123,7 +124,7 @@ def open_backend(
         ContractError: the file is missing, altered, or refers to data outside itself.
     """
     from cervix_engine.backends import tensorrt
-    from cervix_engine.backends.several_gpus import SeveralGpus
+    from cervix_engine.backends.cuda.several_gpus import SeveralGpus
 
     if combination.engine:
         engines = tensorrt.open_engine(bundle, combination.engine, device=device)
@@ -143,7 +144,7 @@ def open_graph(
         ContractError: the graph refers to data outside itself.
     """
     from cervix_engine.backends import openvino
-    from cervix_engine.onnx_guard import refuse_external_data
+    from cervix_engine.bundle.onnx_guard import refuse_external_data
 
     refuse_external_data(graph)
     precision, artefact = combination.precision, combination.artefact
@@ -165,8 +166,8 @@ def open_graph(
 
 
 def _on_gpus(graph: bytes, combination: Combination, sha256: str, device: Device) -> Backend:
+    from cervix_engine.backends.cuda.several_gpus import SeveralGpus
     from cervix_engine.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
-    from cervix_engine.backends.several_gpus import SeveralGpus
 
     gpus = device.gpus()
     reason = objection(combination.backend, combination.precision)

@@ -10,8 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cervix_engine.certificate import Precision, Probabilities
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels, Precision, Probabilities
 
 
 @dataclass(frozen=True, slots=True)

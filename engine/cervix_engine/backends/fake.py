@@ -8,8 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from cervix_engine.backends.base import BackendInfo, Synchronous
-from cervix_engine.certificate import Probabilities
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels, Probabilities
 
 
 class FakeBackend(Synchronous):

@@ -14,10 +14,9 @@ import numpy as np
 
 from cervix_engine.backends.base import BackendInfo, Synchronous
 from cervix_engine.backends.openvino import cpu_objection
-from cervix_engine.certificate import Precision, Probabilities
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.machine import cpu_class, cpu_has_vnni, usable_cpus
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels, Precision, Probabilities
 
 CPU = "onnxruntime-cpu"
 OPENVINO = "onnxruntime-openvino"

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.backends.base import BackendInfo
-from cervix_engine.backends.lanes import Compute, GpuLanes, GpuStreams, Lane
-from cervix_engine.backends.one_gpu import OneGpu
-from cervix_engine.certificate import Precision
+from cervix_engine.backends.cuda.lanes import Compute, GpuLanes, GpuStreams, Lane
+from cervix_engine.backends.cuda.one_gpu import OneGpu
 from cervix_engine.errors import BackendUnavailableError
 from cervix_engine.gpu import Gpu
+from cervix_engine.values import Precision
 
 NAME = "onnxruntime-cuda"
 PROVIDER = "CUDAExecutionProvider"

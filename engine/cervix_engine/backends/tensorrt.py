@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cervix_engine.backends.base import BackendInfo, Pending
-from cervix_engine.backends.lanes import GRAPHED_TILES, Compute, GpuLanes, GpuStreams, Lane
-from cervix_engine.backends.one_gpu import OneGpu
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Precision
-from cervix_engine.device import ANY, Device
-from cervix_engine.engine_file import (
+from cervix_engine.backends.cuda.lanes import GRAPHED_TILES, Compute, GpuLanes, GpuStreams, Lane
+from cervix_engine.backends.cuda.one_gpu import OneGpu
+from cervix_engine.backends.device import ANY, Device
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.engine_file import (
     MODULES,
     EngineFingerprint,
     EngineRuntime,
@@ -26,7 +25,7 @@ from cervix_engine.engine_file import (
 )
 from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError
 from cervix_engine.gpu import Gpu
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels, Precision
 
 
 def version(runtime: EngineRuntime) -> str | None:

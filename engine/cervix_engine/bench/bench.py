@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cervix_engine.backends import open_backend
-from cervix_engine.batch import run_identity
+from cervix_engine.backends.device import ANY, Device
+from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
 from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bench.parts import Parts
 from cervix_engine.bench.report import BenchReport, Conditions
+from cervix_engine.bench.setup import Workplace, copy_golden, usable_tiles
 from cervix_engine.bench.stages import end_to_end, model_sweep, stage_rates
+from cervix_engine.bench.steps import Parts
 from cervix_engine.bench.verdict import judge
-from cervix_engine.bench.workplace import Workplace, copy_golden, usable_tiles
-from cervix_engine.bundle import Bundle
-from cervix_engine.device import ANY, Device
-from cervix_engine.discover import discover
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
 from cervix_engine.machine import software, usable_cpus
-from cervix_engine.selection import RequestedPrecision, replay_golden, select
-from cervix_engine.tuning import DEFAULT_BATCH_SIZE
+from cervix_engine.run.batch import run_identity
+from cervix_engine.run.tuning import DEFAULT_BATCH_SIZE
+from cervix_engine.tiles.discover import discover
 
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 DEFAULT_TILES = 256

@@ -25,11 +25,12 @@ import numpy as np
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import compute_at_once
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
-from cervix_engine.bench.parts import Parts
-from cervix_engine.bench.workplace import Workplace
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import BatchResult, StreamSettings, stream
-from cervix_engine.preprocess import Pixels, decode, read_tile, resize_into
+from cervix_engine.bench.setup import Workplace
+from cervix_engine.bench.steps import Parts
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
+from cervix_engine.tiles.preprocess import decode, read_tile, resize_into
+from cervix_engine.values import Pixels
 
 StageName = Literal["read", "decode", "resize", "copy", "infer", "write"]
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cervix_engine.bench.measure import Meter, Rate
-from cervix_engine.bench.parts import Bound, Parts
+from cervix_engine.bench.setup import Workplace
 from cervix_engine.bench.stages import StageRate, end_to_end
-from cervix_engine.bench.workplace import Workplace
+from cervix_engine.bench.steps import Bound, Parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ import click
 
 from cervix_engine import __version__
 from cervix_engine.cli.batch_options import batch_options
-from cervix_engine.cli.command import CervixCommand
-from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
-    from cervix_engine.batch import BatchConfig
+    from cervix_engine.run.batch import BatchConfig
 
 SOME_FAILED = 3
 
@@ -45,16 +45,16 @@ def main(
     failed, 1 failed, 2 wrong usage, 4 no certificate under --require-parity, 5 an engine that was built for another
     machine, 130 interrupted.
     """
-    from cervix_engine.batch import BatchConfig, predict_folder
-    from cervix_engine.budget import FailureBudget
-    from cervix_engine.bundle import default_bundle
-    from cervix_engine.cli.afterwards import Afterwards
-    from cervix_engine.cli.batch_words import summary_lines
-    from cervix_engine.cli.events import emit
-    from cervix_engine.cli.logs import debug_log
-    from cervix_engine.cli.signals import prompt_interruption
-    from cervix_engine.device import Device
-    from cervix_engine.output.names import escape_name
+    from cervix_engine.backends.device import Device
+    from cervix_engine.bundle.bundle import default_bundle
+    from cervix_engine.cli.batch_messages import summary_lines
+    from cervix_engine.cli.derived_outputs import Afterwards
+    from cervix_engine.cli.shared.events import emit
+    from cervix_engine.cli.shared.logs import debug_log
+    from cervix_engine.cli.shared.signals import prompt_interruption
+    from cervix_engine.run.batch import BatchConfig, predict_folder
+    from cervix_engine.run.budget import FailureBudget
+    from cervix_engine.table.names import escape_name
 
     config = BatchConfig(
         model=model or default_bundle(),
@@ -83,10 +83,10 @@ def main(
 
 
 def _forecast(config: BatchConfig, *, as_json: bool) -> int:
-    from cervix_engine.cli.batch_words import forecast_lines
-    from cervix_engine.cli.events import emit
-    from cervix_engine.cli.signals import prompt_interruption
-    from cervix_engine.dry_run import forecast
+    from cervix_engine.cli.batch_messages import forecast_lines
+    from cervix_engine.cli.shared.events import emit
+    from cervix_engine.cli.shared.signals import prompt_interruption
+    from cervix_engine.run.dry_run import forecast
 
     with prompt_interruption():
         expected = forecast(config)
@@ -100,9 +100,9 @@ def _forecast(config: BatchConfig, *, as_json: bool) -> int:
 
 @contextmanager
 def _progress(*, as_json: bool, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    from cervix_engine.cli.events import progress_events
-    from cervix_engine.cli.progress import batch_progress
-    from cervix_engine.predict import no_progress
+    from cervix_engine.cli.shared.events import progress_events
+    from cervix_engine.cli.shared.progress import batch_progress
+    from cervix_engine.run.predict import no_progress
 
     if as_json or quiet:
         yield progress_events() if as_json else no_progress

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cervix_engine.cli.device_option import device_option
+from cervix_engine.cli.shared.device_option import device_option
 
 _FILE = click.Path(path_type=Path)
 

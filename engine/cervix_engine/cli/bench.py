@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
-from cervix_engine.cli.command import CervixCommand
-from cervix_engine.cli.device_option import device_option
-from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.device_option import device_option
+from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
+    from cervix_engine.backends.selection import RequestedPrecision
     from cervix_engine.bench.measure import Rate
     from cervix_engine.bench.report import BenchReport
-    from cervix_engine.selection import RequestedPrecision
 
 REGRESSED = 6
 
@@ -102,13 +102,13 @@ def main(
     TILES is a folder; without it the bundle's golden tiles are taken. Exit codes: 0 done, 1 failed, 2 wrong usage,
     6 slower than the baseline, or too unstable to say.
     """
+    from cervix_engine.backends.device import Device
     from cervix_engine.bench.baseline import regressions
     from cervix_engine.bench.bench import BenchConfig, bench
     from cervix_engine.bench.measure import Gate
     from cervix_engine.bench.plot import plot
     from cervix_engine.bench.report import BenchReport
-    from cervix_engine.bundle import default_bundle
-    from cervix_engine.device import Device
+    from cervix_engine.bundle.bundle import default_bundle
 
     earlier = BenchReport.load(baseline) if baseline else None
     config = BenchConfig(
@@ -158,7 +158,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _publish(report: BenchReport, *, out: Path | None, as_json: bool) -> None:
     from cervix_engine.files import write_json
-    from cervix_engine.output.journal import output_errors
+    from cervix_engine.run.journal import output_errors
 
     if out:
         with output_errors(f"cannot write {out}"):

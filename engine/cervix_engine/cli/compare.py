@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
-from cervix_engine.cli.command import CervixCommand
-from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
-    from cervix_engine.compare import Comparison
+    from cervix_engine.table.compare import Comparison
 
 _FILE = click.Path(path_type=Path)
 SHOWN = 20
@@ -33,9 +33,9 @@ def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite:
 
     Exit codes: 0 done, whatever has changed; 1 failed; 2 wrong usage.
     """
-    from cervix_engine.compare import compare, read_labels, write_changes
     from cervix_engine.errors import OutputExistsError
-    from cervix_engine.table_reader import Table
+    from cervix_engine.table.compare import compare, read_labels, write_changes
+    from cervix_engine.table.reader import Table
 
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")

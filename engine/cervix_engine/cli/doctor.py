@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
-from cervix_engine.cli.command import CervixCommand
-from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
     from cervix_engine.doctor import Diagnosis
@@ -29,7 +29,7 @@ def main(model: Path | None, as_json: bool) -> int:
 
     Exit codes: 0 the bundle can be run here, 1 it cannot.
     """
-    from cervix_engine.bundle import default_bundle
+    from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.doctor import diagnose
 
     diagnosis = diagnose(model or default_bundle())

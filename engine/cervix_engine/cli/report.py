@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine import __version__
-from cervix_engine.cli.command import CervixCommand
-from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
     from cervix_engine.report.findings import Findings

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from cervix_engine import __version__
-from cervix_engine.cli.command import CervixCommand
-from cervix_engine.cli.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
 
 ALTERED = 1
 SHOWN = 20
@@ -30,7 +30,7 @@ def main(table: Path, tiles: Path | None, as_json: bool) -> int:
     predicted with cervix-batch --hash, whether its tiles are still those. Exit codes: 0 as it was written, 1
     altered, 2 nothing to compare with.
     """
-    from cervix_engine.verify import verify_table, verify_tiles
+    from cervix_engine.run.verify import verify_table, verify_tiles
 
     findings = verify_table(table) + (verify_tiles(table, tiles) if tiles else [])
     if as_json:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cervix_engine.errors import ContractError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from cervix_engine.bundle import Bundle
-    from cervix_engine.run_report import RunReport
+    from cervix_engine.bundle.bundle import Bundle
+    from cervix_engine.run.record import RunReport
 
 Pairs = list[tuple[str, str]]
 
@@ -46,7 +46,7 @@ def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -
 
 
 def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunReport | None, list[str]]:
-    from cervix_engine.run_report import report_beside, report_of
+    from cervix_engine.run.record import report_beside, report_of
 
     path = report_beside(table)
     if not path.exists():
@@ -77,7 +77,7 @@ def _run_facts(run: RunReport) -> Pairs:
 
 
 def _certificate_facts(run: RunReport, bundle: Bundle) -> Pairs:
-    from cervix_engine.certificate import Certificate
+    from cervix_engine.bundle.certificate import Certificate
 
     name = run.provenance.certificate
     if not name or name not in bundle:

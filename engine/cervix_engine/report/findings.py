@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cervix_engine.contract import Category
-from cervix_engine.coordinates import Locating
 from cervix_engine.report.slide_map import SlidePoints
-from cervix_engine.summary import SlideSummaries
-from cervix_engine.table_reader import Row, Table
+from cervix_engine.table.coordinates import Locating
+from cervix_engine.table.reader import Row, Table
+from cervix_engine.table.summary import SlideSummaries
 
 BINS = 20
 EXAMPLES = 5

@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
-from cervix_engine.geojson import write_geojson
-from cervix_engine.places import locating_for_table
 from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import write_page
-from cervix_engine.summary import write_summary
-from cervix_engine.table_reader import Table
+from cervix_engine.table.geojson import write_geojson
+from cervix_engine.table.places import locating_for_table
+from cervix_engine.table.reader import Table
+from cervix_engine.table.summary import write_summary
 
 
 @dataclass(frozen=True, slots=True)

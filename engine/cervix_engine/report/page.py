@@ -13,12 +13,12 @@ from cervix_engine import __version__
 from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import BackendUnavailableError, OutputError, OutputExistsError
 from cervix_engine.files import atomic_path
-from cervix_engine.geojson import COLOURS
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick
 from cervix_engine.report.pictures import Thumbnail, thumbnail
 from cervix_engine.report.slide_map import SlideMap, draw_map
-from cervix_engine.summary import Share, SlideSummary
+from cervix_engine.table.geojson import COLOURS
+from cervix_engine.table.summary import Share, SlideSummary
 
 # What bounds the file, however large the table: about 12 kB a picture, 1 kB a slide, 5 kB a map.
 MAX_SLIDES = 1000

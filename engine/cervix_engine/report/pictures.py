@@ -10,7 +10,7 @@ from typing import Any
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError
-from cervix_engine.output.names import unescape_name
+from cervix_engine.table.names import unescape_name
 
 THUMBNAIL_PX = 160
 JPEG_QUALITY = 82
@@ -28,7 +28,7 @@ def thumbnail(root: Path, cell: str, *, contract: ModelContract) -> Thumbnail:
     """The picture of the tile that a table names `cell`, below `root`; at most `THUMBNAIL_PX` wide and high."""
     import cv2
 
-    from cervix_engine.preprocess import decode, read_tile
+    from cervix_engine.tiles.preprocess import decode, read_tile
 
     path = _inside(root, cell)
     if path is None:

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from cervix_engine.report.pictures import data_uri
-from cervix_engine.table_reader import Box
+from cervix_engine.table.reader import Box
 
 MAX_CELLS = 128  # along the longer side
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.certificate import Probabilities
-from cervix_engine.scores import bin_members, calibration_error, macro_f1
+from cervix_engine.table.scores import bin_members, calibration_error, macro_f1
+from cervix_engine.values import Probabilities
 
 RESAMPLES = 1000
 _SEED = 0

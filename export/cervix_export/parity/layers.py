@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from cervix_engine.certificate import Parity, Precision, Probabilities, measure_parity
+from cervix_engine.bundle.certificate import Parity, measure_parity
 from cervix_engine.files import sha256_bytes
-from cervix_engine.intervals import wilson
+from cervix_engine.table.intervals import wilson
+from cervix_engine.values import Precision, Probabilities
 from cervix_export.parity.accuracy import AccuracyChange, accuracy_change
 from cervix_export.parity.tiles import Labels, ParityTiles, Received
 

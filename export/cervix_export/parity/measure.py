@@ -7,20 +7,19 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Probabilities
+from cervix_engine.backends.selection import certificates
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import BackendError, ContractError, UsageError
-from cervix_engine.golden import GoldenSet
 from cervix_engine.machine import cpu_class
-from cervix_engine.preprocess import Pixels
-from cervix_engine.selection import certificates
+from cervix_engine.values import Pixels, Probabilities
 from cervix_export.certify import UNASKED, answers_of
 from cervix_export.parity.layers import Comparison, LayerResult, Limits, compare_pixels
 from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
@@ -114,7 +113,7 @@ def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
         reference=reference,
         tiles=f"{len(pixels)} {'golden tiles' if plan.data is None else f'tiles of {plan.data.name}'}",
         machine=f"{cpu_class()}, onnxruntime {runtime_version('onnxruntime-cpu')}",
-        at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
         layers=tuple(layers),
     )
 
@@ -125,15 +124,15 @@ def keras_answers(bundle: Bundle, pixels: Pixels, *, batch_size: int) -> tuple[s
     Raises:
         ConversionError: the model cannot be opened safely, or its process failed.
     """
-    from cervix_export._keras_answers import AnswersJob
-    from cervix_export.child import run_job
+    from cervix_keras._keras_answers import AnswersJob
+    from cervix_keras.child import run_job
 
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
         given, got = Path(folder) / "pixels.npy", Path(folder) / "answers.npy"
         np.save(given, pixels)
         job = AnswersJob(str(bundle.root.resolve()), bundle.digest, str(given), str(got), batch_size)
         outcome = run_job(
-            "cervix_export._keras_answers", asdict(job), what="Keras's prediction", timeout_s=KERAS_TIMEOUT_S
+            "cervix_keras._keras_answers", asdict(job), what="Keras's prediction", timeout_s=KERAS_TIMEOUT_S
         )
         return f"keras {outcome['keras']}", np.load(got, allow_pickle=False)
 

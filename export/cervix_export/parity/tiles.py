@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.certificate import Probabilities
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import UsageError
-from cervix_engine.golden import GoldenSet
 from cervix_engine.machine import usable_cpus
-from cervix_engine.pipeline.slot import TileBatch
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import StreamSettings, stream
-from cervix_engine.preprocess import Pixels
-from cervix_engine.tiles import TileFailure, TileRef
+from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import StreamSettings, stream
+from cervix_engine.tiles.tile import TileFailure, TileRef
+from cervix_engine.values import Pixels, Probabilities
 
 Labels = npt.NDArray[np.intp]
 

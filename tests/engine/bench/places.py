@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import run_identity
 from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bench.parts import Parts
-from cervix_engine.bench.workplace import Workplace, usable_tiles
+from cervix_engine.bench.setup import Workplace, usable_tiles
+from cervix_engine.bench.steps import Parts
 from cervix_engine.contract import ModelContract
-from cervix_engine.discover import discover
-from cervix_engine.pipeline.source import TileSource
-from cervix_engine.pipeline.stream import BatchResult
-from cervix_engine.preprocess import Pixels, preprocess_into, read_tile
-from cervix_engine.tiles import TileSize, TileStamp
+from cervix_engine.run.batch import run_identity
+from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.stream import BatchResult
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.tile import TileSize, TileStamp
+from cervix_engine.values import Pixels
 from engine.run.support import CONTRACT
 
 # Two rounds are enough where what is slow is slow by a factor.

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.bench.report import BenchReport
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.bench import REGRESSED, main
 from engine.bench.reports import report, steady
 

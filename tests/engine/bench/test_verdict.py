@@ -11,10 +11,10 @@ import pytest
 
 from cervix_engine.bench.bench import measure
 from cervix_engine.bench.measure import Rate
-from cervix_engine.bench.parts import Bound, Parts
 from cervix_engine.bench.stages import StageName, StageRate, end_to_end
+from cervix_engine.bench.steps import Bound, Parts
 from cervix_engine.bench.verdict import Capacities, FreedRun, Verdict, judge
-from cervix_engine.pipeline.source import TileSource
+from cervix_engine.run.stream.source import TileSource
 from engine.bench.places import QUICK, slowed, workplace
 from engine.run.support import SpyBackend, read_table
 

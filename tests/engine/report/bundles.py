@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cervix_engine.backends import ARTEFACTS, runtime_version
-from cervix_engine.bundle import CONTRACT as CONTRACT_FILE
-from cervix_engine.bundle import seal
-from cervix_engine.certificate import Certificate, Parity
+from cervix_engine.bundle.bundle import CONTRACT as CONTRACT_FILE
+from cervix_engine.bundle.bundle import seal
+from cervix_engine.bundle.certificate import Certificate, Parity
 from cervix_engine.files import sha256_file, write_json
 from cervix_engine.machine import cpu_class
 from engine.report.tables import CONTRACT

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.output.rows import RowFormat
-from cervix_engine.tiles import Prediction, TileFailure, TileRef, TileSize
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
 from engine.report.tables import CONTRACT, Tile, WriteTable
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
-import tomllib
 from click.testing import CliRunner, Result
 
 from cervix_engine.cli import batch, compare, doctor, report, verify

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.cli.compare import main
-from cervix_engine.compare import Comparison, compare
 from cervix_engine.errors import UsageError
-from cervix_engine.table_reader import Table
+from cervix_engine.table.compare import Comparison, compare
+from cervix_engine.table.reader import Table
 from engine.report.tables import Tile
 
 WriteNamed = Callable[[Sequence[Tile], str], Path]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.coordinates import Locator, compile_pattern
 from cervix_engine.errors import UsageError
-from cervix_engine.table_reader import Table
+from cervix_engine.table.coordinates import Locator, compile_pattern
+from cervix_engine.table.reader import Table
 from engine.report.tables import Tile, WriteTable
 
 # Tiles of these tables are 120 wide and 100 high.

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.errors import OutputError, UsageError
-from cervix_engine.output.formats import SUFFIXES, open_cells, publish_as
-from cervix_engine.table_reader import Table
+from cervix_engine.table.formats import SUFFIXES, open_cells, publish_as
+from cervix_engine.table.reader import Table
 from engine.report.tables import Tile, WriteTable
 
 NAMES = st.text(min_size=1).map(lambda name: f"s/{name}.jpg")
@@ -48,7 +48,7 @@ def test_equal_tables_are_equal_files(write_table: WriteTable, suffix: str) -> N
 
 def test_parquet_is_typed_and_streamed(write_table: WriteTable, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'cervix[report]'")
-    monkeypatch.setattr("cervix_engine.output.formats._PARQUET_ROWS", 3)
+    monkeypatch.setattr("cervix_engine.table.formats._PARQUET_ROWS", 3)
     table = write_table([Tile(f"{index}") for index in range(7)])
     publish_as(table, out := table.with_suffix(".parquet"))
     with parquet.ParquetFile(out) as file:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.coordinates import Locator
 from cervix_engine.errors import OutputExistsError, UsageError
-from cervix_engine.geojson import slide_file, write_geojson
-from cervix_engine.table_reader import Table
+from cervix_engine.table.coordinates import Locator
+from cervix_engine.table.geojson import slide_file, write_geojson
+from cervix_engine.table.reader import Table
 from engine.report.tables import Tile, WriteTable
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cervix_engine.intervals import mcnemar_exact, wilson
+from cervix_engine.table.intervals import mcnemar_exact, wilson
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import TileStatistic
-from cervix_engine.preprocess import Pixels, decode
-from cervix_engine.quality import quality_flags
+from cervix_engine.tiles.preprocess import decode
+from cervix_engine.tiles.quality import quality_flags
+from cervix_engine.values import Pixels
 from engine.report.tables import CONTRACT
 
 NAMES = ("mean_red", "mean_green", "mean_blue", "height_px", "width_px")

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import discover_beside, predict_partial, run_identity
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.report import main
-from cervix_engine.output.partial import PartialRun, output_lock
-from cervix_engine.run_report import Provenance
+from cervix_engine.run.batch import discover_beside, predict_partial, run_identity
+from cervix_engine.run.partial import PartialRun, output_lock
+from cervix_engine.run.record import Provenance
 from engine.report.bundles import CPU, certified_bundle
 from engine.report.chromium import PROGRAM, Page, open_browser
 from engine.report.tables import CONTRACT, Tile, WriteTable

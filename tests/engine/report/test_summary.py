@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.intervals import wilson
-from cervix_engine.summary import NOTE, SlideSummaries, write_summary
-from cervix_engine.table_reader import Table
+from cervix_engine.table.intervals import wilson
+from cervix_engine.table.reader import Table
+from cervix_engine.table.summary import NOTE, SlideSummaries, write_summary
 from engine.report.tables import Tile, WriteTable
 
 ABNORMAL = (0.7, 0.1, 0.1, 0.05, 0.05)

@@ -9,7 +9,7 @@ import pytest
 
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.errors import UsageError
-from cervix_engine.table_reader import Box, Table
+from cervix_engine.table.reader import Box, Table
 from engine.report.tables import CONTRACT, Tile, WriteTable
 
 

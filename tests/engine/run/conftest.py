@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Backend, Combination, open_backend
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from engine.run.support import Invoke, draw_folder, make_bundle, threads_end
 

@@ -43,14 +43,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from cervix_engine import batch
 from cervix_engine.backends import Combination
 from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.backends.selection import Selection
 from cervix_engine.cli.batch import main as cervix_batch
 from cervix_engine.errors import UsageError
-from cervix_engine.output import partial
-from cervix_engine.selection import Selection
-from cervix_engine.verify import verify_table
+from cervix_engine.run import batch, partial
+from cervix_engine.run.verify import verify_table
 from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
 from engine.run.support import beside, draw_folder, drawn_tile, finished_files
 

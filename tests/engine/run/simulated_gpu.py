@@ -22,10 +22,10 @@ import onnxruntime
 import pytest
 
 from cervix_engine.backends import Backend, Combination, open_backend
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate, Parity
-from cervix_engine.device import Device
-from cervix_engine.engine_file import fingerprint_path
+from cervix_engine.backends.device import Device
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.certificate import Certificate, Parity
+from cervix_engine.bundle.engine_file import fingerprint_path
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu
 from engine.engine_marks import A10, ENGINE, mark_of
@@ -152,7 +152,7 @@ class Machine:
         for name, module in {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.core": core}.items():
             module.__spec__ = ModuleSpec(name, None)
             monkeypatch.setitem(sys.modules, name, module)
-        for place in ("cervix_engine.device", "cervix_engine.backends", "cervix_engine.gpu"):
+        for place in ("cervix_engine.backends.device", "cervix_engine.backends", "cervix_engine.gpu"):
             monkeypatch.setattr(f"{place}.find_gpus", lambda: self.gpus)
         providers = [PROVIDER, *INSTALLED] if self._provider else INSTALLED
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)

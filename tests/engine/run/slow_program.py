@@ -13,13 +13,11 @@ from types import TracebackType
 
 import pytest
 
-from cervix_engine import batch
 from cervix_engine.backends.base import BackendInfo, Synchronous
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.certificate import Probabilities
 from cervix_engine.cli.batch import main as cervix_batch
-from cervix_engine.output import partial
-from cervix_engine.preprocess import Pixels
+from cervix_engine.run import batch, partial
+from cervix_engine.values import Pixels, Probabilities
 from engine.run.faults import use_the_fake_backend
 
 BATCH_S = 0.05

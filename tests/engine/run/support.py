@@ -20,14 +20,13 @@ import numpy.typing as npt
 from click.testing import Result
 
 from cervix_engine.backends.base import Backend, BackendInfo, Synchronous
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Probabilities
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.golden import write_golden
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileError, TileReadError
-from cervix_engine.golden import write_golden
-from cervix_engine.pipeline.stream import Outcome
-from cervix_engine.preprocess import Pixels, preprocess, preprocess_into, read_tile
-from cervix_engine.tiles import Prediction, TileFailure, TileRef, TileSize
+from cervix_engine.tiles.preprocess import preprocess, preprocess_into, read_tile
+from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef, TileSize
+from cervix_engine.values import Pixels, Probabilities
 
 CONTRACT = ModelContract(classes=SIPAKMED_CLASSES, input_size=(32, 32))
 CLASS_NAMES = CONTRACT.class_names

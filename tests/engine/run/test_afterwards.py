@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import OutputError
-from cervix_engine.verify import verify_table
+from cervix_engine.run.verify import verify_table
 from engine.run.support import draw_folder
 
 Run = Callable[..., Result]

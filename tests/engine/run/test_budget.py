@@ -9,15 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.budget import SHARE_AFTER_TILES, FailureBudget
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import FailureBudgetExceeded, ListingError, UsageError
-from cervix_engine.output.partial import PartialRun
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import StreamSettings, batches_of, stream
-from cervix_engine.tiles import TileRef
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.budget import SHARE_AFTER_TILES, FailureBudget
+from cervix_engine.run.partial import PartialRun
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
+from cervix_engine.tiles.tile import TileRef
 from engine.run.support import CONTRACT, draw_folder, read_table
 
 pytestmark = pytest.mark.timeout(120)

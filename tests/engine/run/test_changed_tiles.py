@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
-from cervix_engine.discover import Listing, discover
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import TileReadError
-from cervix_engine.preprocess import read_tile
-from cervix_engine.tiles import TileStamp
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.tile import TileStamp
 from engine.run.support import draw_folder, drawn_tile, read_table
 
 pytestmark = pytest.mark.timeout(120)
@@ -62,7 +62,7 @@ def test_between_listing_and_reading(config: BatchConfig, change: Change, monkey
         change(tiles / CHANGED)
         return listing
 
-    monkeypatch.setattr("cervix_engine.batch.discover", listed_then_changed)
+    monkeypatch.setattr("cervix_engine.run.batch.discover", listed_then_changed)
     assert predict_folder(config).failures == {"changed": 1}
     assert_only_that_one_failed(config)
 
@@ -101,6 +101,6 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
             file.write(b"6")
         return before
 
-    monkeypatch.setattr("cervix_engine.preprocess.os.fstat", fstat_then_grown)
+    monkeypatch.setattr("cervix_engine.tiles.preprocess.os.fstat", fstat_then_grown)
     with pytest.raises(TileReadError, match="changed while it was read"):
         read_tile(path, stamp=TileStamp(status.st_size, status.st_mtime_ns))

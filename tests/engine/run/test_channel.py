@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cervix_engine.pipeline.channel import Channel, Stop, Stopped
-from cervix_engine.pipeline.slot import Slot, TileBatch
+from cervix_engine.run.stream.channel import Channel, Stop, Stopped
+from cervix_engine.run.stream.slot import Slot, TileBatch
 from engine.run.support import PATIENCE_S, refs
 
 pytestmark = pytest.mark.timeout(300)

@@ -18,11 +18,11 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
-from cervix_engine.cli.progress import batch_progress
-from cervix_engine.output.partial import output_lock, work_folder
-from cervix_engine.run_report import RunReport
+from cervix_engine.cli.shared.progress import batch_progress
+from cervix_engine.run.partial import output_lock, work_folder
+from cervix_engine.run.record import RunReport
 from engine.run.support import (
     FINISHED,
     PATIENCE_S,
@@ -247,13 +247,13 @@ def test_a_second_writer(invoke: Invoke, out: Path) -> None:
 
 def test_another_batch_size_than_the_partial_run_s(invoke: Invoke, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.output.partial.PartialRun.assemble", interrupt)
+        patch.setattr("cervix_engine.run.partial.PartialRun.assemble", interrupt)
         assert invoke("-b", "8").exit_code == 130
     assert_refused(invoke("-b", "9"), 1, "batch_size 8, this one has 9.*--no-resume")
 
 
 def test_an_interruption_says_what_to_do(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cervix_engine.output.partial.PartialRun.assemble", interrupt)
+    monkeypatch.setattr("cervix_engine.run.partial.PartialRun.assemble", interrupt)
     done = invoke()
     assert isinstance(done.exception, SystemExit), done.exc_info
     assert done.exit_code == 130
@@ -289,7 +289,7 @@ def test_plain_progress_counts_what_this_run_did(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("cervix_engine.cli.progress.time.monotonic", lambda: clock[-1])
+    monkeypatch.setattr("cervix_engine.cli.shared.progress.time.monotonic", lambda: clock[-1])
     with batch_progress() as update:
         for seconds, done in ((101.0, 5_000), (102.0, 5_010), (121.0, 5_200), (122.0, 5_210)):
             clock.append(seconds)

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cervix_engine.backends.cuda.lanes import IN_FLIGHT
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.backends.lanes import IN_FLIGHT
-from cervix_engine.bundle import Bundle
-from cervix_engine.certificate import Probabilities
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import DeviceMemoryError, InferenceError
-from cervix_engine.output import partial as partial_module
-from cervix_engine.output.partial import work_folder
-from cervix_engine.preprocess import Pixels
-from cervix_engine.run_report import RunReport, report_beside
-from cervix_engine.tuning import fit_memory
+from cervix_engine.run import partial as partial_module
+from cervix_engine.run.partial import work_folder
+from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.tuning import fit_memory
+from cervix_engine.values import Pixels, Probabilities
 from engine.run.simulated_cuda import CudaError
 from engine.run.simulated_gpu import ON_GPU, Machine, lane_bytes, make_engine_bundle, opened, pixels_of
 from engine.run.support import CONTRACT, Invoke, reference_probabilities

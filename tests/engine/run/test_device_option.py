@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.backends import available_combinations
-from cervix_engine.bundle import Bundle
+from cervix_engine.backends.device import GPU_BACKENDS, Device
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.bench import main as bench
-from cervix_engine.device import GPU_BACKENDS, Device
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.gpu import Gpu
-from cervix_engine.run_report import RunReport
+from cervix_engine.run.record import RunReport
 from engine.engine_marks import A10, L4
 from engine.run.simulated_gpu import DATA, ON_GPU, Machine, a10s, certified, make_engine_bundle
 from engine.run.support import Invoke, read_table

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cervix_engine import discover as module
-from cervix_engine.discover import Listing, discover
 from cervix_engine.errors import ListingError, OutputError, UsageError
+from cervix_engine.tiles import discover as module
+from cervix_engine.tiles.discover import Listing, discover
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
 

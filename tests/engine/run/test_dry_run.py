@@ -12,16 +12,16 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine import dry_run
 from cervix_engine.backends import Combination
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.backends.selection import Selection
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.cli.batch_words import duration
-from cervix_engine.dry_run import SAMPLED_BATCHES, forecast
+from cervix_engine.cli.batch_messages import duration
 from cervix_engine.errors import CervixError, UsageError
-from cervix_engine.selection import Selection
+from cervix_engine.run import dry_run
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.dry_run import SAMPLED_BATCHES, forecast
 from engine.run.support import beside, draw_folder, make_bundle
 
 BATCH = 4

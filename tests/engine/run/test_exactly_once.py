@@ -20,12 +20,10 @@ from typing import Any, NoReturn
 import jsonschema
 import pytest
 
-from cervix_engine import batch
 from cervix_engine.backends import Combination, open_backend
+from cervix_engine.backends.device import Device
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
-from cervix_engine.device import Device
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import (
     CervixError,
     InferenceError,
@@ -34,11 +32,13 @@ from cervix_engine.errors import (
     OutputLockedError,
     ResumeMismatchError,
 )
-from cervix_engine.output import partial as partial_module
-from cervix_engine.output.partial import output_lock, work_folder
-from cervix_engine.pipeline.stream import SPARE_SLOTS
-from cervix_engine.run_report import RunReport
-from cervix_engine.verify import verify_table
+from cervix_engine.run import batch
+from cervix_engine.run import partial as partial_module
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.partial import output_lock, work_folder
+from cervix_engine.run.record import RunReport
+from cervix_engine.run.stream.stream import SPARE_SLOTS
+from cervix_engine.run.verify import verify_table
 from engine.run.support import FINISHED, PATIENCE_S, SpyBackend, beside, draw_folder, read_table, threads_end, tiny_onnx
 from engine.run.support import make_bundle as make_bundle_at
 
@@ -451,7 +451,7 @@ def test_another_bundle_is_refused(run: Run, undisturbed: bytes, tmp_path: Path)
     run.interrupt()
     other = make_bundle_at(tmp_path / "other", model=tiny_onnx(scaled=True)).root
     (other / "note.txt").write_text("another bundle")
-    from cervix_engine.bundle import seal
+    from cervix_engine.bundle.bundle import seal
 
     seal(other)
     with pytest.raises(ResumeMismatchError, match="bundle_digest"):
@@ -483,7 +483,7 @@ def test_the_same_folder_by_another_path_goes_on(
 
 
 def test_another_precision_is_refused(run: Run, undisturbed: bytes, tmp_path: Path) -> None:
-    from cervix_engine.bundle import seal
+    from cervix_engine.bundle.bundle import seal
 
     both = make_bundle_at(tmp_path / "both").root
     (both / "model.fp16.onnx").write_bytes(tiny_onnx(half=True))
@@ -664,7 +664,7 @@ def test_discarding_that_was_killed_half_way_leaves_no_trap(
 def test_a_second_writer_is_refused(run: Run, undisturbed: bytes) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from cervix_engine.output.partial import output_lock\n"
+        "from cervix_engine.run.partial import output_lock\n"
         "with output_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

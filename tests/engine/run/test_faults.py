@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.output.partial import work_folder
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.run.partial import work_folder
 from engine.run.support import FINISHED, PATIENCE_S, beside, done_event, draw_folder, environment, finished_files
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]

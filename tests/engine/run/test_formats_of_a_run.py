@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli import compare, report, verify
 from cervix_engine.cli.batch import main
-from cervix_engine.output.formats import csv_lines
-from cervix_engine.verify import verify_table
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.verify import verify_table
+from cervix_engine.table.formats import csv_lines
 from engine.run.support import beside, draw_folder, drawn_tile, finished_files
 
 SUFFIXES = [".csv.gz", ".jsonl", ".parquet"]

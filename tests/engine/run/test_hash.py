@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main as cervix_batch
 from cervix_engine.cli.verify import main as cervix_verify
 from cervix_engine.errors import ResumeMismatchError, UsageError
-from cervix_engine.output.names import unescape_name
-from cervix_engine.verify import verify_table, verify_tiles
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.verify import verify_table, verify_tiles
+from cervix_engine.table.names import unescape_name
 from engine.run.support import draw_folder, drawn_tile, read_table
 
 pytestmark = pytest.mark.timeout(120)

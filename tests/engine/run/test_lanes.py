@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import Pending
-from cervix_engine.backends.lanes import _PINNED, GRAPHED_TILES, IN_FLIGHT
-from cervix_engine.bundle import Bundle
+from cervix_engine.backends.cuda.lanes import _PINNED, GRAPHED_TILES, IN_FLIGHT
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
-from cervix_engine.preprocess import Pixels
+from cervix_engine.values import Pixels
 from engine.run.simulated_cuda import Capture, CudaError
 from engine.run.simulated_gpu import ON_GPU, Machine, a10s, make_engine_bundle, opened, pixels_of
 from engine.run.support import CONTRACT, PATIENCE_S, reference_probabilities

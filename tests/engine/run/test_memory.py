@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from engine.run.support import PATIENCE_S, drawn_tile, environment
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]

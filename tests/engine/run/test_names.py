@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.output.names import escape_name, unescape_name
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.table.names import escape_name, unescape_name
 from engine.run.support import draw_folder, drawn_tile, read_table
 
 NASTY = (b"=", b"+", b"-", b"@", b"%", b"%41", b"\n", b'"', b",", b"\xff", b"\xc3\xa9", b"\xe2\x80\xa8", b"/")
@@ -168,7 +168,7 @@ def test_no_name_is_said_when_a_run_is_refused_or_fails(
     assert "more than --max-failures 0 allows" in (said := run(planted, bundle, "--max-failures", "0"))
     assert PLANTED not in said
     with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.discover.os.scandir", denied)
+        patch.setattr("cervix_engine.tiles.discover.os.scandir", denied)
         assert "cannot be listed" in (said := run(planted, bundle, "--no-resume"))
     assert PLANTED not in said + caplog.text
 
@@ -179,7 +179,7 @@ def test_no_name_is_in_the_traceback_of_a_defect(
     def defect(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("cervix_engine.pipeline.stream.preprocess_into", defect)
+    monkeypatch.setattr("cervix_engine.run.stream.stream.preprocess_into", defect)
     out = planted.parent / "preds.csv"
     done = CliRunner().invoke(main, [str(planted), "--out", str(out), "--model", str(bundle.root)])
     assert done.exc_info is not None

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Combination, available_combinations, device_class, open_backend, runtime_version
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.backends.device import Device
+from cervix_engine.backends.selection import select
+from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
-from cervix_engine.device import Device
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.run_report import RunReport
-from cervix_engine.selection import select
+from cervix_engine.run.record import RunReport
 from engine.run.simulated_gpu import Machine, a10s, certified, make_engine_bundle, opened, pixels_of
 from engine.run.support import read_table, reference_probabilities
 

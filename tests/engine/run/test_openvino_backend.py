@@ -11,14 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from cervix_engine.backends import Combination, open_backend, openvino, runtime_version
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate, Parity, Precision
+from cervix_engine.backends.selection import select
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.certificate import Certificate, Parity
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.files import write_json
 from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni
-from cervix_engine.run_report import RunReport
-from cervix_engine.selection import select
+from cervix_engine.run.record import RunReport
+from cervix_engine.values import Precision
 from engine.run.support import make_bundle, read_table, reference_probabilities, tiny_onnx
 
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="needs a CPU with BF16 instructions")
@@ -142,7 +143,7 @@ def test_a_partial_run_does_not_go_on_on_another_backend(
 ) -> None:
     options = [str(tiles), "--out", str(tmp_path / "preds.csv"), "--model", str(bundle.root)]
     with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.batch.predict_partial", _interrupted)
+        patch.setattr("cervix_engine.run.batch.predict_partial", _interrupted)
         assert CliRunner().invoke(main, [*options, "--backend", "openvino"]).exit_code == 130
     refused = CliRunner().invoke(main, [*options, "--backend", "onnxruntime-cpu"])
     assert refused.exit_code == 1

@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 
 from cervix_engine.backends.base import Pending
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.certificate import Probabilities
 from cervix_engine.errors import InferenceError
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import SPARE_SLOTS, StreamSettings, batches_of, stream
-from cervix_engine.preprocess import Pixels
-from cervix_engine.tiles import TileFailure
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import SPARE_SLOTS, StreamSettings, batches_of, stream
+from cervix_engine.tiles.tile import TileFailure
+from cervix_engine.values import Pixels, Probabilities
 from engine.run.simulated_gpu import ON_GPU, Machine, a10s, make_engine_bundle, opened
 from engine.run.support import CONTRACT, PATIENCE_S, cervix_threads, drawn_tile, plain_outcomes, refs, threads_end
 from engine.run.test_stream import listed, mixed, outcomes_of, results_of, until

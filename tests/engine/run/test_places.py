@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.report import main as report_main
 from cervix_engine.errors import UsageError
-from cervix_engine.places import Places, identified, locating_for_run
+from cervix_engine.table.places import Places, identified, locating_for_run
 from engine.run.support import drawn_tile, read_table
 
 GEOMETRY = ("slide_id", "minx", "miny", "width", "height")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.batch import discover_beside, predict_partial, run_identity
-from cervix_engine.budget import FailureBudget
-from cervix_engine.output.partial import PartialRun, output_lock
-from cervix_engine.run_report import Provenance, report_beside
-from cervix_engine.verify import verify_table
+from cervix_engine.run.batch import discover_beside, predict_partial, run_identity
+from cervix_engine.run.budget import FailureBudget
+from cervix_engine.run.partial import PartialRun, output_lock
+from cervix_engine.run.record import Provenance, report_beside
+from cervix_engine.run.verify import verify_table
 from engine.run.support import CLASS_NAMES, CONTRACT, FINISHED, draw_folder
 
 pytestmark = pytest.mark.timeout(300)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.discover import discover
-from cervix_engine.output.names import escape_name
-from cervix_engine.output.rows import RowFormat
-from cervix_engine.run_report import RunReport
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.record import RunReport
+from cervix_engine.table.names import escape_name
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.discover import discover
 from engine.run.support import (
     CLASS_NAMES,
     CONTRACT,
@@ -222,7 +222,7 @@ def test_tiles_that_go_away_after_they_were_listed(
         (tiles / "a.jpg").unlink()
         return listing
 
-    monkeypatch.setattr("cervix_engine.batch.discover", listed_then_gone)
+    monkeypatch.setattr("cervix_engine.run.batch.discover", listed_then_gone)
     rows, report = predict(root)
     assert [(row["path"], row["error"]) for row in rows if row["status"] == "failed"] == [
         ("a.jpg", "unreadable: No such file or directory")
@@ -239,7 +239,7 @@ def test_every_class_and_category_can_be_predicted(tiles: Path, predict: Predict
 
 
 def test_half_precision_answers_alike(tiles: Path, tmp_path: Path, bundle: Bundle, predict: Predict) -> None:
-    from cervix_engine.bundle import seal
+    from cervix_engine.bundle.bundle import seal
 
     root = tmp_path / "half"
     make_bundle_at(root)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.run_report import RunReport
+from cervix_engine.run.record import RunReport
 from engine.run.support import encoded, read_table
 
 GOOD = 12

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from cervix_engine.backends import onnxruntime_cuda
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
 from cervix_engine.gpu import Gpu
-from cervix_engine.output.partial import work_folder
+from cervix_engine.run.partial import work_folder
 from engine.engine_marks import A10
 from engine.run.simulated_cuda import CudaError
 from engine.run.simulated_gpu import Machine, make_engine_bundle, opened, pixels_of

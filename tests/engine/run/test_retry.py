@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine import batch
 from cervix_engine.backends import Combination, open_backend
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.budget import FailureBudget
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.backends.device import Device
+from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
-from cervix_engine.device import Device
 from cervix_engine.errors import CervixError, OutputError, ResumeMismatchError, UsageError
-from cervix_engine.output import partial as partial_module
-from cervix_engine.run_report import RunReport, report_of
-from cervix_engine.verify import verify_table, verify_tiles
+from cervix_engine.run import batch
+from cervix_engine.run import partial as partial_module
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.budget import FailureBudget
+from cervix_engine.run.record import RunReport, report_of
+from cervix_engine.run.verify import verify_table, verify_tiles
 from engine.run.support import FINISHED, SpyBackend, beside, draw_folder, drawn_tile, make_bundle, read_table, tiny_onnx
 
 pytestmark = pytest.mark.timeout(120)
@@ -220,7 +220,7 @@ def test_a_kill_near_the_end(config: BatchConfig, monkeypatch: pytest.MonkeyPatc
         """Stands for a kill: what it ends writes nothing more."""
 
     def killed(*_: object) -> None:
-        monkeypatch.setattr("cervix_engine.run_report.write_json", lambda *_: None)
+        monkeypatch.setattr("cervix_engine.run.record.write_json", lambda *_: None)
         raise Killed
 
     with monkeypatch.context() as patch:

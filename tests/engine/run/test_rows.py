@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cervix_engine.output.rows import RowFormat
-from cervix_engine.tiles import Prediction, TileFailure, TileRef, TileSize
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
 from engine.run.support import CLASS_NAMES, CONTRACT
 
 FORMAT = RowFormat(CONTRACT)

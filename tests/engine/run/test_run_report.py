@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import FailureBudgetExceeded, OutputError, UsageError
-from cervix_engine.output import partial as partial_module
 from cervix_engine.report.facts import load_facts
-from cervix_engine.run_report import RunReport, report_of
-from cervix_engine.verify import verify_table
+from cervix_engine.run import partial as partial_module
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.record import RunReport, report_of
+from cervix_engine.run.verify import verify_table
 from engine.run.support import draw_folder
 
 pytestmark = pytest.mark.timeout(120)
@@ -101,7 +101,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_ended_the_run(
     config: BatchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(*_: object) -> None:
-        monkeypatch.setattr("cervix_engine.run_report.write_json", no_space)
+        monkeypatch.setattr("cervix_engine.run.record.write_json", no_space)
         raise FailureBudgetExceeded("too many")
 
     def no_space(*_: object) -> None:

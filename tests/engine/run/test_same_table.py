@@ -15,8 +15,8 @@ from types import TracebackType
 
 import pytest
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.run.batch import BatchConfig, predict_folder
 from engine.run.support import read_table
 
 pytestmark = pytest.mark.timeout(300)
@@ -63,7 +63,7 @@ def test_for_any_workers_and_any_order_of_the_folder(
     def shuffled(folder: bytes) -> ShuffledScan:
         return ShuffledScan(scandir(folder), seed=workers)
 
-    monkeypatch.setattr("cervix_engine.discover.os.scandir", shuffled)
+    monkeypatch.setattr("cervix_engine.tiles.discover.os.scandir", shuffled)
     predict_folder(replace(config, workers=workers))
     assert config.out.read_bytes() == expected.read_bytes()
 

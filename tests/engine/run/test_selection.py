@@ -15,13 +15,13 @@ import pytest
 from cervix_engine.backends import Combination, available_combinations, open_backend, openvino, runtime_version
 from cervix_engine.backends import onnxruntime as runtime
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.bundle import Bundle, seal
-from cervix_engine.certificate import Certificate, Parity
+from cervix_engine.backends.selection import certificates, replay_golden, select
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.certificate import Certificate, Parity
+from cervix_engine.bundle.golden import REPLAYED, GoldenSet
 from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError
 from cervix_engine.files import write_json
-from cervix_engine.golden import REPLAYED, GoldenSet
 from cervix_engine.machine import cpu_class
-from cervix_engine.selection import certificates, replay_golden, select
 from engine.run.support import GOLDEN_TILES, SpyBackend, make_bundle, tiny_onnx
 
 CPU, OPENVINO = "onnxruntime-cpu", "onnxruntime-openvino"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from cervix_engine.backends import open_backend
-from cervix_engine.backends.lanes import IN_FLIGHT
-from cervix_engine.bundle import Bundle
-from cervix_engine.device import Device
+from cervix_engine.backends.cuda.lanes import IN_FLIGHT
+from cervix_engine.backends.device import Device
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
-from cervix_engine.output import partial as partial_module
-from cervix_engine.output.partial import work_folder
-from cervix_engine.run_report import RunReport, report_beside
-from cervix_engine.verify import verify_table
+from cervix_engine.run import partial as partial_module
+from cervix_engine.run.partial import work_folder
+from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.verify import verify_table
 from engine.run.simulated_cuda import CudaError
 from engine.run.simulated_gpu import ON_GPU, Machine, a10s, lane_bytes, make_engine_bundle, opened, pixels_of
 from engine.run.support import FINISHED, Invoke, beside, plain_batches, refs

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.bundle import Bundle
-from cervix_engine.output.partial import PartialRun
-from cervix_engine.run_report import RunReport, report_beside
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.run.partial import PartialRun
+from cervix_engine.run.record import RunReport, report_beside
 from engine.run.support import FINISHED, PATIENCE_S, beside, draw_folder, environment
 
 pytestmark = pytest.mark.timeout(600)

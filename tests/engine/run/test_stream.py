@@ -21,13 +21,12 @@ from hypothesis import strategies as st
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.certificate import Probabilities
 from cervix_engine.errors import InferenceError, ListingError
-from cervix_engine.pipeline.slot import TileBatch
-from cervix_engine.pipeline.stats import StreamStats
-from cervix_engine.pipeline.stream import SPARE_SLOTS, BatchResult, Outcome, StreamSettings, batches_of, stream
-from cervix_engine.preprocess import Pixels
-from cervix_engine.tiles import Prediction, TileFailure, TileRef
+from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import SPARE_SLOTS, BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef
+from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import (
     CONTRACT,
     PATIENCE_S,
@@ -244,7 +243,7 @@ def test_a_defect_in_a_decoder_reaches_the_caller(tiles: Path, monkeypatch: pyte
     def defect(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cervix_engine.pipeline.stream.preprocess_into", defect)
+    monkeypatch.setattr("cervix_engine.run.stream.stream.preprocess_into", defect)
     with pytest.raises(ZeroDivisionError):
         list(results_of(tiles, listed(tiles), FakeBackend(), workers=8))
     assert cervix_threads() == []

@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Combination, available_combinations, device_class, open_backend
-from cervix_engine.bundle import Bundle, seal
+from cervix_engine.backends.selection import select
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.engine_file import fingerprint_path
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
-from cervix_engine.engine_file import fingerprint_path
 from cervix_engine.errors import ContractError, InferenceError
-from cervix_engine.run_report import RunReport
-from cervix_engine.selection import select
+from cervix_engine.run.record import RunReport
 from engine.engine_marks import A10, ENGINE, L4
 from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of
 from engine.run.support import read_table, reference_probabilities

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine import tuning
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.certificate import Probabilities
 from cervix_engine.errors import InferenceError
-from cervix_engine.preprocess import Pixels
-from cervix_engine.run_report import RunReport, report_beside
-from cervix_engine.tuning import BATCH_SIZES, Tuned, enough_workers, smallest_as_fast, tune
+from cervix_engine.run import tuning
+from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.tuning import BATCH_SIZES, Tuned, enough_workers, smallest_as_fast, tune
+from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import CONTRACT, Invoke, drawn_tile, interrupt
 
 SAMPLE = [drawn_tile(seed) for seed in range(6)]
@@ -115,7 +114,7 @@ def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, monk
 
     monkeypatch.setattr(tuning, "tune", tune)
     with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.output.partial.PartialRun.assemble", interrupt)
+        patch.setattr("cervix_engine.run.partial.PartialRun.assemble", interrupt)
         assert invoke("-b", "auto", "-j", "auto").exit_code == 130
     assert invoke("-b", "auto", "-j", "auto").exit_code == 0
     report = RunReport.load(report_beside(out))

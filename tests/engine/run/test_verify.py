@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.batch import BatchConfig, predict_folder
-from cervix_engine.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.verify import main
 from cervix_engine.errors import UsageError
-from cervix_engine.verify import Finding, verify_table
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.verify import Finding, verify_table
 
 pytestmark = pytest.mark.timeout(120)
 

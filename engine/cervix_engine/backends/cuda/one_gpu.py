@@ -1,0 +1,76 @@
+"""What the backends on one NVIDIA GPU have in common: batches go through lanes, and every failure is named."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from cervix_engine.backends.base import BackendInfo, Pending
+from cervix_engine.backends.cuda.lanes import IN_FLIGHT, GpuLanes
+from cervix_engine.errors import BackendError, CervixError, InferenceError
+from cervix_engine.values import Pixels, Probabilities
+
+
+class OneGpu(ABC):
+    """A backend on one GPU; each runtime says how it is loaded."""
+
+    in_flight = IN_FLIGHT
+
+    def __init__(self, info: BackendInfo) -> None:
+        self.info = info
+        self._lanes: GpuLanes | None = None
+
+    @abstractmethod
+    def _load(self) -> GpuLanes:
+        """Load the model."""
+
+    def allocate(self, shape: tuple[int, ...]) -> Pixels:
+        lanes = self._open()
+        with self._failures(f"on {shape[0]} tiles' pinned memory"):
+            return lanes.allocate(shape)
+
+    def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one GPU takes all
+        lanes, what = self._open(), f"on a batch of {len(pixels)}"
+        with self._failures(what):
+            pending = lanes.begin(pixels)
+
+        def fetch() -> Probabilities:
+            with self._failures(what):
+                return pending()
+
+        return fetch
+
+    def infer(self, pixels: Pixels) -> Probabilities:
+        return self.begin(pixels)()
+
+    def __enter__(self) -> OneGpu:
+        try:
+            self._lanes = self._load()
+        except CervixError:
+            raise
+        except Exception as error:  # the runtimes and CUDA raise types of their own
+            raise InferenceError(f"{self.info.backend} cannot load {self.info.artefact}: {error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lanes:
+            self._lanes.close()
+        self._lanes = None
+
+    def _open(self) -> GpuLanes:
+        if self._lanes is None:
+            raise RuntimeError("a backend was used outside of `with`")
+        return self._lanes
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except BackendError:
+            raise
+        except Exception as error:  # as in __enter__
+            raise InferenceError(f"{self.info.backend} failed {what}: {error}") from error

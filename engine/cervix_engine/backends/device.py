@@ -1,0 +1,64 @@
+"""Where a run may compute: `--device auto`, `cpu`, `cuda`, `cuda:1`, or `cuda:0,1` for both at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from cervix_engine.bundle.engine_file import RUNTIMES
+from cervix_engine.errors import BackendUnavailableError, UsageError
+from cervix_engine.gpu import Gpu, find_gpus
+
+Kind = Literal["auto", "cpu", "cuda"]
+
+# The backends that compute on an NVIDIA GPU; all others compute on the CPU.
+GPU_BACKENDS = (*RUNTIMES, "onnxruntime-cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A kind of device, and of GPUs which ones, by their place in the driver's order; `auto` is whichever is best."""
+
+    kind: Kind = "auto"
+    ordinals: tuple[int, ...] = (0,)
+
+    @classmethod
+    def parse(cls, text: str) -> Device:
+        """Raises UsageError where `text` is none of the forms above."""
+        if text in get_args(Kind):
+            return cls(text)  # type: ignore[arg-type]
+        if not re.fullmatch(r"cuda:[0-9]{1,3}(,[0-9]{1,3})*", text):
+            raise UsageError(f"--device {text}: expected auto, cpu, cuda, or GPUs by number such as cuda:0,1")
+        ordinals = tuple(map(int, text.removeprefix("cuda:").split(",")))
+        if len(set(ordinals)) < len(ordinals):
+            raise UsageError(f"--device {text} names a GPU twice")
+        return cls("cuda", ordinals)
+
+    def __str__(self) -> str:
+        return self.kind if self == Device(self.kind) else f"cuda:{','.join(map(str, self.ordinals))}"
+
+    def allows(self, backend: str) -> bool:
+        """Whether a backend computes on such a device."""
+        return self.kind == "auto" or (self.kind == "cuda") == (backend in GPU_BACKENDS)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Its GPUs; none for the CPU, or where it is `auto` and the driver offers none.
+
+        Raises:
+            BackendUnavailableError: one that is asked for is not there.
+            UsageError: they are of different kinds, so that a row would depend on which of them computed it.
+        """
+        here = {} if self.kind == "cpu" else {gpu.ordinal: gpu for gpu in find_gpus()}
+        if self.kind != "cuda":
+            return tuple(here.values())[:1]
+        if missing := [ordinal for ordinal in self.ordinals if ordinal not in here]:
+            offered = f"offers {len(here)}" if here else "offers no NVIDIA GPU"
+            raise BackendUnavailableError(f"--device {self}: there is no GPU {missing[0]}, the driver {offered}")
+        chosen = tuple(here[ordinal] for ordinal in self.ordinals)
+        if unlike := [gpu for gpu in chosen if not gpu.is_like(chosen[0])]:
+            raise UsageError(f"--device {self}: {chosen[0].name} and {unlike[0].name} would answer differently")
+        return chosen
+
+
+ANY = Device()

@@ -1,0 +1,127 @@
+"""What is measured: real tiles on disk, a loaded model, and a folder to write to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from pathlib import Path
+
+import numpy as np
+
+from cervix_engine.backends import Backend
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.golden import GoldenSet
+from cervix_engine.contract import ModelContract
+from cervix_engine.errors import TileError, UsageError
+from cervix_engine.run.journal import RunIdentity
+from cervix_engine.run.partial import SHARD_TILES, PartialRun, ShardWriter, clear_work_folder, work_folder
+from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.run.stream.stream import BatchResult, batches_of
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.preprocess import decode, preprocess_into, read_tile
+from cervix_engine.tiles.tile import TileRef
+from cervix_engine.values import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Everything that a measurement needs.
+
+    Attributes:
+        listing: the tiles, as a run would find them.
+        tiles: those of the listing that are used, all of which can be decoded.
+        contract: of the bundle.
+        backend: loaded.
+        identity: that of a run with this listing and backend.
+        workers: decode threads.
+        out: where the measured table goes, in a folder of its own.
+        passes: how often a run from files to table goes over the tiles.
+        rows: how many the writer writes when it is measured alone; with few, its fixed costs would count as theirs.
+    """
+
+    listing: Listing
+    tiles: Sequence[TileRef]
+    contract: ModelContract
+    backend: Backend
+    identity: RunIdentity
+    workers: int
+    out: Path
+    passes: int = 1
+    rows: int = SHARD_TILES
+
+    @property
+    def batch_size(self) -> int:
+        return self.identity.batch_size
+
+    @property
+    def row_format(self) -> RowFormat:
+        return RowFormat(self.contract)
+
+    def batches(self) -> Iterator[TileBatch]:
+        """What a run predicts."""
+        return batches_of(chain.from_iterable(repeat(self.tiles, self.passes)), self.batch_size)
+
+    def path(self, tile: TileRef) -> Path:
+        return self.listing.root / tile.path
+
+    def write_table(self, results: Iterable[BatchResult]) -> int:
+        """Write results to fsynced shards and make them the table, as a run does.
+
+        Returns:
+            The number of tiles.
+        """
+        clear_work_folder(self.out)
+        work_folder(self.out).mkdir()
+        partial = PartialRun.create(self.out, identity=self.identity, listing=self.listing)
+        with ShardWriter(partial, self.row_format) as shards:
+            for result in results:
+                shards.write(result)
+        partial.assemble(self.row_format.columns)
+        partial.commit()
+        tiles = partial.tiles
+        partial.clear()
+        return tiles
+
+    def batch(self, batch_size: int) -> Pixels:
+        """A batch of real pixels, `uint8 (batch_size, height, width, 3)`; tiles repeat where there are too few."""
+        chosen = [self.tiles[index % len(self.tiles)] for index in range(batch_size)]
+        pixels = np.empty((batch_size, *self.contract.input_size, 3), np.uint8)
+        for place, tile in zip(pixels, chosen, strict=True):
+            preprocess_into(place, read_tile(self.path(tile)), contract=self.contract)
+        return pixels
+
+
+def usable_tiles(listing: Listing, *, contract: ModelContract, count: int) -> tuple[TileRef, ...]:
+    """The first `count` tiles of a listing that can be decoded: a failure costs other time than a tile.
+
+    Raises:
+        UsageError: none can.
+    """
+    usable = (tile for tile in listing if _decodes(listing.root / tile.path, contract))
+    tiles = tuple(islice(usable, count))
+    if not tiles:
+        raise UsageError(f"no tile in {listing.root} can be decoded")
+    return tiles
+
+
+def copy_golden(bundle: Bundle, folder: Path) -> Path:
+    """Copy the bundle's golden tiles to `folder`, under names that are found as tiles.
+
+    Raises:
+        ContractError: the bundle has none, or one was altered.
+    """
+    folder.mkdir()
+    for tile in GoldenSet.load(bundle).tiles:
+        # Content, not suffix, decides the codec.
+        (folder / f"{Path(tile.file).stem}.jpg").write_bytes(bundle.read(tile.file))
+    return folder
+
+
+def _decodes(path: Path, contract: ModelContract) -> bool:
+    try:
+        decode(read_tile(path), contract=contract)
+    except TileError:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""What `cervix-batch` says of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cervix_engine.run.dry_run import Forecast
+    from cervix_engine.run.record import RunReport
+
+_MINUTE_S, _HOUR_S = 60, 3600
+
+# From this share of flagged tiles on, the input rather than a tile is worth a look.
+MANY_FLAGGED = 0.2
+
+
+def summary_lines(report: RunReport, out: Path, *, verbose: bool) -> Iterator[str]:
+    """The run in a few lines: its books, its table, what computed it, and what bound it."""
+    backend, bound = report.backend, report.bound_by
+    computed = "" if backend.arithmetic == backend.precision else f" computed in {backend.arithmetic}"
+    precision = f"{backend.backend} {backend.version} {backend.precision}{computed}"
+    certificate = report.provenance.certificate or "none: make one with cervix-export"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures.items())
+    failed = f" ({kinds})" if kinds else ""
+    resumed = f", {report.resumed} of them before this run went on" if report.resumed else ""
+    yield f"{report.found} tiles: {report.ok} predicted, {report.failed} failed{failed}{resumed}"
+    yield f"table: {out}" + (f"   ({report.ignored} other files ignored)" if report.ignored else "")
+    yield f"{precision} on {backend.device_class}, certificate: {certificate}"
+    yield (
+        f"{report.tiles_per_sec:.1f} tiles/s after {report.provenance.start_s:.1f} s of start; bound by {bound.stage}: "
+        f"{bound.threads} thread{'s' * (bound.threads > 1)} sustain {bound.tiles_per_sec:.1f} tiles/s"
+    )
+    if verbose:
+        for stage in report.stages:
+            times = f"busy {stage.busy_s:.2f} s, waiting {stage.waiting_s:.2f} s"
+            yield f"  {stage.stage:<8} {stage.threads} threads, {times}"
+    if report.flagged > MANY_FLAGGED * report.ok:
+        yield (
+            f"warning: {report.flagged} of {report.ok} predicted tiles ({report.flagged / report.ok:.0%}) look unlike "
+            "what the model was trained on: see the column quality"
+        )
+
+
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+    """What a run would be, in a few lines."""
+    ignored = f"   ({forecast.ignored} other files ignored)" if forecast.ignored else ""
+    yield f"{forecast.found} tiles, and as many rows{ignored}"
+    failed = f", {forecast.failed} of them failed" if forecast.failed else ""
+    yield f"{forecast.runs}: {forecast.tiles_per_sec:.1f} tiles/s over {forecast.sampled} sampled tiles{failed}"
+    yield f"about {duration(forecast.seconds)}, of which {forecast.start_s:.1f} s to start"
+    yield f"about {forecast.peak_bytes / 1e6:,.0f} MB of memory, {forecast.table_bytes / 1e6:,.1f} MB of table as CSV"
+    yield "nothing was written: leave --dry-run out to run it"
+
+
+def duration(seconds: float) -> str:
+    """Such as `42 s`, `3 min 20 s` or `5 h 10 min`."""
+    if seconds < _MINUTE_S:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR_S:
+        return f"{seconds // _MINUTE_S:.0f} min {seconds % _MINUTE_S:.0f} s"
+    return f"{seconds // _HOUR_S:.0f} h {seconds % _HOUR_S // _MINUTE_S:.0f} min"

@@ -1,0 +1,1 @@
+"""What all commands share: wrong usage in one line, exit codes, logs, progress, signals."""

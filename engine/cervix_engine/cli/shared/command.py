@@ -1,0 +1,130 @@
+"""What all commands share: a wrong command line is one clear line, and options can come from a TOML file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cervix_engine.cli.shared.errors import one_line
+
+
+class CervixCommand(click.Command):
+    """A command with `--config FILE` and `--dump-config`, whose usage errors are one line and exit code 2.
+
+    The file holds options by their long names, such as `batch-size = 64`. The command line goes before the file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [_config_option(), _dump_option()]
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standalone = kwargs.pop("standalone_mode", True)
+        run: Callable[..., Any] = super().main
+        if not standalone:
+            return run(*args, standalone_mode=False, **kwargs)
+        try:
+            sys.exit(run(*args, standalone_mode=False, **kwargs) or 0)
+        except click.ClickException as error:
+            click.echo(f"error: {one_line(error.format_message())} See {_program(error)} --help.", err=True)
+            sys.exit(error.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.meta.pop(_DUMP, False):
+            click.echo(dump_options(ctx), nl=False)
+            return 0
+        return super().invoke(ctx)
+
+
+_DUMP = "cervix.dump_config"
+
+
+def dump_options(ctx: click.Context) -> str:
+    """The options in effect, as a file for `--config`; what is unset is left out."""
+    lines = []
+    for parameter in _options(ctx.command):
+        value = ctx.params.get(parameter.name or "")
+        if value is None:
+            continue
+        shown = str(value) if isinstance(value, Path) else value
+        # JSON's strings, numbers and booleans are TOML's too, but for DEL, which no option holds.
+        lines.append(f"{_key(parameter)} = {json.dumps(shown, ensure_ascii=False)}\n")
+    return "".join(lines)
+
+
+def _config_option() -> click.Option:
+    return click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_load,
+        help="Take options from this TOML file; the command line goes first.",
+    )
+
+
+def _dump_option() -> click.Option:
+    return click.Option(
+        ["--dump-config"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_remember_dump,
+        help="Print the options in effect as TOML and exit.",
+    )
+
+
+def _remember_dump(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    ctx.meta[_DUMP] = value
+
+
+def _load(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    names = {_key(item): item.name for item in _options(ctx.command)}
+    defaults: MutableMapping[str, Any] = {}
+    for key, value in _read(path).items():
+        if key not in names:
+            close = get_close_matches(key, names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"{path}: no option {key!r}.{hint}", ctx)
+        if isinstance(value, (dict, list)):
+            raise click.UsageError(f"{path}: {key} is {value}, expected one value.", ctx)
+        defaults[names[key] or ""] = value
+    ctx.default_map = defaults
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError as error:
+        raise click.UsageError("--config needs Python 3.11.") from error
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:  # TOML's errors, and bytes that are not UTF-8
+        raise click.UsageError(f"{path} is no TOML: {error}.") from error
+
+
+def _options(command: click.Command) -> Iterator[click.Option]:
+    """What a file may hold: no `--help` and the like, and no short form of another option, such as `--fp16`."""
+    for item in command.params:
+        short_form = isinstance(item, click.Option) and item.is_flag and not item.is_bool_flag
+        if isinstance(item, click.Option) and not item.is_eager and not short_form:
+            yield item
+
+
+def _key(option: click.Option) -> str:
+    return max(option.opts, key=len).lstrip("-")
+
+
+def _program(error: click.ClickException) -> str:
+    ctx = getattr(error, "ctx", None)
+    return str(ctx.command_path) if ctx is not None else Path(sys.argv[0]).name

@@ -1,0 +1,1 @@
+"""One run: from a listing to one durable table, whatever happens meanwhile."""

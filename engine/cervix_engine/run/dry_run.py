@@ -1,0 +1,159 @@
+"""What a run would cost, from a sample of its own batches: `cervix-batch --dry-run`, which writes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import resource
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cervix_engine.backends import Backend, open_backend
+from cervix_engine.backends.selection import replay_golden, select
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.contract import ModelContract
+from cervix_engine.run.batch import BatchConfig, check_paths
+from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.run.tuning import fit_memory, settle
+from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.places import locating_for_run
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.discover import Listing, discover
+
+# The first two batches fill the stream and are not timed.
+SAMPLED_BATCHES = 8
+WARM_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What to expect of a run.
+
+    Attributes:
+        found: tiles; as many rows.
+        ignored: files that are no tiles.
+        sampled: tiles that were predicted for this forecast.
+        failed: how many of those would have failed.
+        start_s: seconds until the first tile can be predicted.
+        tiles_per_sec: of the sample, once the stream was full.
+        seconds: of the whole run.
+        peak_bytes: largest memory of this process while it sampled; a run's does not depend on the number of tiles.
+        table_bytes: of the table as CSV.
+        runs: backend, version and precision.
+    """
+
+    found: int
+    ignored: int
+    sampled: int
+    failed: int
+    start_s: float
+    tiles_per_sec: float
+    seconds: float
+    peak_bytes: int
+    table_bytes: int
+    runs: str
+
+    schema: ClassVar[str] = "cervix/forecast/1"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": self.schema, **asdict(self)}
+
+
+def forecast(config: BatchConfig) -> Forecast:
+    """Count the tiles of a run and predict a few of its batches.
+
+    Raises:
+        CervixError: as the run itself would, where it cannot start.
+    """
+    started = time.perf_counter()
+    check_paths(config)
+    bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
+    selection = select(
+        bundle,
+        precision=config.precision,
+        backend=config.backend,
+        device=config.device,
+        require_parity=config.require_parity,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="cervix-") as folder,
+        open_backend(bundle, combination=selection.combination, device=config.device) as backend,
+    ):
+        listing = discover(config.tiles, spool=Path(folder))
+        batch_size, workers = settle(
+            backend, listing, contract=bundle.contract, batch_size=config.batch_size, workers=config.workers
+        )
+        settings = (fit_memory(backend, batch_size, contract=bundle.contract), workers)
+        replay_golden(bundle, backend, batch_size=settings[0])
+        start_s = time.perf_counter() - started
+        seen = _predict(config, listing, contract=bundle.contract, backend=backend, settings=settings)
+    info = backend.info
+    return Forecast(
+        found=listing.found,
+        ignored=listing.ignored,
+        sampled=seen.tiles,
+        failed=seen.failed,
+        start_s=start_s,
+        tiles_per_sec=seen.tiles_per_sec,
+        seconds=start_s + listing.found / seen.tiles_per_sec,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        table_bytes=round(seen.row_bytes / seen.tiles * listing.found),
+        runs=f"{info.backend} {info.version} {info.precision}",
+    )
+
+
+@dataclass(slots=True)
+class _Sample:
+    tiles: int = 0
+    failed: int = 0
+    row_bytes: int = 0
+    tiles_per_sec: float = 0.0
+
+
+def _predict(
+    config: BatchConfig, listing: Listing, *, contract: ModelContract, backend: Backend, settings: tuple[int, int]
+) -> _Sample:
+    batch_size, workers = settings
+    columns = config.optional_columns(None)
+    rows = RowFormat(contract, optional=columns, locator=locating_for_run(config.coords or NAMES))
+    streaming = StreamSettings(
+        listing.root,
+        contract,
+        batch_size,
+        workers,
+        hash_tiles="sha256" in columns,
+        judge_quality="quality" in columns,
+    )
+    seen, ends, done = _Sample(), [time.perf_counter()], [0]
+    batches = _spread(listing, batch_size)
+    with closing(stream(batches, backend=backend, settings=streaming, stats=StreamStats())) as results:
+        for result in results:
+            _add(seen, result, rows)
+            ends.append(time.perf_counter())
+            done.append(seen.tiles)
+    # A run so small that it never fills the stream is timed as a whole.
+    warm = WARM_BATCHES if len(batches) > 2 * WARM_BATCHES else 0
+    seen.tiles_per_sec = (done[-1] - done[warm]) / max(ends[-1] - ends[warm], 1e-9)
+    return seen
+
+
+def _spread(listing: Listing, batch_size: int) -> list[TileBatch]:
+    """Some of the run's batches, evenly spread: tiles of one folder are often alike."""
+    count = -(-listing.found // batch_size)
+    wanted = {place * count // SAMPLED_BATCHES for place in range(SAMPLED_BATCHES)}
+    return [batch for batch in batches_of(listing, batch_size) if batch.index in wanted]
+
+
+def _add(seen: _Sample, result: BatchResult, rows: RowFormat) -> None:
+    text = io.StringIO(newline="")
+    table = [rows.row(*of_tile) for of_tile in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)]
+    csv.writer(text, lineterminator="\n").writerows(table)
+    seen.tiles += len(table)
+    seen.failed += sum(row[rows.columns.index("status")] == "failed" for row in table)
+    seen.row_bytes += len(text.getvalue().encode("utf-8", "surrogateescape"))

@@ -1,0 +1,191 @@
+"""The journal of a run that is not finished: which batches are safely on disk, and under which identity.
+
+One JSON object a line, each appended and fsynced: `{"check": …, "entry": …}`. The first entry is the identity,
+then one a shard, last the digest of the assembled table. A line torn by a crash is the end of the journal, and one
+that fails its check says nothing: what it would have said is simply done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cervix_engine.errors import OutputError, ResumeMismatchError
+from cervix_engine.files import atomic_path, sha256_bytes
+from cervix_engine.values import Precision
+
+SCHEMA = "cervix/journal/1"
+
+
+@contextmanager
+def output_errors(what: str) -> Iterator[None]:
+    """Translate the file system's refusals: `what` says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{what}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Everything that a row can depend on. Equal identities give byte-identical tables.
+
+    `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
+    `coords` is how names say where tiles lie: a pattern or `names`; None in runs that wrote no places.
+    """
+
+    root: str
+    bundle_digest: str
+    artefact_sha256: str
+    backend: str
+    backend_version: str
+    device_class: str
+    precision: Precision
+    threads: int
+    batch_size: int
+    columns: tuple[str, ...]
+    listing_sha256: str
+    retry_of: str | None = None
+    coords: str | None = None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunIdentity:
+        return cls(**{**data, "columns": tuple(data["columns"])})
+
+    def check(
+        self,
+        other: RunIdentity,
+        *,
+        what: str = "a partial run lies there",
+        remedy: str = "run it as before, or pass --no-resume to discard it",
+    ) -> None:
+        """Raises ResumeMismatchError that names the first difference to `what` has this identity, and the remedy."""
+        for item in fields(self):
+            stored, now = getattr(self, item.name), getattr(other, item.name)
+            if stored != now:
+                raise ResumeMismatchError(f"{what} with {item.name} {stored}, this one has {now}: {remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows of consecutive whole batches, in a file of their own.
+
+    Attributes:
+        first_batch, batches: which ones.
+        ok: predicted tiles.
+        failures: failed tiles by kind.
+        sha256: of the shard's file.
+        flagged: predicted tiles with a flag in their column `quality`.
+    """
+
+    first_batch: int
+    batches: int
+    ok: int
+    failures: dict[str, int]
+    sha256: str
+    flagged: int = 0
+
+    @property
+    def file(self) -> str:
+        return f"shard-{self.first_batch:09d}.csv"
+
+
+@dataclass(slots=True)
+class Journal:
+    """An open journal; `shards` and `assembled` are what its lines say so far."""
+
+    path: Path
+    identity: RunIdentity
+    found: int
+    ignored: int
+    shards: list[Shard]
+    assembled: str | None = None
+
+    @classmethod
+    def create(cls, path: Path, *, identity: RunIdentity, found: int, ignored: int) -> Journal:
+        """Start a journal; when this returns its first line survives a power cut."""
+        header = {"schema": SCHEMA, "found": found, "ignored": ignored, "identity": asdict(identity)}
+        with output_errors("cannot start the journal"), atomic_path(path) as temporary:
+            temporary.write_bytes(_line(header))
+        return cls(path, identity, found, ignored, [])
+
+    @classmethod
+    def load(cls, path: Path) -> Journal | None:
+        """Read a journal as far as it is whole; None where there is none.
+
+        Raises:
+            OutputError: it cannot be read, or its first line is not this program's.
+        """
+        with output_errors("cannot read the journal of the partial run"):
+            if not path.exists():
+                return None
+            *lines, torn = path.read_bytes().split(b"\n")
+        header = _entry(lines[0]) if lines else None
+        if header is None or header.get("schema") != SCHEMA:
+            raise OutputError("the partial run's journal is broken or another version's: discard it with --no-resume")
+        journal = cls(path, RunIdentity.from_json(header["identity"]), header["found"], header["ignored"], [])
+        journal._replay(lines[1:])
+        if torn:
+            journal._cut_torn_line(len(torn))
+        return journal
+
+    def append(self, shard: Shard) -> None:
+        """Record a shard whose file is already durable."""
+        self._append_line(asdict(shard))
+        self.shards.append(shard)
+
+    def mark_assembled(self, sha256: str) -> None:
+        """Record the finished table's digest, just before it is renamed into place."""
+        self._append_line({"assembled": sha256})
+        self.assembled = sha256
+
+    def drop(self, broken: Shard) -> None:
+        """Forget a shard whose file is not what was recorded; its batches are missing again."""
+        self.shards.remove(broken)
+
+    def _replay(self, lines: list[bytes]) -> None:
+        for line in lines:
+            entry = _entry(line)
+            if entry is None:
+                continue  # a damaged line: what it said is done again
+            if "assembled" in entry:
+                self.assembled = entry["assembled"]
+                continue
+            shard = Shard(**entry)
+            # A shard that was broken and made again is listed twice; the later line holds.
+            self.shards = [item for item in self.shards if item.first_batch != shard.first_batch]
+            self.shards.append(shard)
+
+    def _append_line(self, entry: dict[str, Any]) -> None:
+        with output_errors("cannot write the journal"), self.path.open("ab") as file:
+            file.write(_line(entry))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cut_torn_line(self, length: int) -> None:
+        with output_errors("cannot mend the journal"), self.path.open("rb+") as file:
+            file.truncate(self.path.stat().st_size - length)
+            os.fsync(file.fileno())
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps({"check": _check(entry), "entry": entry}).encode() + b"\n"
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line says, or None where it is not as it was written."""
+    try:
+        held = json.loads(line)
+        entry: dict[str, Any] = held["entry"]
+        return entry if held["check"] == _check(entry) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _check(entry: dict[str, Any]) -> str:
+    return sha256_bytes(json.dumps(entry).encode())[:16]

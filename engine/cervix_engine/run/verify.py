@@ -1,0 +1,195 @@
+"""Checks a finished table against what its run wrote down: every edited, missing, doubled or moved row is found.
+
+A run leaves 8 bytes of each row's SHA-256 beside its table, in row order (`preds.csv.rows`), and the digest of the
+whole table and of those bytes in `preds.csv.run.json`. A table with the SHA-256 of each tile (`cervix-batch --hash`)
+also says whether the tiles are still those that were predicted.
+"""
+
+from __future__ import annotations
+
+import csv
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cervix_engine.errors import OutputError, TileReadError, UsageError
+from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.run.partial import TableDigests, checks_path, row_check
+from cervix_engine.run.record import RunReport, report_beside, report_of
+from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
+from cervix_engine.table.names import unescape_name
+from cervix_engine.table.reader import Table
+from cervix_engine.tiles.preprocess import read_tile
+
+RowChecks = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a table. `line` is a line of it as CSV, from 1, or None for the table as a whole."""
+
+    kind: str
+    line: int | None
+    message: str
+
+
+def verify_table(table: Path) -> list[Finding]:
+    """Compare a table with the checks that its run left beside it.
+
+    Args:
+        table: the finished table, in any of its formats; its `.run.json` and `.rows` lie beside it.
+
+    Returns:
+        What is wrong, in the order of the table; empty when it is as the run wrote it.
+
+    Raises:
+        UsageError: the table or what lies beside it is missing or unreadable.
+    """
+    report, digests = _read_report(table)
+    whole = sha256_file(table) == digests.table_sha256
+    if whole and _is_being_replaced(table):
+        # Its row checks go before it does; its own digest is proof enough.
+        return _check_books(table, report)
+    recorded = _read_checks(table, digests)
+    if whole:
+        return _check_books(table, report)
+    try:
+        header, *lines = list(csv_lines(table)) or [b""]
+    except (UsageError, ValueError, csv.Error) as error:
+        return [Finding("unreadable", None, f"it cannot be read any more: {error}")]
+    findings = _differences(recorded, np.frombuffer(b"".join(map(row_check, lines)), np.uint64))
+    if row_check(header).hex() != digests.header_check:
+        findings.insert(0, Finding("header", 1, "the header is not the one that was written"))
+    if table_suffix(table) == ".csv":
+        findings += _line_ends([header, *lines])
+    return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not")]
+
+
+def _line_ends(lines: list[bytes]) -> list[Finding]:
+    other = [number for number, line in enumerate(lines, start=1) if line[-2:] == b"\r\n" or line[-1:] != b"\n"]
+    if len(other) == len(lines):
+        return [Finding("line_end", None, "no line of the file ends as it was written")]
+    return [Finding("line_end", number, "this line does not end as it was written") for number in other]
+
+
+def verify_tiles(table: Path, root: Path) -> list[Finding]:
+    """Hash the tiles below `root` again and compare with the table's column `sha256`.
+
+    Returns:
+        The rows whose tile is gone, cannot be read, or has other bytes than those that were predicted.
+
+    Raises:
+        UsageError: there is no such folder, or the table has no column of that name.
+    """
+    if not root.is_dir():
+        raise UsageError(f"no such folder: {root}")
+    if "sha256" not in Table.open(table).columns:
+        raise UsageError(f"{table} has no column sha256 to compare tiles with: cervix-batch --hash writes one")
+    findings = []
+    for line, row in enumerate(_rows(table), start=2):
+        # A tile that could not be read had no bytes to hash.
+        if row["sha256"] and (finding := _tile_finding(root, row, line)):
+            findings.append(finding)
+    return findings
+
+
+def _tile_finding(root: Path, row: dict[str, str], line: int) -> Finding | None:
+    try:
+        same = sha256_bytes(read_tile(root / unescape_name(row["path"]))) == row["sha256"]
+    except TileReadError as error:
+        return Finding("tile_gone", line, f"this row's tile cannot be read: {error}")
+    return None if same else Finding("tile_changed", line, "this row's tile has other bytes than were predicted")
+
+
+def _differences(recorded: RowChecks, found: RowChecks) -> list[Finding]:
+    order = {int(check): index for index, check in enumerate(recorded)}
+    findings: list[Finding] = []
+    lines: dict[int, int] = {}  # of each row of the run, by its index, where it was found first
+    for line, check in enumerate(map(int, found), start=2):
+        index = order.get(check)
+        if index is None:
+            findings.append(Finding("edited", line, "this row was not written by the run"))
+        elif index in lines:
+            findings.append(Finding("doubled", line, f"the same row as row {index + 1} of the run"))
+        else:
+            lines[index] = line
+    findings += [
+        Finding("moved", lines[index], f"row {index + 1} of the run, out of its order") for index in _moved(list(lines))
+    ]
+    findings.sort(key=lambda finding: finding.line or 0)
+    missing = (index for index in range(len(recorded)) if index not in lines)
+    findings += [Finding("missing", None, f"row {index + 1} of the run is not there as written") for index in missing]
+    return findings
+
+
+def _moved(indices: list[int]) -> set[int]:
+    """The fewest rows that have to be put elsewhere to bring all in order: those outside a longest rising sequence."""
+    tails: list[int] = []  # the lowest last index of a rising sequence of each length
+    before: dict[int, int | None] = {}
+    for index in indices:
+        place = bisect_left(tails, index)
+        before[index] = tails[place - 1] if place else None
+        tails[place : place + 1] = [index]
+    moved, kept = set(indices), tails[-1] if tails else None
+    while kept is not None:
+        moved.remove(kept)
+        kept = before[kept]
+    return moved
+
+
+def _check_books(table: Path, report: RunReport) -> list[Finding]:
+    """The conservation law once more, on the rows themselves."""
+    counts = Counter(row["status"] for row in _rows(table))
+    if counts == Counter(ok=report.ok, failed=report.failed) and counts.total() == report.found:
+        return []
+    return [Finding("books", None, f"the rows say {dict(counts)}, the run {report.ok} ok and {report.failed} failed")]
+
+
+def _rows(table: Path) -> Iterator[dict[str, str]]:
+    with closing(open_cells(table)) as cells:
+        header = next(cells)
+        for values in cells:
+            yield dict(zip(header, values, strict=False))
+
+
+def _read_report(table: Path) -> tuple[RunReport, TableDigests]:
+    if not table.is_file():
+        raise UsageError(f"no such table: {table}{_unfinished(table)}")
+    try:
+        report = report_of(table)
+    except OutputError as error:
+        raise UsageError(f"without its run.json there is nothing to check {table} against: {error}") from error
+    assert report.table is not None
+    return report, report.table
+
+
+def _is_being_replaced(table: Path) -> bool:
+    return RunReport.load(report_beside(table)).replaces is not None
+
+
+def _unfinished(table: Path) -> str:
+    """What is known of the run that is to make a table which is not there."""
+    try:
+        report = RunReport.load(report_beside(table))
+    except OutputError:
+        return ""
+    because = f" ({report.reason})" if report.reason else ""
+    return f"; its run is {report.status}{because}: the same cervix-batch command goes on with it"
+
+
+def _read_checks(table: Path, digests: TableDigests) -> RowChecks:
+    path = checks_path(table)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if sha256_bytes(data) != digests.rows_sha256:
+        stopped = "; a run stopped while it replaced the table: start it again" if _is_being_replaced(table) else ""
+        raise UsageError(f"{path} is not the one that the run wrote{stopped}")
+    return np.frombuffer(data, np.uint64)

@@ -1,0 +1,205 @@
+"""Two tables of the same tiles: every decision that changed, how sure each was, and who is right if that is known."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.files import atomic_path
+from cervix_engine.table.intervals import mcnemar_exact
+from cervix_engine.table.names import escape_name
+from cervix_engine.table.reader import Row, Table
+
+COLUMNS = ("path", "slide_id", "change", "old", "old_margin", "new", "new_margin", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tile whose decision is another one now.
+
+    Attributes:
+        kind: `class`, `failed` (now), or `predicted` (now).
+        old, new: the class, or the failure's reason.
+        old_margin, new_margin: first minus second probability; None where the tile failed.
+        label: the true class where it is known.
+    """
+
+    path: str
+    slide_id: str
+    kind: str
+    old: str
+    old_margin: float | None
+    new: str
+    new_margin: float | None
+    label: str | None
+
+    @property
+    def margin(self) -> float:
+        """How surely the old table decided: a change at a large margin is the one to explain."""
+        return self.old_margin or 0.0
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        tiles: rows in both tables; `only_new` and `only_old` are in one.
+        changes: in the order of the new table.
+        max_absdiff: largest difference of any probability of a tile that both predicted.
+        labelled: tiles in both tables whose label is known; a failed one counts as wrong.
+        right: how many of those are right, as (in both, only new, only old, in neither).
+    """
+
+    tiles: int = 0
+    only_new: int = 0
+    only_old: int = 0
+    changes: list[Change] = field(default_factory=list)
+    max_absdiff: float = 0.0
+    right: Counter[tuple[bool, bool]] = field(default_factory=Counter)
+
+    schema: ClassVar[str] = "cervix/comparison/1"
+
+    @property
+    def labelled(self) -> int:
+        return self.right.total()
+
+    @property
+    def p_value(self) -> float | None:
+        """McNemar's exact test of whether both are right equally often; None without labels."""
+        return mcnemar_exact(self.right[True, False], self.right[False, True]) if self.labelled else None
+
+    def to_json(self) -> dict[str, Any]:
+        pairs = {"both": (True, True), "only_new": (True, False), "only_old": (False, True), "neither": (False, False)}
+        return {
+            "schema": self.schema,
+            "tiles": self.tiles,
+            "only_new": self.only_new,
+            "only_old": self.only_old,
+            "changed": len(self.changes),
+            "changes": dict(sorted(Counter(change.kind for change in self.changes).items())),
+            "largest_margin": max((change.margin for change in self.changes), default=0.0),
+            "max_absdiff": self.max_absdiff,
+            "labelled": self.labelled,
+            "right": {name: self.right[pair] for name, pair in pairs.items()},
+            "mcnemar_p": self.p_value,
+        }
+
+
+def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) -> Comparison:
+    """Join two tables on `path`.
+
+    Where both list their tiles in the same order, as `cervix-batch` does, nothing is held but the changes; a row
+    whose partner is elsewhere waits for it.
+
+    Args:
+        new, old: the tables; their classes must be the same, in the same order.
+        labels: true class by the path as the table has it.
+
+    Raises:
+        UsageError: other classes, a path twice in a table, a label that is no class, or no tile in common.
+    """
+    if new.class_names != old.class_names:
+        raise UsageError(f"the tables' classes differ: {new.class_names} and {old.class_names}")
+    if unknown := sorted(set((labels or {}).values()) - set(new.class_names)):
+        raise UsageError(f"label {unknown[0]!r} is none of the classes {', '.join(new.class_names)}")
+    comparison = Comparison()
+    for mine, other in _pairs(new, old, comparison):
+        _count(comparison, mine, other, (labels or {}).get(mine.path))
+    if not comparison.tiles:
+        raise UsageError(f"{new.path} and {old.path} have no path in common: are both relative to one folder?")
+    return comparison
+
+
+def read_labels(manifest: Path) -> dict[str, str]:
+    """True classes from a CSV with the columns `path` and `label`; the paths are escaped as in a table.
+
+    Raises:
+        UsageError: it cannot be read, or lacks a column.
+    """
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if not {"path", "label"} <= set(rows.fieldnames or ()):
+                raise UsageError(f"{manifest} lacks the columns path and label")
+            return {escape_name(row["path"]): row["label"] for row in rows if row["label"]}
+    except OSError as error:
+        raise UsageError(f"cannot read {manifest}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{manifest} is no CSV table: {error}") from error
+
+
+def write_changes(path: Path, changes: list[Change]) -> None:
+    """Write the changes as CSV, the surest old decision first.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    ranked = sorted(changes, key=lambda change: -change.margin)
+    try:
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(_cells(change) for change in ranked)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _pairs(new: Table, old: Table, comparison: Comparison) -> Iterator[tuple[Row, Row]]:
+    waiting_new: dict[str, Row] = {}
+    waiting_old: dict[str, Row] = {}
+    rows_new, rows_old = new.rows(), old.rows()
+    while True:
+        mine, other = next(rows_new, None), next(rows_old, None)
+        if mine is None and other is None:
+            break
+        if mine is not None:
+            _wait(waiting_new, mine, new)
+        if other is not None:
+            _wait(waiting_old, other, old)
+        for path in {row.path for row in (mine, other) if row is not None}:
+            if path in waiting_new and path in waiting_old:
+                yield waiting_new.pop(path), waiting_old.pop(path)
+    comparison.only_new, comparison.only_old = len(waiting_new), len(waiting_old)
+
+
+def _wait(waiting: dict[str, Row], row: Row, table: Table) -> None:
+    if row.path in waiting:
+        raise UsageError(f"{table.path} has {row.path} twice")
+    waiting[row.path] = row
+
+
+def _count(comparison: Comparison, new: Row, old: Row, label: str | None) -> None:
+    comparison.tiles += 1
+    if label is not None:
+        comparison.right[new.pred == label, old.pred == label] += 1
+    if new.pred is not None and old.pred is not None:
+        pairs = zip(new.probabilities, old.probabilities, strict=True)
+        comparison.max_absdiff = max(comparison.max_absdiff, *(abs(a - b) for a, b in pairs))
+    if new.pred == old.pred:
+        return
+    kind = "failed" if new.pred is None else "predicted" if old.pred is None else "class"
+    comparison.changes.append(
+        Change(new.path, new.slide_id, kind, _decision(old), _margin(old), _decision(new), _margin(new), label)
+    )
+
+
+def _decision(row: Row) -> str:
+    return row.pred or row.error or "failed"
+
+
+def _margin(row: Row) -> float | None:
+    if row.pred is None:
+        return None
+    second, first = sorted(row.probabilities)[-2:]
+    return first - second
+
+
+def _cells(change: Change) -> list[str]:
+    old, new = ("" if margin is None else f"{margin:.6f}" for margin in (change.old_margin, change.new_margin))
+    return [change.path, change.slide_id, change.kind, change.old, old, change.new, new, change.label or ""]

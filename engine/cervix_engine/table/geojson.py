@@ -1,0 +1,124 @@
+"""A table's tiles as QuPath's objects: one GeoJSON file a slide, in the layout that WSInfer's converter writes too.
+
+QuPath reads a FeatureCollection of polygons in full-resolution pixels, with `objectType`, `classification` (name and
+colour) and `measurements` among the properties.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from cervix_engine.contract import Category
+from cervix_engine.errors import OutputError, OutputExistsError, UsageError
+from cervix_engine.files import fsync_folder
+from cervix_engine.table.coordinates import Locating, Place
+from cervix_engine.table.reader import Row, Table
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+COLOURS: Mapping[Category, tuple[int, int, int]] = {
+    "normal": (0, 114, 178),
+    "benign": (230, 159, 0),
+    "abnormal": (213, 94, 0),
+}
+
+_NAMESPACE = uuid.UUID("6b1f3c0e-5d0a-5f0e-9c39-0f9a1f6f3c11")
+_HEAD, _TAIL = '{"type": "FeatureCollection", "features": [\n', "\n]}\n"
+_LONGEST_NAME = 200
+
+
+def write_geojson(table: Table, folder: Path, *, locator: Locating, overwrite: bool = False) -> int:
+    """Write `folder/<slide>.geojson` for every slide with a tile whose place is known; all of them appear at once.
+
+    Failed tiles, and those without a place, are left out.
+
+    Returns:
+        How many tiles were placed.
+
+    Raises:
+        OutputExistsError: the folder is there and `overwrite` is not set.
+        UsageError: no tile's place is known.
+        OutputError: the folder cannot be written.
+    """
+    if folder.exists() and not overwrite:
+        raise OutputExistsError(f"{folder} is there already: pass --overwrite to replace it")
+    made = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        placed = _write_slides(made, table, locator)
+        _swap(made, folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return placed
+
+
+def feature(row: Row, place: Place, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """One tile as a GeoJSON feature; its identity depends on slide and path only."""
+    x, y, width, height = place.box
+    corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
+    colour = list(COLOURS[row.category]) if row.category else None
+    measurements = {f"prob_{name}": value for name, value in zip(class_names, row.probabilities, strict=True)}
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(_NAMESPACE, f"{place.slide_id}\n{row.path}")),
+        "geometry": {"type": "Polygon", "coordinates": [corners]},
+        "properties": {
+            "objectType": "tile",
+            "name": row.path,
+            "isLocked": True,
+            "classification": {"name": row.pred, "color": colour},
+            "measurements": {**measurements, "confidence": row.confidence},
+        },
+    }
+
+
+def slide_file(slide_id: str) -> str:
+    """A file name for any slide's name; different names stay different."""
+    name = re.sub(r"[^\w.()-]", lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), slide_id)
+    if name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
+        name = f"slide-{uuid.uuid5(_NAMESPACE, slide_id).hex}"
+    return f"{name}.geojson"
+
+
+def _write_slides(folder: Path, table: Table, locator: Locating) -> int:
+    placed, files = 0, set()
+    # Rows come in order of their paths, so a slide's are mostly together; a slide that comes again is gone on with.
+    for slide_id, group in groupby(_placed(table, locator), key=lambda item: item[1].slide_id):
+        path = folder / slide_file(slide_id)
+        with path.open("a", encoding="utf-8") as file:
+            for row, place in group:
+                file.write(",\n" if path in files else _HEAD)
+                file.write(json.dumps(feature(row, place, table.class_names), ensure_ascii=False))
+                files.add(path)
+                placed += 1
+    for path in files:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_TAIL)
+    if not placed:
+        raise UsageError(f"no tile of {table.path} says where it lies on its slide: name its pattern with --coords")
+    return placed
+
+
+def _placed(table: Table, locator: Locating) -> Iterator[tuple[Row, Place]]:
+    for row in table.rows():
+        if row.pred is not None and (place := locator(row)) is not None:
+            yield row, place
+
+
+def _swap(made: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    made.rename(folder)
+    fsync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,211 @@
+"""From encoded bytes to the pixels a model sees: the one decode and resize in the project.
+
+Training, calibration, parity and serving all call this module, so a preprocessing mismatch between them
+cannot be written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.errors import ListingError, TileDecodeError, TileReadError
+from cervix_engine.tiles.headers import TileHeader, inspect
+from cervix_engine.tiles.tile import TileSize, TileStamp
+from cervix_engine.values import Pixels
+
+_HOST_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+MAX_TILE_BYTES = 256 * 2**20
+
+# What OpenCV calls decoding at 1, 1/2 and 1/4; colour is asked for beside it.
+_REDUCED = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
+
+_JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
+# Entropy-coded bytes and all eight restart markers. Behind a 0xFF, the zero makes it data and not a marker.
+_JPEG_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
+
+
+def read_tile(path: Path | str, *, stamp: TileStamp | None = None) -> bytes:
+    """Read one tile's bytes, once.
+
+    Args:
+        path: the file.
+        stamp: what it was when it was listed; None takes whatever lies there.
+
+    Raises:
+        TileReadError: the file cannot be opened or read, is no regular file, is too large, or is not the
+            one that was listed.
+        ListingError: the machine has no descriptors or memory left, which is not the tile's fault.
+    """
+    try:
+        # `open` owns the descriptor that its opener returns, and closes it where it refuses a directory.
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise TileReadError("not_a_file", "expected a regular file")
+            if status.st_size > MAX_TILE_BYTES:
+                raise TileReadError("too_large", f"{status.st_size} bytes, limit {MAX_TILE_BYTES}")
+            if stamp is not None and stamp != TileStamp(status.st_size, status.st_mtime_ns):
+                raise TileReadError("changed", "not the file that was listed: another size or time of change")
+            data = file.readall()
+            if stamp is not None and len(data) != stamp.size_bytes:
+                raise TileReadError("changed", "the file changed while it was read")
+            return data
+    except TileReadError:
+        raise
+    except IsADirectoryError as error:
+        raise TileReadError("not_a_file", "expected a regular file") from error
+    except OSError as error:
+        if error.errno in _HOST_ERRORS:
+            raise ListingError(f"tiles cannot be read on this machine: {error.strerror}") from error
+        raise TileReadError("unreadable", error.strerror or type(error).__name__) from error
+    except ValueError as error:  # a NUL or a letter that file names do not have
+        raise TileReadError("unreadable", "no file can have this name") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Opening a FIFO that nobody writes to would otherwise hang a worker for ever.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def decode(data: bytes, *, contract: ModelContract) -> Pixels:
+    """Decode one encoded tile to `uint8 (height, width, 3)` RGB, at its own size.
+
+    Grey and palette images become RGB; an alpha channel is dropped where it is opaque throughout.
+
+    Raises:
+        TileDecodeError: the bytes are not one whole image with a single meaning as RGB.
+        TileShapeError: its dimensions are outside the limits.
+    """
+    return _decode(data, inspect(data), contract, divisor=1)
+
+
+def _decode(data: bytes, header: TileHeader, contract: ModelContract, *, divisor: int) -> Pixels:
+    """As `decode`, both axes divided by `divisor` and rounded up."""
+    encoded = np.frombuffer(data, np.uint8)
+    if header.has_alpha:
+        _refuse_transparency(encoded)
+    turned = contract.exif_policy == "apply"
+    flags = cv2.IMREAD_COLOR_RGB | _REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = None if turned or divisor > 1 or header.format != "jpeg" else _quick_jpeg(data)
+    if pixels is None:
+        pixels = _imdecode(encoded, flags)
+    _check_decoded(pixels, header, turned=turned, divisor=divisor)
+    if header.format == "jpeg" and _has_grey_corner(pixels, turned=turned):
+        _refuse_short_scan(data, header.scan_end, pixels, flags)
+    return pixels
+
+
+def _divisor(header: TileHeader, contract: ModelContract) -> int:
+    """By how much libjpeg may shrink a tile while it decodes it: it stays at least as large as the input."""
+    if not contract.scaled_decoding or header.format != "jpeg" or contract.exif_policy == "apply":
+        return 1
+    height, width = contract.input_size
+    room = min(header.height // height, header.width // width)
+    return max(divisor for divisor in _REDUCED if divisor <= max(room, 1))
+
+
+def preprocess_into(
+    out: Pixels, data: bytes, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+) -> TileSize:
+    """Decode `data` and resize it straight into `out`, `uint8 (height, width, 3)` of the contract's input size.
+
+    `look` is shown the tile at its own size, before the resize.
+
+    Returns:
+        The tile's own size, before the resize.
+
+    Raises:
+        TileDecodeError, TileShapeError: as `decode`; `out` is then left as it was.
+    """
+    header = inspect(data)
+    divisor = _divisor(header, contract)
+    pixels = _decode(data, header, contract, divisor=divisor)
+    if look is not None:
+        # What it judges, such as sharpness, is a matter of the tile's own pixels.
+        look(pixels if divisor == 1 else _decode(data, header, contract, divisor=1))
+    resize_into(out, pixels)
+    return TileSize(header.height, header.width) if divisor > 1 else TileSize(*pixels.shape[:2])
+
+
+def preprocess(data: bytes, *, contract: ModelContract) -> Pixels:
+    """Decode and resize one encoded tile to a new `uint8 (height, width, 3)` RGB array of the input size."""
+    out = np.empty((*contract.input_size, 3), np.uint8)
+    preprocess_into(out, data, contract=contract)
+    return out
+
+
+def resize_into(out: Pixels, pixels: Pixels) -> None:
+    """Resize `pixels (h, w, 3)` into `out (H, W, 3)`: INTER_AREA when both axes shrink or stay, else INTER_LINEAR."""
+    height, width, channels = out.shape
+    if out.dtype != np.uint8 or channels != 3 or not out.flags.c_contiguous:
+        # cv2 would write to an array of its own, and leave `out` as it was.
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected contiguous uint8 (height, width, 3)")
+    if pixels.shape == out.shape:
+        out[...] = pixels
+        return
+    shrinks = pixels.shape[0] >= height and pixels.shape[1] >= width
+    # cv2 takes (width, height); the contract holds (height, width).
+    cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _quick_jpeg(data: bytes) -> Pixels | None:
+    """Decode a faultless JPEG to the very pixels that OpenCV gives, in half the time; None leaves it to OpenCV."""
+    try:
+        # Strict: where libjpeg as much as warns, what OpenCV makes of it is what counts.
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))
+    except (ValueError, MemoryError):
+        return None
+
+
+def _imdecode(encoded: Pixels, flags: int) -> Pixels:
+    try:
+        pixels = cv2.imdecode(encoded, flags)
+    except cv2.error as error:
+        raise TileDecodeError("corrupt", "the decoder refused the data") from error
+    if pixels is None:
+        raise TileDecodeError("corrupt", "the decoder found no image in the data")
+    return np.asarray(pixels, np.uint8)
+
+
+def _refuse_transparency(encoded: Pixels) -> None:
+    # What lies behind a transparent pixel is not in the file, so there is no one right colour for it.
+    pixels = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 2:  # OpenCV drops the transparent colour of a grey PNG
+        raise TileDecodeError("transparent", "a grey image with transparency, which cannot be checked")
+    if pixels.shape[2] == 4 and int(pixels[..., 3].min()) < 255:
+        raise TileDecodeError("transparent", "the image has transparent pixels")
+
+
+def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
+    # The last block is at the bottom right, or in any corner after an EXIF orientation. Two pixels deep, because
+    # libjpeg mixes the outermost one with its neighbour's colour where it is alone in its block.
+    ends = (slice(2), slice(-2, None)) if turned else (slice(-2, None),)
+    return any(_JPEG_FILLING in pixels[rows, columns].tobytes() for rows in ends for columns in ends)
+
+
+def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, flags: int) -> None:
+    """Refuse a JPEG whose last scan lost its end, though its end-of-image marker is there.
+
+    libjpeg fills what is missing with plain grey. Further entropy-coded bytes would be read in its place, and are
+    skipped where nothing is missing: they change the pixels of a short scan only.
+    """
+    longer = b"".join((data[:scan_end], _JPEG_FILLER, data[scan_end:]))
+    if not np.array_equal(_imdecode(np.frombuffer(longer, np.uint8), flags), pixels):
+        raise TileDecodeError("truncated", "JPEG whose last scan ends too early")
+
+
+def _check_decoded(pixels: Pixels, header: TileHeader, *, turned: bool, divisor: int) -> None:
+    expected = (-(-header.height // divisor), -(-header.width // divisor))
+    allowed = {expected, expected[::-1]} if turned else {expected}
+    if pixels.shape[:2] not in allowed:
+        raise TileDecodeError("corrupt", f"decoded to {pixels.shape[:2]}, the header says {expected}")

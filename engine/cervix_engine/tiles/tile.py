@@ -1,0 +1,83 @@
+"""The words the engine speaks in: a tile that was found, and the two things that can become of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["read", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class TileStamp:
+    """What tells a file from what it was when it was listed: its size and the time of its last change."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TileRef:
+    """One tile of the listing.
+
+    Attributes:
+        index: its place in the listing, from 0.
+        path: relative to the root, `/`-separated, undecodable bytes as surrogate escapes. It is the
+            tile's identity: a stem alone is not unique.
+        slide_id: the manifest's value, else the parent folder, else the root's name.
+        stamp: the file as it was listed; None where any will do.
+    """
+
+    index: int
+    path: str
+    slide_id: str
+    stamp: TileStamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TileNotes:
+    """What optional columns say of a tile, predicted or failed.
+
+    Attributes:
+        sha256: hex SHA-256 of its file's bytes, those that were decoded; empty where they could not be read or the
+            run does not hash.
+        quality: flags of the decoded tile, see `quality.py`; empty where there are none or the run looks for none.
+    """
+
+    sha256: str = ""
+    quality: tuple[str, ...] = ()
+
+
+NO_NOTES = TileNotes()
+
+
+@dataclass(frozen=True, slots=True)
+class TileFailure:
+    """Why a tile has no prediction: `reason` is `kind: message` and names no file."""
+
+    stage: Stage
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        return self.reason.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TileSize:
+    """Decoded height and width of a tile in pixels, before any resize."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one tile: `probabilities[i]` belongs to the contract's class `i`."""
+
+    size: TileSize
+    probabilities: tuple[float, ...]
+
+
+# Exactly one for each tile of a listing.
+Outcome = Prediction | TileFailure

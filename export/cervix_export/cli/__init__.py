@@ -1,0 +1,1 @@
+"""The commands `cervix-export` and `cervix-parity`."""

@@ -1,0 +1,128 @@
+"""`cervix-export`: a Keras model's bundle becomes a deployable one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cervix_engine.bundle.bundle import default_bundle
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.logs import log_lines
+from cervix_engine.errors import UsageError
+from cervix_export.cli.engine_options import engine_options
+from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
+from cervix_export.export import H5_REFUSED, ExportPlan, ExportReport, export_bundle
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cervix_export.graphs.int8 import Int8Record
+
+SHOWN_BLOCKS = 10
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
+@click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
+@click.option("--int8", is_flag=True, help="Also make the integer graph, and print what rounding costs where.")
+@engine_options
+@click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
+@click.option(
+    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch to certify."
+)
+@click.option("--tiles", type=click.IntRange(1), help="Certify on the first so many golden tiles.  [default: all]")
+@click.version_option(package_name="cervix")
+@cervix_errors
+def main(
+    model: Path | None,
+    model_option: Path | None,
+    fp16: bool,
+    int8: bool,
+    engine: EngineChoice,
+    expect_digest: str | None,
+    batch_size: int,
+    tiles: int | None,
+    **engine_numbers: Any,
+) -> None:
+    """Make the bundle MODEL deployable: convert its Keras model to ONNX and certify the result on real tiles.
+
+    MODEL is the folder that cervix-train wrote, by default $CERVIX_MODEL, else models/cervix. Everything that an
+    earlier export put there is replaced.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
+    """
+    root = _bundle_folder(model, model_option)
+    with log_lines("cervix_export"):
+        decision = decide_engine(engine, EngineOptions(**engine_numbers))
+        planned = decision if isinstance(decision, EnginePlan) else None
+        plan = ExportPlan(fp16=fp16, int8=int8, engine=planned, batch_size=batch_size, tiles=tiles)
+        report = export_bundle(root, plan, expect_digest=expect_digest)
+    _show(report)
+    if isinstance(decision, str):
+        click.echo(decision, err=True)
+
+    from cervix_export.certify import require_passed
+
+    require_passed(list(report.certificates))
+
+
+def _bundle_folder(argument: Path | None, option: Path | None) -> Path:
+    """The bundle's folder from the two ways to name it; what is no folder is refused by its name alone."""
+    if argument and option and argument != option:
+        raise UsageError(f"two models were named, {argument} and {option}: name one")
+    model = argument or option or default_bundle()
+    if model.suffix.lower() in (".h5", ".hdf5"):
+        raise UsageError(f"{model}: {H5_REFUSED}")
+    if model.is_file():
+        raise UsageError(
+            f"{model} is a file, expected a bundle: the folder with model.keras, contract.json and golden tiles that "
+            "cervix-train writes"
+        )
+    return model
+
+
+def _show(report: ExportReport) -> None:
+    from rich.console import Console
+
+    # Without a terminal rich assumes 80 columns and would cut the names of backends.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    for name in sorted(name for name in report.bundle.files if name.startswith("model.") or name.endswith(".engine")):
+        console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
+    if report.int8:
+        console.print(_cost_table(report.int8))
+    console.print(_certificate_table(report))
+    console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
+
+
+def _cost_table(record: Int8Record) -> Table:
+    """The blocks that rounding hurts most; all of them are in the bundle's `model.int8.json`."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"INT8: {record.integer_share:.1%} of the arithmetic in integers; what rounding one block alone costs"
+    table = Table("block", "layers", "RMS |Δp|", "kept in", box=SIMPLE, title=title, title_justify="left")
+    for block in sorted(record.blocks, key=lambda item: -item.rms)[:SHOWN_BLOCKS]:
+        table.add_row(block.name, str(block.layers), f"{block.rms:.2g}", "float" if block.in_float else "int8")
+    return table
+
+
+def _certificate_table(report: ExportReport) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE)
+    for item in report.certificates:
+        parity = item.parity
+        differences = (f"{parity.max_absdiff:.1e}", f"{parity.p99_absdiff:.1e}", f"{parity.top1_agreement:.2%}")
+        rate, verdict = f"{item.tiles_per_sec:.1f}", "yes" if item.passed else "NO"
+        table.add_row(item.backend, item.precision, str(parity.tiles), *differences, rate, verdict)
+    return table
+
+
+if __name__ == "__main__":
+    main()

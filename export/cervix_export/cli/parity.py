@@ -1,0 +1,145 @@
+"""`cervix-parity`: does every deployable form of a model still answer like Keras?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine.bundle.bundle import default_bundle
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.logs import log_lines
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cervix_export.parity.layers import LayerResult
+    from cervix_export.parity.measure import ParityReport
+
+SHOWN_FLIPS = 10
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Manifest of labelled tiles. [default: golden tiles]")
+@click.option("--split", "splits", multiple=True, help="Only tiles of this split of --data; may be repeated.")
+@click.option(
+    "--keras/--no-keras",
+    default=None,
+    help="Compare with Keras itself, or with what the golden tiles record of it. [default: Keras where installed]",
+)
+@click.option("--atol", type=click.FloatRange(0, 1), help="Bound on every difference, beside each precision's gate.")
+@click.option(
+    "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Least share of equal classes."
+)
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all numbers there.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML there, for a build server.")
+@click.option("--history", type=click.Path(path_type=Path), help="Append this night to a JSON-lines file.")
+@click.option("--drift-plot", type=click.Path(path_type=Path), help="Draw the nights of --history there, as PNG.")
+@click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
+@click.version_option(package_name="cervix")
+@cervix_errors
+def main(
+    model: Path | None,
+    data: Path | None,
+    splits: tuple[str, ...],
+    keras: bool | None,
+    atol: float | None,
+    min_agreement: float,
+    batch_size: int,
+    json_file: Path | None,
+    junit: Path | None,
+    history: Path | None,
+    drift_plot: Path | None,
+    expect_digest: str | None,
+) -> None:
+    """Compare a bundle's answers with Keras's in three layers, so that a fault names its place.
+
+    Pixels: what the engine's inference stage receives, with what training saw. Graph: the FP32 graph with Keras.
+    Artefact: every file, backend and precision that this machine can run, with the FP32 graph.
+
+    Exit codes: 0 all is near enough, 1 failed, 2 usage, 4 something is not.
+    """
+    from cervix_engine.bundle.bundle import Bundle
+    from cervix_engine.errors import OutputError, ParityError, UsageError
+    from cervix_engine.files import write_json
+    from cervix_export.parity.layers import Limits
+    from cervix_export.parity.measure import ParityPlan, measure_layers
+    from cervix_export.parity.records import append_history, plot_drift, read_history, write_junit
+
+    if splits and data is None:
+        raise UsageError("--split is of --data: name a manifest")
+    if drift_plot and not history:
+        raise UsageError("--drift-plot draws the nights of --history: name that file")
+    bundle = Bundle.open(model or default_bundle(), expect_digest=expect_digest)
+    plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
+    with log_lines("cervix_export"):
+        report = measure_layers(bundle, plan)
+    _show(report)
+    try:
+        if json_file:
+            write_json(json_file, report.to_json())
+        if junit:
+            write_junit(junit, report)
+        if history:
+            append_history(history, report)
+            if drift_plot:
+                plot_drift(drift_plot, read_history(history))
+    except OSError as error:
+        raise OutputError(f"cannot write {error.filename}: {error.strerror}") from error
+    if not report.passed:
+        short = [
+            f"{item.layer}, {item.subject}: {'; '.join(item.objections)}" for item in report.layers if not item.passed
+        ]
+        raise ParityError(" | ".join(short), report=report.to_json())
+
+
+def _show(report: ParityReport) -> None:
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(_table(report))
+    flips = [(item.subject, flip) for item in report.layers if item.parity for flip in item.parity.flips]
+    for subject, flip in sorted(flips, key=lambda item: -item[1].margin)[:SHOWN_FLIPS]:
+        line = f"{flip.tile}: {flip.reference} became {flip.candidate}, margin {flip.margin:.3f} ({subject})"
+        console.print(line, highlight=False, markup=False)
+    if len(flips) > SHOWN_FLIPS:
+        console.print(f"and {len(flips) - SHOWN_FLIPS} more: --json lists all")
+    console.print(f"{report.tiles}; {report.machine}; bundle {report.bundle[:12]}", highlight=False, markup=False)
+
+
+def _table(report: ParityReport) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    heads = ("layer", "compared", "max |Δp|", "p99 |Δp|", "equal classes", "macro-F1 drop", "ECE change", "")
+    table = Table(*heads, box=SIMPLE)
+    for item in report.layers:
+        verdict = "SHORT" if not item.passed else "uncertified" if item.objections else "ok"
+        table.add_row(item.layer, item.subject, *_numbers(item), verdict)
+    return table
+
+
+def _numbers(item: LayerResult) -> tuple[str, str, str, str, str]:
+    if item.parity is None or item.agreement_interval is None:
+        return ("", "", "", "", "")
+    low, high = item.agreement_interval
+    agreement = f"{item.parity.top1_agreement:.2%} ({low:.2%} to {high:.2%})"
+    if item.accuracy is None:
+        drop, ece = "", ""
+    else:
+        drop = (
+            f"{100 * item.accuracy.macro_f1_drop:.2f} ({', '.join(f'{100 * x:.2f}' for x in item.accuracy.interval)})"
+        )
+        ece = f"{item.accuracy.ece_change:+.4f}"
+    return f"{item.parity.max_absdiff:.1e}", f"{item.parity.p99_absdiff:.1e}", agreement, drop, ece
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Graph -> TensorRT engine, with its fingerprint and the proof of its precision."""

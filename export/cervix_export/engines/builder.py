@@ -1,0 +1,207 @@
+"""ONNX graph -> TensorRT engine, by TensorRT 10, 11 or TensorRT-RTX: one code, since the names are the same.
+
+The last builds for chosen compute capabilities on a machine without any GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cervix_engine.bundle.engine_file import MODULES, EngineFingerprint, HardwareCompat
+from cervix_engine.contract import ModelContract
+from cervix_engine.errors import BackendUnavailableError, EngineBuildError, UsageError
+from cervix_engine.files import sha256_bytes
+from cervix_engine.gpu import Gpu, cuda_version, find_gpus
+from cervix_engine.values import Precision
+from cervix_export.engines.plan import EnginePlan
+from cervix_export.engines.proof import network_half_share, prove_half_network
+from cervix_export.engines.timing_cache import keep_timing_cache, slug, timing_cache_file, use_timing_cache
+
+logger = logging.getLogger(__name__)
+
+_COMPAT: dict[HardwareCompat, str] = {
+    "none": "NONE",
+    "same-cc": "SAME_COMPUTE_CAPABILITY",
+    "ampere+": "AMPERE_PLUS",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine's bytes and what they were built for."""
+
+    data: bytes
+    fingerprint: EngineFingerprint
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the bundle."""
+        mark = self.fingerprint
+        ahead = "-".join(f"sm{capability.replace('.', '')}" for capability in mark.compute_capabilities)
+        gpu = slug(mark.gpu) if mark.gpu else ahead
+        return f"engines/{gpu}-{mark.runtime}-{mark.precision}.engine"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBuilder:
+    """A TensorRT that was found fit for a plan.
+
+    Attributes:
+        plan: what to build.
+        trt: the runtime's module.
+        gpu: the GPU to build for; None ahead of time.
+    """
+
+    plan: EnginePlan
+    trt: Any
+    gpu: Gpu | None
+
+    @classmethod
+    def for_plan(cls, plan: EnginePlan) -> EngineBuilder:
+        """Load the runtime and check that it can do what is planned, before the long work starts.
+
+        Raises:
+            BackendUnavailableError: it cannot be loaded.
+            UsageError: it builds for no such compute capability.
+        """
+        try:
+            trt = importlib.import_module(MODULES[plan.runtime])
+        except (ImportError, OSError, RuntimeError) as error:  # a library is missing behind the module
+            raise BackendUnavailableError(f"{plan.runtime} cannot be loaded: {error}") from error
+        unknown = [name for name in plan.options.compute_capabilities if not hasattr(trt.ComputeCapability, _sm(name))]
+        if unknown:
+            raise UsageError(
+                f"{plan.runtime} {trt.__version__} builds for no compute capability {', '.join(unknown)}; it knows "
+                f"{', '.join(_known_capabilities(trt))}"
+            )
+        return cls(plan, trt, None if plan.options.compute_capabilities else find_gpus()[0])
+
+    def build(self, graph: bytes, *, source: str, precision: Precision, contract: ModelContract) -> BuiltEngine:
+        """Build the engine of an ONNX graph.
+
+        Args:
+            graph: the graph's bytes, whole: `uint8 (N, height, width, 3)` in, `float32 (N, classes)` out.
+            source: its name in the bundle.
+            precision: what it must compute in, `fp32` or `fp16`.
+            contract: gives the size of tiles.
+
+        Raises:
+            EngineBuildError: TensorRT cannot parse or build it, or it does not compute in this precision.
+        """
+        trt = self.trt
+        messages = _message_log(trt)
+        builder = trt.Builder(messages)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, messages)
+        if not parser.parse(graph):
+            reasons = [parser.get_error(place).desc() for place in range(parser.num_errors)]
+            raise EngineBuildError(f"{self.plan.runtime} cannot parse {source}: {'; '.join(reasons)}")
+        share = prove_half_network(network, trt) if precision == "fp16" else network_half_share(network, trt)
+        config = self._configure(builder, network.get_input(0).name, contract)
+        cache = self._timing_cache()
+        if cache:
+            use_timing_cache(config, cache)
+        data = builder.build_serialized_network(network, config)
+        if data is None:
+            raise EngineBuildError(f"{self.plan.runtime} cannot build {source}: {messages.last_error}")
+        if cache:
+            keep_timing_cache(config, cache)
+        return self._fingerprinted(bytes(data), graph, source=source, precision=precision, share=share)
+
+    def _configure(self, builder: Any, input_name: str, contract: ModelContract) -> Any:
+        trt, options = self.trt, self.plan.options
+        config = builder.create_builder_config()
+        profile = builder.create_optimization_profile()
+        batches = (options.min_batch, options.opt_batch, options.max_batch)
+        profile.set_shape(input_name, *((batch, *contract.input_size, 3) for batch in batches))
+        config.add_optimization_profile(profile)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
+        config.progress_monitor = _progress_monitor(trt)
+        if options.compute_capabilities:
+            config.num_compute_capabilities = len(options.compute_capabilities)
+            for place, capability in enumerate(options.compute_capabilities):
+                config.set_compute_capability(getattr(trt.ComputeCapability, _sm(capability)), place)
+        elif options.hardware_compat != "none":
+            level = getattr(trt.HardwareCompatibilityLevel, _COMPAT[options.hardware_compat])
+            config.hardware_compatibility_level = level
+        return config
+
+    def _timing_cache(self) -> Path | None:
+        if self.gpu is None or self.plan.runtime == "tensorrt-rtx":
+            return None
+        return timing_cache_file(self.gpu, cuda=cuda_version(), tensorrt=self.trt.__version__)
+
+    def _fingerprinted(
+        self, data: bytes, graph: bytes, *, source: str, precision: Precision, share: float
+    ) -> BuiltEngine:
+        options = self.plan.options
+        fingerprint = EngineFingerprint(
+            file_sha256=sha256_bytes(data),
+            source=source,
+            source_sha256=sha256_bytes(graph),
+            runtime=self.plan.runtime,
+            runtime_version=str(self.trt.__version__),
+            precision=precision,
+            half_share=share,
+            gpu=self.gpu.name if self.gpu else None,
+            cuda_version=cuda_version() if self.gpu else None,
+            compute_capabilities=(self.gpu.compute_capability,) if self.gpu else options.compute_capabilities,
+            hardware_compat=options.hardware_compat,
+            min_batch=options.min_batch,
+            opt_batch=options.opt_batch,
+            max_batch=options.max_batch,
+        )
+        return BuiltEngine(data, fingerprint)
+
+
+def _sm(capability: str) -> str:
+    """TensorRT's name of a compute capability."""
+    return f"SM{capability.replace('.', '')}"
+
+
+def _known_capabilities(trt: Any) -> list[str]:
+    numbers = sorted(int(name[2:]) for name in dir(trt.ComputeCapability) if name.startswith("SM"))
+    return [f"{number // 10}.{number % 10}" for number in numbers]
+
+
+def _message_log(trt: Any) -> Any:
+    """TensorRT's messages as log records; keeps the last error, the only reason that a failed build gives."""
+
+    class Messages(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.last_error = "it gave no reason"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.last_error = message
+            logger.debug("%s: %s", severity, message)
+
+    return Messages()
+
+
+def _progress_monitor(trt: Any) -> Any:
+    """Shows the phases of a build, which can take many minutes, as log records."""
+
+    class Progress(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self.steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps:
+                logger.info("%s: step %d of %d", phase, step + 1, self.steps[phase])
+            return True  # go on
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Progress()

@@ -1,0 +1,89 @@
+"""Whether an export also makes a TensorRT engine, and for what."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cervix_engine.errors import BackendUnavailableError, UsageError
+from cervix_engine.gpu import find_gpus
+
+if TYPE_CHECKING:  # it imports numpy, which `--help` does without
+    from cervix_engine.bundle.engine_file import EngineRuntime, HardwareCompat
+
+EngineChoice = Literal["auto", "none", "tensorrt", "tensorrt-rtx"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine shall be built.
+
+    Attributes:
+        compute_capabilities: such as `8.9`, to build for ahead of time; empty builds for this machine's GPU.
+        min_batch, opt_batch, max_batch: the optimisation profile, in tiles.
+        workspace_mib: scratch memory that kernels may use, in MiB.
+        hardware_compat: how far beyond the GPU it is built on the engine shall run.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    min_batch: int = 1
+    opt_batch: int = 32
+    max_batch: int = 64
+    workspace_mib: int = 1024
+    hardware_compat: HardwareCompat = "none"
+
+    def __post_init__(self) -> None:
+        if not self.min_batch <= self.opt_batch <= self.max_batch:
+            raise UsageError(
+                f"batches from {self.min_batch} to {self.max_batch} with {self.opt_batch} as the usual one: expected "
+                "--min-batch <= --opt-batch <= --max-batch"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """An engine that will be made."""
+
+    runtime: EngineRuntime
+    options: EngineOptions
+
+
+def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | str | None:
+    """Decide about an engine before any work is done.
+
+    Returns:
+        What to build; or why there will be none, for one line to the user; None where none was wanted.
+
+    Raises:
+        UsageError: the options do not go with the runtime.
+        BackendUnavailableError: an engine was asked for by name, and this machine cannot make it.
+    """
+    if choice == "none":
+        return None
+    runtime: EngineRuntime = "tensorrt" if choice == "auto" else choice
+    if options.compute_capabilities and choice != "tensorrt-rtx":
+        raise UsageError("only --engine tensorrt-rtx builds ahead of time, for a --compute-capability")
+    if options.hardware_compat != "none" and runtime == "tensorrt-rtx":
+        # It would warn and go on without.
+        raise UsageError(
+            "--hardware-compat is for --engine tensorrt: a tensorrt-rtx engine is for --compute-capability"
+        )
+    reason = _obstacle(runtime, ahead_of_time=bool(options.compute_capabilities))
+    if not reason:
+        return EnginePlan(runtime, options)
+    if choice == "auto":
+        return f"no TensorRT engine: {reason}; the bundle is complete for ONNX Runtime"
+    raise BackendUnavailableError(f"no {choice} engine: {reason}")
+
+
+def _obstacle(runtime: EngineRuntime, *, ahead_of_time: bool) -> str | None:
+    from cervix_engine.bundle.engine_file import MODULES
+
+    # The driver is loaded only where TensorRT is: without it the answer is known.
+    if importlib.util.find_spec(MODULES[runtime]) is None:
+        return f"{MODULES[runtime]} is not installed"
+    if ahead_of_time or find_gpus():
+        return None
+    hint = ": name a --compute-capability to build ahead of time" if runtime == "tensorrt-rtx" else ""
+    return f"this machine has no NVIDIA GPU{hint}"

@@ -1,0 +1,199 @@
+"""Puts an INT8 graph together: Q/DQ pairs around the layers that are to be computed in integers.
+
+    x ─ Q ─ DQ ─ Conv ─ Relu ─ Q ─ DQ ─ …        weights: int8 ─ DQ ─ Conv
+
+A runtime fuses DQ, layer and Q into one integer kernel, so that a layer needs a pair before *and* behind it; behind
+the activation, where one follows. Additions of the residual stream stay in float: rounding there would add up over
+33 blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cervix_export.graphs.int8.ranges import LEVELS, Range
+
+# Symmetric: -128 is not used.
+WEIGHT_LEVELS = 127
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution of a graph.
+
+    Attributes:
+        name: of the node.
+        data: the tensor that it reads.
+        result: the tensor that leaves it, behind the activation where one follows.
+        weights, bias: initializers; `(out channels, in channels, height, width)` and `(out channels,)`.
+    """
+
+    name: str
+    data: str
+    result: str
+    weights: str
+    bias: str
+
+
+def folded(onnx_file: Path) -> Any:
+    """The graph with constants folded and batch norms merged into their convolutions: a `ModelProto`.
+
+    ONNX Runtime's basic optimizations do it; they keep to standard ONNX.
+    """
+    import tempfile
+
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+        return onnx.load_model(options.optimized_model_filepath)
+
+
+def layers(model: Any) -> list[Layer]:
+    """All convolutions with constant weights and a bias, in the order of the graph."""
+    constants = {item.name for item in model.graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and constants.issuperset(node.input[1:]):
+            result = node.output[0]
+            behind = readers.get(result, [])
+            if len(behind) == 1 and behind[0].op_type == "Relu":
+                result = behind[0].output[0]
+            found.append(Layer(node.name, node.input[0], result, node.input[1], node.input[2]))
+    return found
+
+
+def quantised(
+    model: Any, chosen: Collection[Layer], *, ranges: Mapping[str, Range], biases: Mapping[str, Floats]
+) -> Any:
+    """A copy of `model` in which the `chosen` layers are computed in integers.
+
+    Args:
+        model: as `folded` gives it.
+        chosen: some of its `layers`.
+        ranges: of each chosen layer's `data` and `result`.
+        biases: new values for biases, by the initializer's name.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    rounded = dict.fromkeys(name for layer in chosen for name in (layer.data, layer.result))
+    weights = {layer.weights for layer in chosen}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    nodes: list[Any] = []
+    constants = [item for item in graph.initializer if item.name not in weights]
+    for item in constants:
+        if item.name in biases:
+            item.CopyFrom(numpy_helper.from_array(biases[item.name], item.name))
+    nodes += [_integer_weights(item, constants) for item in graph.initializer if item.name in weights]
+    for node in graph.node:
+        node.input[:] = [_rounded(name) if name in rounded or name in weights else name for name in node.input]
+        nodes.append(node)
+        for name in node.output:
+            if name in rounded:
+                nodes += _pair(name, ranges[name], constants)
+    # Both hold what was given, so they are replaced and not changed in place.
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
+    return copy
+
+
+def store_in_half(model: Any) -> None:
+    """Keep the larger float weights of a graph as FP16, in place; a `Cast` makes FP32 of each when it is loaded.
+
+    What is computed stays FP32, of weights with 11 significant bits: beside rounding to 8 bits that is nothing, and
+    the file has room for more layers in float. Weights beyond FP16's range stay as they are, and so do biases.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for item in model.graph.initializer:
+        if item.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(item)
+        if values.ndim > 1 and values.size >= _LARGE and np.abs(values).max() < np.finfo(np.float16).max:
+            name = item.name
+            item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
+            casts.append(helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+# Values; a smaller constant saves less than its `Cast` takes.
+_LARGE = 1024
+
+
+def dequantised_weights(weights: Floats) -> Floats:
+    """Weights as an INT8 graph has them: symmetric, one scale for each output channel."""
+    integers, scales = _integers(weights)
+    return integers * scales.reshape(-1, *[1] * (weights.ndim - 1))
+
+
+def initializers(model: Any) -> dict[str, Floats]:
+    """The graph's constants, by name."""
+    from onnx import numpy_helper
+
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def _pair(name: str, span: Range, constants: list[Any]) -> list[Any]:
+    """Q and DQ behind the tensor `name`, with unsigned levels: after a ReLU all 256 serve."""
+    from onnx import helper
+
+    scale = (span.high - span.low) / LEVELS
+    zero_point = round(-span.low / scale)
+    parameters = _parameters(name, np.float32(scale), np.uint8(zero_point), constants)
+    return [
+        helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}/levels"], name=f"{name}/Q"),
+        helper.make_node("DequantizeLinear", [f"{name}/levels", *parameters], [_rounded(name)], name=f"{name}/DQ"),
+    ]
+
+
+def _integer_weights(weights: Any, constants: list[Any]) -> Any:
+    """Put weights into `constants` as integers; the node that makes floats of them."""
+    from onnx import helper, numpy_helper
+
+    integers, scales = _integers(numpy_helper.to_array(weights))
+    constants.append(numpy_helper.from_array(integers, f"{weights.name}/levels"))
+    inputs = [f"{weights.name}/levels", *_parameters(weights.name, scales, np.zeros(len(scales), np.int8), constants)]
+    return helper.make_node("DequantizeLinear", inputs, [_rounded(weights.name)], name=f"{weights.name}/DQ", axis=0)
+
+
+def _integers(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+    scales = np.where(largest > 0, largest / WEIGHT_LEVELS, 1).astype(np.float32)
+    integers = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1)))
+    return np.clip(integers, -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
+
+
+def _parameters(name: str, scale: Any, zero_point: Any, constants: list[Any]) -> list[str]:
+    from onnx import numpy_helper
+
+    names = [f"{name}/scale", f"{name}/zero_point"]
+    constants += [numpy_helper.from_array(np.asarray(v), n) for v, n in zip((scale, zero_point), names, strict=True)]
+    return names
+
+
+def _rounded(name: str) -> str:
+    return f"{name}/rounded"

@@ -1,0 +1,1 @@
+"""The commands `cervix-train`, `cervix-evaluate` and `cervix-audit`."""

@@ -1,0 +1,111 @@
+"""`cervix-audit`: whether a test set holds what a model has already seen, and what that is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.contract import SIPAKMED_CLASSES
+from cervix_engine.errors import OutputError
+from cervix_engine.files import write_json
+from cervix_train.learning.network import BACKBONES, parse_weights
+
+SHOWN = 20
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--classes", type=click.Path(path_type=Path), help="As of cervix-train.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all findings to this file.")
+@click.option(
+    "--price", is_flag=True, help="Also train the same head on random and on grouped splits and print both accuracies."
+)
+@click.option("--repeats", type=click.IntRange(1, 100), default=5, show_default=True, help="Splits of each kind.")
+@click.option("--weights", metavar="imagenet|none|FILE", help="As of cervix-train, for --price.")
+@click.option("--backbone", type=click.Choice(BACKBONES), default="resnet101", show_default=True)
+@click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: ~/.cache/cervix/features]")
+@click.version_option(__version__)
+@cervix_errors
+def main(**options: Any) -> None:
+    """Find copies and near-copies among the labelled tiles in DATA, across its split.
+
+    Found are equal files, and copies that were flipped, turned by quarters, lit differently, re-encoded, or cropped
+    to 90 % of their sides or more.
+    """
+    from cervix_engine.cli.shared.logs import log_lines
+
+    with log_lines("cervix_train"):
+        _audit(**options)
+
+
+def _audit(*, data: Path, classes: Path | None, json_file: Path | None, price: bool, **rest: Any) -> None:
+    from cervix_train.audit.audit import audit, summary
+    from cervix_train.data.dataset import read_classes
+
+    known = read_classes(classes) if classes else SIPAKMED_CLASSES
+    findings = summary(audit(data, classes=known))
+    findings["price"] = _price(data=data, classes=known, **rest) if price else None
+    if json_file:
+        try:
+            write_json(json_file, findings)
+        except OSError as error:
+            raise OutputError(f"cannot write {json_file}: {error.strerror}") from error
+    _print(findings)
+
+
+def _price(
+    *, repeats: int, weights: str | None, backbone: Any, input_size: int, cache: Path | None, seed: int, **rest: Any
+) -> dict[str, Any]:
+    from cervix_train.audit.leak_cost import price_of_leak
+    from cervix_train.features.features import default_cache
+    from cervix_train.learning.config import TrainConfig
+
+    config = TrainConfig(
+        out=Path(),  # nothing is kept
+        overwrite=False,
+        weights=parse_weights(weights, backbone=backbone),
+        backbone=backbone,
+        input_size=(input_size, input_size),
+        learning_rate=0.002,
+        cache=cache or default_cache(),
+        seed=seed,
+        **rest,
+    )
+    return price_of_leak(config, seeds=range(seed, seed + repeats)).to_json()
+
+
+def _print(findings: dict[str, Any]) -> None:
+    click.echo(
+        f"{findings['tiles']} tiles, {findings['unreadable']} unreadable: {findings['exact_pairs']} pairs are exact "
+        f"copies, {findings['near_pairs']} near copies"
+    )
+    for leak in findings["leaks"][:SHOWN]:
+        kind = "copy" if leak["exact"] else f"near copy ({leak['correlation']:.3f})"
+        click.echo(f"{leak['first_split']} {leak['first']} = {leak['second_split']} {leak['second']}: {kind}")
+    if len(findings["leaks"]) > SHOWN:
+        click.echo(f"… and {len(findings['leaks']) - SHOWN} more: --json FILE lists all")
+    if findings["test_tiles"]:
+        share = findings["test_tiles_in_training"] / findings["test_tiles"]
+        click.echo(
+            f"{findings['test_tiles_in_training']} of {findings['test_tiles']} test tiles ({share:.1%}) are in the "
+            f"training split too; {findings['groups_across_splits']} groups lie across splits"
+        )
+    if findings["price"]:
+        random, grouped = (findings["price"][f"{name}_mean"] for name in ("random", "grouped"))
+        click.echo(
+            f"price of the leak: test accuracy {random:.4f} on random splits, {grouped:.4f} on grouped ones, "
+            f"{100 * (random - grouped):+.2f} points ({len(findings['price']['random'])} splits of each kind)"
+        )
+
+
+if __name__ == "__main__":
+    main()

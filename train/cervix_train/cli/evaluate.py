@@ -1,0 +1,111 @@
+"""`cervix-evaluate`: how well a Keras model does on labelled tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.bundle.bundle import default_bundle
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.errors import OutputError
+from cervix_engine.files import write_json
+
+if TYPE_CHECKING:
+    from cervix_train.data.dataset import Split
+
+SOME_FAILED = 3
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("paths", metavar="[MODEL] DATA", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The same as MODEL.  [default: $CERVIX_MODEL or models/cervix]"
+)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only these tiles.  [default: all]")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the metrics to this file.")
+@click.version_option(__version__)
+@cervix_errors
+def main(
+    paths: tuple[Path, ...], model: Path | None, split: Split | None, batch_size: int, json_file: Path | None
+) -> int:
+    """Measure the Keras model MODEL on the labelled tiles in DATA.
+
+    MODEL is a bundle folder, or a .keras file beside its contract.json. --split takes the split that DATA gives,
+    else the one that the bundle remembers from its training. Exit code 3: some tiles could not be decoded.
+    """
+    from cervix_engine.cli.shared.logs import log_lines
+    from cervix_train.results.evaluate import evaluate
+
+    model_path, data = _arguments(paths, model)
+    with log_lines("cervix_train"):
+        metrics = evaluate(model_path, data, split=split, batch_size=batch_size)
+    if json_file:
+        _write(json_file, metrics)
+    _print(metrics)
+    return SOME_FAILED if metrics["failed"] else 0
+
+
+def _arguments(paths: tuple[Path, ...], model: Path | None) -> tuple[Path, Path]:
+    if len(paths) > 2 or (len(paths) == 2 and model):
+        raise click.UsageError("expected [MODEL] DATA, with MODEL at most once")
+    if len(paths) == 2:
+        return paths[0], paths[1]
+    return model or default_bundle(), paths[0]
+
+
+def _write(path: Path, metrics: dict[str, Any]) -> None:
+    try:
+        write_json(path, metrics)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "tiles", "precision", "recall", "F1", title=f"{metrics['tiles']} tiles ({metrics['split']})")
+    for item in metrics["per_class"]:
+        table.add_row(item["name"], str(item["tiles"]), *_numbers(item))
+    table.add_section()
+    table.add_row("macro", "", *_numbers(metrics["macro"]))
+    table.add_row("weighted", "", *_numbers(metrics["weighted"]))
+    console = Console()
+    console.print(table)
+    console.print(f"accuracy {metrics['accuracy']:.4f} {_interval(metrics['accuracy_interval'])}")
+    console.print(f"macro F1 {metrics['macro']['f1']:.4f} {_interval(metrics['macro_f1_interval'])}")
+    abnormal = metrics["abnormal_vs_rest"]
+    for name in _ABNORMAL if abnormal else ():
+        console.print(f"abnormal vs rest: {name} {abnormal[name]:.4f} {_interval(abnormal[name + '_interval'])}")
+    calibration = metrics["calibration"]
+    console.print(
+        f"calibration: NLL {calibration['nll']:.4f}, ECE {calibration['ece']:.4f} "
+        f"{_interval(calibration['ece_interval'])}, "
+        f"perfectly calibrated it would lie in {_interval(calibration['ece_if_calibrated'])}",
+        soft_wrap=True,
+    )
+    for item in metrics["false_negatives"]:
+        called = ", ".join(f"{count} as {name}" for name, count in item["called"].items())
+        console.print(
+            f"missed of {item['name']}: {item['missed']}" + (f" ({called})" if called else ""), soft_wrap=True
+        )
+
+
+_ABNORMAL = ("sensitivity", "specificity", "auroc")
+
+
+def _interval(interval: list[float]) -> str:
+    return f"({interval[0]:.4f}-{interval[1]:.4f})"
+
+
+def _numbers(scores: dict[str, float]) -> list[str]:
+    return [f"{scores[name]:.4f}" for name in ("precision", "recall", "f1")]
+
+
+if __name__ == "__main__":
+    main()

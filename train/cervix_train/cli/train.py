@@ -1,0 +1,216 @@
+"""`cervix-train`: labelled tiles in, a bundle with the Keras reference model out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cervix_engine import __version__
+from cervix_engine.bundle.bundle import DEFAULT_BUNDLE
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.contract import SIPAKMED_CLASSES
+from cervix_engine.errors import CervixError, UsageError
+from cervix_train.learning.network import BACKBONES, Backbone, Weights, parse_weights
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cervix_train.learning.config import TrainConfig
+    from cervix_train.results.comparators import Comparison
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, show_default=True, help="Bundle to write."
+)
+@click.option(
+    "--weights",
+    metavar="imagenet|none|FILE",
+    help="The backbone's weights; FILE is a *.weights.h5 or one of Keras's without the top, *_notop.h5 or "
+    "*_no_top.h5.  "
+    "[default: imagenet; none for the cnn backbone]",
+)
+@click.option(
+    "--backbone",
+    type=click.Choice(BACKBONES),
+    default="resnet101",
+    show_default=True,
+    help="resnet101 is the paper's, the others are to compare it with; cnn is small, for trials.",
+)
+@click.option(
+    "--compare",
+    metavar="BACKBONE,…",
+    help="Train each of these alike, into OUT/<backbone>, and print one table of what they reach.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=0.002, show_default=True, help="Adamax's."
+)
+@click.option(
+    "--recipe",
+    type=click.Choice(["head", "paper", "full"]),
+    default="head",
+    show_default=True,
+    help="head: the head on frozen features. paper: then the last layers of the backbone too, on pixels; "
+    "the better of the two on validation is kept. full: every layer at once, as from scratch.",
+)
+@click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Epochs without progress.")
+@click.option("--fine-tune-epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--fine-tune-rate", type=click.FloatRange(0, min_open=True), default=1e-5, show_default=True, help="Adamax's."
+)
+@click.option(
+    "--thaw",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the backbone's layers, from the last, that fine-tuning changes.",
+)
+@click.option(
+    "--mixed-precision/--full-precision",
+    default=None,
+    help="Compute in BF16 what is learnt from: the backbone in stages on pixels, and training tiles' features, where "
+    "OpenVINO's agree with Keras's; or compute nothing in BF16. Weights stay FP32, and so do validation and test "
+    "tiles' features, the temperature and all metrics.  [default: stages on pixels alone, where CPU or GPU has BF16]",
+)
+@click.option(
+    "--augment",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    metavar="K",
+    help="Learn from K altered copies of each training tile too (turned, flipped, lit), in all stages.",
+)
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option(
+    "--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Height and width in pixels."
+)
+@click.option(
+    "--scaled-decoding",
+    is_flag=True,
+    help="Decode JPEG tiles of at least twice (four times) the input size at 1/2 (1/4), here and where the model runs.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: ~/.cache/cervix/features]")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on with an interrupted training, or fail; begin anew.  [default: go on if it is the same training]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.version_option(__version__)
+@cervix_errors
+def main(**options: Any) -> None:
+    """Train a classifier on the labelled tiles in DATA and write a bundle.
+
+    DATA is a folder with one folder of tiles per class (SIPaKMeD's and Kaggle's layouts are known), optionally
+    below train/, val/ and test/; or a manifest CSV with the columns path,label[,group][,split].
+    """
+    from cervix_engine.cli.shared.logs import log_lines
+
+    with log_lines("cervix_train"):
+        _train(**options)
+
+
+def _train(
+    *,
+    data: Path,
+    out: Path,
+    weights: str | None,
+    backbone: Any,
+    compare: str | None,
+    input_size: int,
+    classes: Path | None,
+    cache: Path | None,
+    recipe: str,
+    fine_tune_epochs: int,
+    fine_tune_rate: float,
+    **rest: Any,
+) -> None:
+    from cervix_train.data.dataset import read_classes
+    from cervix_train.features.features import default_cache
+    from cervix_train.learning.config import TrainConfig
+    from cervix_train.learning.training import train
+
+    config = TrainConfig(
+        data=data,
+        out=out,
+        classes=read_classes(classes) if classes else SIPAKMED_CLASSES,
+        backbone=backbone,
+        weights="none" if compare is not None else parse_weights(weights, backbone=backbone),
+        input_size=(input_size, input_size),
+        cache=cache or default_cache(),
+        fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
+        fine_tune_learning_rate=fine_tune_rate,
+        whole=recipe == "full",
+        **rest,
+    )
+    if compare is not None:
+        _compare(config, compare, weights=weights)
+        return
+    report = train(config)
+    click.echo(f"{_result(report.metrics)}; bundle written to {out}", err=True)
+
+
+def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
+    from rich.console import Console
+
+    from cervix_train.results.comparators import compare_backbones, comparison_file
+
+    chosen = [name.strip() for name in names.split(",")]
+    backbones = [name for name in BACKBONES if name in chosen]
+    if len(backbones) != len(chosen):
+        raise UsageError(f"--compare {names}: expected different ones of {', '.join(BACKBONES)}")
+    if weights not in (None, "none", "imagenet"):
+        raise UsageError(f"--weights {weights} fits one backbone: with --compare, leave it out or say none")
+
+    def weights_of(backbone: Backbone) -> Weights:
+        return parse_weights(None if weights == "imagenet" else weights, backbone=backbone)
+
+    comparison = compare_backbones(config, sorted(backbones, key=chosen.index), weights_of=weights_of)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(_comparison_table(comparison))
+    click.echo(f"all figures: {comparison_file(config.out)}", err=True)
+    failed = [item.backbone for item in comparison.comparators if item.error]
+    if failed:
+        raise CervixError(f"not trained: {', '.join(failed)}; see the warnings above")
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    heads = ("backbone", "val loss", "test accuracy", "macro F1", "sensitivity", "specificity", "seconds")
+    table = Table(*heads, box=SIMPLE, title="Test split, with 95 % intervals; abnormal against the rest")
+    for item in comparison.comparators:
+        if item.error:
+            table.add_row(item.backbone, "", "not trained")
+            continue
+        figures = (item.accuracy, item.macro_f1, item.sensitivity, item.specificity)
+        shown = ["" if it is None else f"{it[0]:.3f} ({it[1]:.3f} to {it[2]:.3f})" for it in figures]
+        table.add_row(item.backbone, f"{item.val_loss:.3f}", *shown, f"{item.seconds:.0f}")
+    return table
+
+
+def _result(metrics: dict[str, Any]) -> str:
+    """The closing line's figures, each with its 95 % interval."""
+    scores = (
+        ("test accuracy", metrics["accuracy"], metrics["accuracy_interval"]),
+        ("macro F1", metrics["macro"]["f1"], metrics["macro_f1_interval"]),
+    )
+    figures = ", ".join(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f})" for name, value, (low, high) in scores)
+    return f"{figures} on {metrics['tiles']} tiles of {metrics['groups']} groups"
+
+
+if __name__ == "__main__":
+    main()

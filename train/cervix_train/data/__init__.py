@@ -1,0 +1,1 @@
+"""Labelled tiles: found, split, decoded, augmented, dealt in batches."""

@@ -1,0 +1,1 @@
+"""The frozen backbone's features, computed once and kept."""

@@ -1,0 +1,1 @@
+"""The network, its stages of training, and its calibration."""

@@ -1,0 +1,224 @@
+"""Trains a model as in the paper: Adamax, categorical cross-entropy, early stopping, the best epoch kept."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cervix_engine.errors import ResumeMismatchError, UsageError
+from cervix_keras.runtime import KerasModel, load_keras
+from cervix_train.data.batches import Batches, Labelled
+from cervix_train.learning.fit_state import FitState, restore, snapshot
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5
+MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How long and how fast.
+
+    Attributes:
+        epochs: at most so many; it stops when `patience` epochs in a row brought nothing.
+        learning_rate: Adamax's.
+        batch_size: tiles per step.
+        seed: the same seed and inputs give the same weights.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+    patience: int = PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """Where a training keeps its state, and whether it goes on from what lies there.
+
+    Attributes:
+        path: a `.npz` file, written after every epoch.
+        identity: digest of all that decides the training's course.
+        resume: True refuses another training's state, False begins anew, None does whichever fits.
+    """
+
+    path: Path
+    identity: str
+    resume: bool | None
+
+    def state(self) -> FitState | None:
+        """What to go on from, if anything.
+
+        Raises:
+            ResumeMismatchError: a state lies there that is another training's, and `resume` is True.
+        """
+        if self.resume is False:
+            return None
+        try:
+            return FitState.load(self.path, identity=self.identity)
+        except ResumeMismatchError:
+            if self.resume:
+                raise
+            log.info("an interrupted training lies there, of other tiles or settings: beginning anew")
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What each epoch reached: measure -> one value per epoch.
+
+    Measures are `loss`, `accuracy`, `val_loss`, `val_accuracy`.
+    """
+
+    values: dict[str, list[float]]
+
+    @property
+    def epochs(self) -> int:
+        return len(self.values["loss"])
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights were kept, counted from 1."""
+        return 1 + int(np.nanargmin(self.values["val_loss"]))
+
+    def write_csv(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("epoch", *self.values))
+            for epoch, row in enumerate(zip(*self.values.values(), strict=True), 1):
+                writer.writerow((epoch, *(f"{value:.6f}" for value in row)))
+
+
+def fit(
+    model: KerasModel,
+    *,
+    train: Labelled,
+    val: Labelled,
+    checkpoint: Path,
+    config: FitConfig,
+    resumable: Resumable | None = None,
+) -> History:
+    """Train `model` in place; it ends with the weights of the epoch of lowest validation loss.
+
+    Args:
+        model: ends in a softmax over the classes.
+        train, val: what is learnt from, and what chooses the epoch.
+        checkpoint: a `.weights.h5` file that always holds the best weights so far.
+        config: how long and how fast.
+        resumable: where the state is kept after every epoch; None keeps none.
+
+    Raises:
+        UsageError: the loss is not a number in any epoch, or the weights of the best one are not.
+        ResumeMismatchError: the state that lies there is another training's.
+    """
+    keras = load_keras()
+    state = resumable.state() if resumable else None
+    # Again here: how many random numbers were drawn before depends on what the cache held.
+    keras.utils.set_random_seed(config.seed)
+    model.compile(
+        optimizer=keras.optimizers.Adamax(config.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=train.steps_per_execution,
+    )
+    if state:
+        # The checkpoint lies in a folder that went with the killed process.
+        model.set_weights(state.best_weights)
+        model.save_weights(checkpoint)
+        restore(model, state)
+        log.info("resumed after epoch %d", state.epochs)
+    classes = int(model.output.shape[-1])
+    batches = train.batches(classes=classes, batch_size=config.batch_size)
+    values: dict[str, list[float]] = {name: list(state.values[name]) if state else [] for name in MEASURES}
+    model.fit(
+        batches.data,
+        validation_data=val.batches(classes=classes, batch_size=config.batch_size).data,
+        epochs=config.epochs,
+        initial_epoch=_next_epoch(state, config),
+        # Keras would shuffle the batches once more, with Python's own random numbers, which no state keeps.
+        shuffle=False,
+        verbose=0,
+        callbacks=_callbacks(keras, batches, values, state, checkpoint=checkpoint, config=config, resumable=resumable),
+    )
+    # Both, since some CPUs' kernels take the ReLU of NaN for 0: the loss then looks well.
+    if np.isnan(values["val_loss"]).all() or not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise UsageError(
+            "the training diverged: its loss or its weights are not numbers; lower --learning-rate "
+            f"{config.learning_rate:g}"
+        )
+    return History(values)
+
+
+def _next_epoch(state: FitState | None, config: FitConfig) -> int:
+    if state is None:
+        return 0
+    # A training that had stopped early before it was killed has no epoch left.
+    return config.epochs if state.wait >= config.patience else state.epochs
+
+
+def _callbacks(
+    keras: Any,
+    batches: Batches,
+    values: dict[str, list[float]],
+    state: FitState | None,
+    *,
+    checkpoint: Path,
+    config: FitConfig,
+    resumable: Resumable | None,
+) -> list[Any]:
+    """Keras's, and one that shuffles, logs and keeps the state; it is last, so it sees what the others decided."""
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
+    saving = keras.callbacks.ModelCheckpoint(
+        checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True
+    )
+    started = time.monotonic()
+
+    def begin(_logs: object) -> None:
+        # Both forget everything when a training begins.
+        if state:
+            stopping.wait, stopping.best_epoch = state.wait, state.best_epoch
+            stopping.best = saving.best = state.best
+            stopping.best_weights = state.best_weights
+
+    def shuffle(epoch: int, _logs: object) -> None:
+        # The epoch's own order, so that it does not matter how many epochs this process has seen.
+        batches.reorder(np.random.default_rng((config.seed, epoch)).permutation(batches.tiles))
+
+    def end(epoch: int, logs: dict[str, float]) -> None:
+        for name in MEASURES:
+            values[name].append(float(logs[name]))
+        pace = (time.monotonic() - started) / (epoch + 1 - (state.epochs if state else 0))
+        log.info(
+            "epoch %d of %d: loss %.4f, accuracy %.3f, val_loss %.4f, val_accuracy %.3f, at most %.0f s left",
+            epoch + 1,
+            config.epochs,
+            *(logs[name] for name in MEASURES),
+            pace * (config.epochs - epoch - 1),
+        )
+        if resumable:
+            _state(stopping, values, resumable.identity).save(resumable.path)
+
+    own = keras.callbacks.LambdaCallback(on_train_begin=begin, on_epoch_begin=shuffle, on_epoch_end=end)
+    return [stopping, saving, own]
+
+
+def _state(stopping: Any, values: dict[str, list[float]], identity: str) -> FitState:
+    model = stopping.model
+    return FitState(
+        identity=identity,
+        values=values,
+        best=stopping.best,
+        best_epoch=stopping.best_epoch,
+        wait=stopping.wait,
+        variables=snapshot(model.variables),
+        optimizer=snapshot(model.optimizer.variables),
+        best_weights=stopping.best_weights,
+    )

@@ -1,0 +1,166 @@
+"""Writes the bundle that a training ends with: the Keras reference model and all that belongs to it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cervix_engine.bundle.bundle import seal
+from cervix_engine.bundle.calibration_tiles import COUNT as CALIBRATION_TILES
+from cervix_engine.bundle.calibration_tiles import write_calibration_tiles
+from cervix_engine.bundle.golden import TARGET_COUNT, write_golden
+from cervix_engine.contract import ModelContract, TileStatistic
+from cervix_engine.files import write_json
+from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.tile import TileFailure, TileSize
+from cervix_keras.model_files import load_model
+from cervix_keras.runtime import KerasModel
+from cervix_train.data.dataset import Dataset
+from cervix_train.data.splits import group_of
+from cervix_train.learning.predict import predict
+from cervix_train.learning.stages import Stage
+from cervix_train.results.page import ReportInput, write_report
+from cervix_train.results.plots import (
+    Example,
+    plot_confusion,
+    plot_distribution,
+    plot_examples,
+    plot_history,
+    plot_reliability,
+)
+
+PERCENTILES = (0.5, 50.0, 99.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a training found out.
+
+    Attributes:
+        model: raw pixels to probabilities.
+        contract: with the training tiles' statistics.
+        dataset: every tile with its split.
+        failures: why tiles of `dataset` were left out, by index.
+        stages: all that were trained.
+        metrics: of the test split.
+        calibration: the temperature, and what it changed; of the schema `cervix/calibration/2`.
+        record: recipe, versions, class distribution and what each stage reached; schema `cervix/training/1`.
+        examples: some test tiles.
+    """
+
+    model: KerasModel
+    contract: ModelContract
+    dataset: Dataset
+    failures: dict[int, TileFailure]
+    stages: Sequence[Stage]
+    metrics: dict[str, Any]
+    calibration: dict[str, Any]
+    record: dict[str, Any]
+    examples: Sequence[Example]
+
+
+def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: int) -> None:
+    """Fill the empty folder `root` with a sealed bundle.
+
+    The golden tiles' answers come from the model as it is read back from `model.keras`, so they are the file's,
+    not the memory's.
+
+    Raises:
+        ContractError: the saved model cannot be read back.
+    """
+    reference.model.save(root / "model.keras")
+    reference.contract.save(root / "contract.json")
+    training = root / "training"
+    training.mkdir(exist_ok=True)
+    write_json(training / "metrics.json", reference.metrics)
+    write_json(training / "calibration.json", reference.calibration)
+    write_json(training / "training.json", reference.record)
+    _write_split(training / "split.csv", reference.dataset, reference.failures)
+    for stage, name in zip(reference.stages, ("history.csv", "history_fine_tune.csv"), strict=False):
+        stage.history.write_csv(training / name)
+    _draw(training, reference)
+    write_report(
+        training / "report.html", ReportInput(reference.metrics, reference.calibration, reference.record, training)
+    )
+    _write_golden(root, reference, seed=seed, batch_size=batch_size)
+    _write_calibration(root, reference, seed=seed)
+    seal(root)
+
+
+def _draw(training: Path, reference: Reference) -> None:
+    plot_distribution(training / "distribution.png", reference.record["distribution"])
+    plot_history(training / "history.png", reference.stages)
+    plot_confusion(training / "confusion_matrix.png", reference.metrics)
+    plot_reliability(training / "reliability.png", reference.calibration)
+    plot_examples(training / "examples.png", reference.examples)
+
+
+def tile_statistics(sizes: Sequence[TileSize], mean_rgb: npt.NDArray[np.float64]) -> tuple[TileStatistic, ...]:
+    """Spread of colour (of the preprocessed pixels, 0-255) and of decoded size (px) over the training tiles.
+
+    Args:
+        sizes: decoded sizes of N tiles.
+        mean_rgb: `float64 (N, 3)`.
+    """
+    measures = {
+        "mean_red": mean_rgb[:, 0],
+        "mean_green": mean_rgb[:, 1],
+        "mean_blue": mean_rgb[:, 2],
+        "height_px": np.array([size.height for size in sizes], np.float64),
+        "width_px": np.array([size.width for size in sizes], np.float64),
+    }
+    return tuple(TileStatistic(name, *np.percentile(values, PERCENTILES).tolist()) for name, values in measures.items())
+
+
+def choose_golden(dataset: Dataset, failures: dict[int, TileFailure], *, seed: int) -> list[int]:
+    """Indices of the golden tiles, at most `TARGET_COUNT`, in random order.
+
+    Tiles that were not learnt from come first; training tiles only fill up what those leave free.
+    """
+    usable = [index for index in range(len(dataset.tiles)) if index not in failures]
+    shuffled = np.random.default_rng(seed).permutation(usable).tolist()
+    # A stable sort: within each kind the random order stays, so that the first few are of mixed classes.
+    shuffled.sort(key=lambda index: dataset.tiles[index].split == "train")
+    return [int(index) for index in shuffled[:TARGET_COUNT]]
+
+
+def _write_golden(root: Path, reference: Reference, *, seed: int, batch_size: int) -> None:
+    dataset, contract = reference.dataset, reference.contract
+    chosen = [dataset.tiles[index] for index in choose_golden(dataset, reference.failures, seed=seed)]
+    paths = [dataset.root / tile.path for tile in chosen]
+    model = load_model(root / "model.keras", contract=contract)
+    answers = predict(model, paths, contract=contract, batch_size=batch_size, what="golden tiles")
+    write_golden(
+        root,
+        [read_tile(paths[index]) for index in answers.indices],
+        labels=[chosen[index].label for index in answers.indices],
+        probabilities=answers.probabilities,
+        contract=contract,
+    )
+
+
+def _write_calibration(root: Path, reference: Reference, *, seed: int) -> None:
+    dataset = reference.dataset
+    learnt = [
+        index for index, tile in enumerate(dataset.tiles) if tile.split == "train" and index not in reference.failures
+    ]
+    chosen = np.random.default_rng(seed).permutation(learnt)[:CALIBRATION_TILES]
+    paths = [dataset.tiles[index].path for index in chosen]
+    write_calibration_tiles(root, {path.as_posix(): read_tile(dataset.root / path) for path in paths}, seed=seed)
+
+
+def _write_split(path: Path, dataset: Dataset, failures: dict[int, TileFailure]) -> None:
+    """One row per tile of the data set; `error` says why a tile was left out."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "group", "split", "error"))
+        for index, tile in enumerate(dataset.tiles):
+            failure = failures.get(index)
+            error = failure.reason if failure else ""
+            writer.writerow((tile.path.as_posix(), tile.label, group_of(tile), tile.split, error))
