@@ -39,7 +39,7 @@ class Executed(Campaign):
         os.dup2(pipe, 1)
         os.dup2(pipe, 2)
         code = (
-            f"from cervix_engine.output import partial; partial.SHARD_TILES = {SHARD_TILES}\n"
+            f"from cervix_engine.run import partial; partial.SHARD_TILES = {SHARD_TILES}\n"
             "from cervix_engine.cli.batch import main; main()"
         )
         os.execv(sys.executable, [sys.executable, "-c", code, *command])

@@ -346,7 +346,7 @@ def test_a_signal_ends_the_program_soon_and_resumably(
 ) -> None:
     many = draw_folder(tmp_path / "many", 400)
     source = (
-        "from cervix_engine.output import partial; partial.SHARD_TILES = 8\n"
+        "from cervix_engine.run import partial; partial.SHARD_TILES = 8\n"
         "from cervix_engine.cli.batch import main; main()"
     )
     command = [sys.executable, "-c", source, *program(many, out, bundle.root, "-b", "4")[1:]]

@@ -206,7 +206,7 @@ def test_kills_of_the_installed_program(bundle: Bundle, tmp_path: Path) -> None:
     def command(table: Path) -> list[str]:
         # Shards of 8 tiles, so that there are places to go on from.
         code = (
-            "from cervix_engine.output import partial; partial.SHARD_TILES = 8\n"
+            "from cervix_engine.run import partial; partial.SHARD_TILES = 8\n"
             "from cervix_engine.cli.batch import main; main()"
         )
         options = ["--model", str(bundle.root), "-b", "4", "--out", str(table)]

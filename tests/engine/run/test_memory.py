@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 RUN = """
 import re, sys
 from pathlib import Path
-from cervix_engine.batch import BatchConfig, predict_folder
+from cervix_engine.run.batch import BatchConfig, predict_folder
 from engine.run.faults import use_the_fake_backend
 use_the_fake_backend()
 tiles, out, model = map(Path, sys.argv[1:])
