@@ -23,8 +23,9 @@ demo: setup
 	$(BIN)/cervix-batch $(DEMO)/unseen --model $(DEMO)/bundle --out $(DEMO)/preds.csv
 	$(BIN)/python scripts/demo_summary.py $(DEMO)/preds.csv $(DEMO)/unseen/manifest.csv
 
+# Options for pytest: make test PYTEST='-k journal'. With COVERAGE=1 it also measures what the tests reach.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered) $(PYTEST)
 
 # The long campaigns, about an hour: kills, hostile files, fuzzing, a soak; told in torture/report.md. With $CERVIX_DATA also
 # over real tiles, with $CERVIX_MODEL too with that bundle. One part alone, with options:
