@@ -17,9 +17,9 @@ import click
 from cervix_engine.backends import open_backend
 from cervix_engine.backends.selection import select
 from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bench.setup import Workplace, usable_tiles
+from cervix_engine.bench.setup import BenchSetup, usable_tiles
 from cervix_engine.bench.stages import end_to_end, inferring, preparing
-from cervix_engine.bench.steps import Parts
+from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.batch import run_identity
@@ -47,15 +47,15 @@ def main(
             bundle.contract, backend.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
         )
         usable = usable_tiles(listing, contract=bundle.contract, count=count)
-        place = Workplace(listing, usable, bundle.contract, backend, identity, usable_cpus(), folder / "preds.csv")
-        parts = Parts.real(place)
-        infer = inferring(backend, place.batch(batch_size))
-        with preparing(place, parts) as prepare:
+        setup = BenchSetup(listing, usable, bundle.contract, backend, identity, usable_cpus(), folder / "preds.csv")
+        steps = PipelineSteps.real(setup)
+        infer = inferring(backend, setup.batch(batch_size))
+        with preparing(setup, steps) as prepare:
             rates = interleave(
                 {
                     "model alone": lambda: ONCE.rate(infer).tiles_per_sec,
                     "preparation alone": lambda: ONCE.rate(prepare).tiles_per_sec,
-                    "end to end": lambda: end_to_end(place, parts, meter=ONCE).tiles_per_sec,
+                    "end to end": lambda: end_to_end(setup, steps, meter=ONCE).tiles_per_sec,
                 },
                 rounds=rounds,
             )

@@ -15,9 +15,9 @@ from cervix_engine.backends.device import ANY, Device
 from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.report import BenchReport, Conditions
-from cervix_engine.bench.setup import Workplace, copy_golden, usable_tiles
+from cervix_engine.bench.setup import BenchSetup, copy_golden, usable_tiles
 from cervix_engine.bench.stages import end_to_end, model_sweep, stage_rates
-from cervix_engine.bench.steps import Parts
+from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.bench.verdict import judge
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
@@ -82,7 +82,7 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         replay_golden(bundle, backend, batch_size=config.batch_size)
         root = config.tiles or copy_golden(bundle, Path(folder) / "tiles")
         listing = discover(root, spool=Path(folder))
-        place = Workplace(
+        setup = BenchSetup(
             listing=listing,
             tiles=usable_tiles(listing, contract=bundle.contract, count=config.count),
             contract=bundle.contract,
@@ -97,24 +97,26 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
             workers=config.workers or usable_cpus(),
             out=Path(folder) / "preds.csv",
         )
-        return measure(place, Parts.real(place), batch_sizes=config.batch_sizes, meter=Meter(config.gate), say=say)
+        return measure(
+            setup, PipelineSteps.real(setup), batch_sizes=config.batch_sizes, meter=Meter(config.gate), say=say
+        )
 
 
 def measure(
-    place: Workplace, parts: Parts, *, batch_sizes: tuple[int, ...], meter: Meter, say: Say = lambda _: None
+    setup: BenchSetup, steps: PipelineSteps, *, batch_sizes: tuple[int, ...], meter: Meter, say: Say = lambda _: None
 ) -> BenchReport:
-    """All figures of a workplace, and the verdict."""
+    """All figures of a setup, and the verdict."""
     clock_before, load_before = clock_mhz(), os.getloadavg()[0]
-    say(f"each stage alone, {len(place.tiles)} tiles")
-    stages = stage_rates(place, parts, meter=meter)
+    say(f"each stage alone, {len(setup.tiles)} tiles")
+    stages = stage_rates(setup, steps, meter=meter)
     say("the model alone, by batch size")
-    sweep = model_sweep(parts.backend, place, sorted({1, *batch_sizes}), meter=meter)
+    sweep = model_sweep(steps.backend, setup, sorted({1, *batch_sizes}), meter=meter)
     say("end to end, from files to table")
     slowest = min(stage.rate.tiles_per_sec for stage in stages)
-    place = replace(place, passes=max(1, round(RUN_ROUNDS * meter.gate.round_s * slowest / len(place.tiles))))
-    whole = end_to_end(place, parts, meter=meter)
+    setup = replace(setup, passes=max(1, round(RUN_ROUNDS * meter.gate.round_s * slowest / len(setup.tiles))))
+    whole = end_to_end(setup, steps, meter=meter)
     say("the slowest stage made free")
-    verdict = judge(place, parts, stages=stages, whole=whole, meter=meter)
+    verdict = judge(setup, steps, stages=stages, whole=whole, meter=meter)
     return BenchReport(
         conditions=Conditions(
             software=software(),
@@ -122,11 +124,11 @@ def measure(
             clock_mhz=(clock_before, clock_mhz()),
             load=(load_before, os.getloadavg()[0]),
         ),
-        backend=parts.backend.info,
-        tiles=len(place.tiles),
-        tiles_bytes=sum(place.path(tile).stat().st_size for tile in place.tiles),
-        batch_size=place.batch_size,
-        workers=place.workers,
+        backend=steps.backend.info,
+        tiles=len(setup.tiles),
+        tiles_bytes=sum(setup.path(tile).stat().st_size for tile in setup.tiles),
+        batch_size=setup.batch_size,
+        workers=setup.workers,
         gate=meter.gate,
         stages=stages,
         sweep=sweep,

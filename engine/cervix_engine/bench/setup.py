@@ -26,7 +26,7 @@ from cervix_engine.values import Pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class BenchSetup:
     """Everything that a measurement needs.
 
     Attributes:
@@ -88,8 +88,8 @@ class Workplace:
         """A batch of real pixels, `uint8 (batch_size, height, width, 3)`; tiles repeat where there are too few."""
         chosen = [self.tiles[index % len(self.tiles)] for index in range(batch_size)]
         pixels = np.empty((batch_size, *self.contract.input_size, 3), np.uint8)
-        for place, tile in zip(pixels, chosen, strict=True):
-            preprocess_into(place, read_tile(self.path(tile)), contract=self.contract)
+        for out, tile in zip(pixels, chosen, strict=True):
+            preprocess_into(out, read_tile(self.path(tile)), contract=self.contract)
         return pixels
 
 
