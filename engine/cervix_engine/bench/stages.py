@@ -5,7 +5,7 @@
 | read | bytes from the file, which by then is in the page cache | decode workers |
 | decode | bytes to pixels in their place, resized | decode workers |
 | resize | the resize alone, a part of `decode` | decode workers |
-| copy | a filled slot to another place, as an upload or a runtime's own copy would | one |
+| copy | a filled slot to another array, as an upload or a runtime's own copy would | one |
 | infer | filled slots through the model | the model's |
 | write | ready outcomes of a whole shard to the fsynced table | one |
 """
@@ -25,10 +25,9 @@ import numpy as np
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import compute_at_once
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
-from cervix_engine.bench.setup import Workplace
-from cervix_engine.bench.steps import Parts
-from cervix_engine.run.stream.stats import StreamStats
-from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
+from cervix_engine.bench.setup import BenchSetup
+from cervix_engine.bench.steps import PipelineSteps
+from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.tiles.preprocess import decode, read_tile, resize_into
 from cervix_engine.values import Pixels
 
@@ -57,46 +56,46 @@ class BatchRate:
     latency: Latency
 
 
-def end_to_end(place: Workplace, parts: Parts, *, meter: Meter) -> Rate:
+def end_to_end(setup: BenchSetup, steps: PipelineSteps, *, meter: Meter) -> Rate:
     """Tiles per second from files to the durable table."""
 
     def work() -> int:
-        with closing(stream_of(place, parts)) as results:
-            return parts.write(results)
+        with closing(stream_of(setup, steps)) as results:
+            return steps.write(results)
 
     return meter.rate(work)
 
 
-def stage_rates(place: Workplace, parts: Parts, *, meter: Meter) -> tuple[StageRate, ...]:
+def stage_rates(setup: BenchSetup, steps: PipelineSteps, *, meter: Meter) -> tuple[StageRate, ...]:
     """Every stage alone, in the order in which a tile meets them."""
     cv2.setNumThreads(1)  # as in the stream: OpenCV's own threads inside workers would oversubscribe the cores
-    slot = place.batch(place.batch_size)
-    with ThreadPoolExecutor(place.workers) as pool:
+    slot = setup.batch(setup.batch_size)
+    with ThreadPoolExecutor(setup.workers) as pool:
         decoding: dict[StageName, Work] = {
-            "read": _dealt(pool, place, _paths(place), lambda path, _: parts.source.read(path)),
+            "read": _dealt(pool, setup, _paths(setup), lambda path, _: steps.source.read(path)),
             "decode": _dealt(
                 pool,
-                place,
-                [read_tile(path) for path in _paths(place)],
-                lambda data, out: parts.source.preprocess_into(out, data, contract=place.contract),
+                setup,
+                [read_tile(path) for path in _paths(setup)],
+                lambda data, out: steps.source.preprocess_into(out, data, contract=setup.contract),
             ),
-            "resize": _dealt(pool, place, _decoded(place), lambda pixels, out: resize_into(out, pixels)),
+            "resize": _dealt(pool, setup, _decoded(setup), lambda pixels, out: resize_into(out, pixels)),
         }
-        rates = [StageRate(stage, place.workers, meter.rate(work)) for stage, work in decoding.items()]
-    results = _ready_results(place, parts)
+        rates = [StageRate(stage, setup.workers, meter.rate(work)) for stage, work in decoding.items()]
+    results = _ready_results(setup, steps)
     return (
         *rates,
         StageRate("copy", 1, meter.rate(_copying(slot))),
-        StageRate("infer", parts.backend.info.threads, meter.rate(inferring(parts.backend, slot))),
-        StageRate("write", 1, meter.rate(lambda: parts.write(results))),
+        StageRate("infer", steps.backend.info.threads, meter.rate(inferring(steps.backend, slot))),
+        StageRate("write", 1, meter.rate(lambda: steps.write(results))),
     )
 
 
 def model_sweep(
-    backend: Backend, place: Workplace, batch_sizes: Sequence[int], *, meter: Meter
+    backend: Backend, setup: BenchSetup, batch_sizes: Sequence[int], *, meter: Meter
 ) -> tuple[BatchRate, ...]:
     """The model alone at each batch size."""
-    return tuple(_batch_rate(backend, place.batch(batch_size), meter) for batch_size in batch_sizes)
+    return tuple(_batch_rate(backend, setup.batch(batch_size), meter) for batch_size in batch_sizes)
 
 
 def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
@@ -104,29 +103,31 @@ def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
     return BatchRate(len(pixels), rate, meter.latency(lambda: backend.infer(pixels)))
 
 
-def stream_of(place: Workplace, parts: Parts) -> Generator[BatchResult, None, None]:
+def stream_of(setup: BenchSetup, steps: PipelineSteps) -> Generator[BatchResult, None, None]:
     """The stream of a measured run."""
-    settings = StreamSettings(place.listing.root, place.contract, place.batch_size, place.workers)
-    return stream(place.batches(), backend=parts.backend, settings=settings, stats=StreamStats(), source=parts.source)
+    session = replace(setup.session, backend=steps.backend)
+    return session.predict(setup.batches(), root=setup.listing.root, source=steps.source)
 
 
-def _ready_results(place: Workplace, parts: Parts) -> list[BatchResult]:
-    passes = -(-place.rows // len(place.tiles))
-    with closing(stream_of(replace(place, passes=passes), parts.filled(place))) as results:
+def _ready_results(setup: BenchSetup, steps: PipelineSteps) -> list[BatchResult]:
+    passes = -(-setup.rows // len(setup.tiles))
+    with closing(stream_of(replace(setup, passes=passes), steps.filled(setup))) as results:
         return list(results)
 
 
-def _dealt(pool: ThreadPoolExecutor, place: Workplace, items: Sequence[T], step: Callable[[T, Pixels], object]) -> Work:
-    """One round of `step` over all items, dealt to the pool's threads, each with a place for pixels of its own."""
-    shares = [items[start :: place.workers] for start in range(place.workers)]
-    places = [np.zeros((*place.contract.input_size, 3), np.uint8) for _ in shares]
+def _dealt(
+    pool: ThreadPoolExecutor, setup: BenchSetup, items: Sequence[T], step: Callable[[T, Pixels], object]
+) -> Work:
+    """One round of `step` over all items, dealt to the pool's threads, each with an array for pixels of its own."""
+    shares = [items[start :: setup.workers] for start in range(setup.workers)]
+    outs = [np.zeros((*setup.contract.input_size, 3), np.uint8) for _ in shares]
 
     def share(items: Sequence[T], out: Pixels) -> int:
         for item in items:
             step(item, out)
         return len(items)
 
-    return lambda: sum(pool.map(share, shares, places))
+    return lambda: sum(pool.map(share, shares, outs))
 
 
 def _copying(slot: Pixels) -> Work:
@@ -140,14 +141,14 @@ def _copying(slot: Pixels) -> Work:
 
 
 @contextmanager
-def preparing(place: Workplace, parts: Parts) -> Iterator[Work]:
+def preparing(setup: BenchSetup, steps: PipelineSteps) -> Iterator[Work]:
     """Rounds of all that decode workers do, from files to pixels in place, by as many threads."""
 
     def prepare(path: Path, out: Pixels) -> None:
-        parts.source.preprocess_into(out, parts.source.read(path), contract=place.contract)
+        steps.source.preprocess_into(out, steps.source.read(path), contract=setup.contract)
 
-    with ThreadPoolExecutor(place.workers) as pool:
-        yield _dealt(pool, place, _paths(place), prepare)
+    with ThreadPoolExecutor(setup.workers) as pool:
+        yield _dealt(pool, setup, _paths(setup), prepare)
 
 
 def inferring(backend: Backend, pixels: Pixels) -> Work:
@@ -162,9 +163,9 @@ def inferring(backend: Backend, pixels: Pixels) -> Work:
     return work
 
 
-def _paths(place: Workplace) -> list[Path]:
-    return [place.path(tile) for tile in place.tiles]
+def _paths(setup: BenchSetup) -> list[Path]:
+    return [setup.path(tile) for tile in setup.tiles]
 
 
-def _decoded(place: Workplace) -> list[Pixels]:
-    return [decode(read_tile(path), contract=place.contract) for path in _paths(place)[:RESIZED_TILES]]
+def _decoded(setup: BenchSetup) -> list[Pixels]:
+    return [decode(read_tile(path), contract=setup.contract) for path in _paths(setup)[:RESIZED_TILES]]

@@ -1,4 +1,4 @@
-"""The parts of a run, each of which a measurement can replace by one that costs nothing."""
+"""The steps of a run, each of which a measurement can replace by one that costs nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.bench.setup import Workplace
+from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.contract import ModelContract
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stream import BatchResult
@@ -23,7 +23,7 @@ Bound = Literal["read", "decode", "infer", "write"]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PipelineSteps:
     """What a measured run is made of.
 
     Attributes:
@@ -37,30 +37,30 @@ class Parts:
     write: Callable[[Iterable[BatchResult]], int]
 
     @classmethod
-    def real(cls, place: Workplace) -> Parts:
+    def real(cls, setup: BenchSetup) -> PipelineSteps:
         """Those of a run."""
-        return cls(TileSource(read_tile, preprocess_into), place.backend, place.write_table)
+        return cls(TileSource(read_tile, preprocess_into), setup.session.backend, setup.write_table)
 
-    def without(self, stage: Bound, place: Workplace) -> Parts:
-        """The same parts, with one stage that costs nothing."""
+    def without(self, stage: Bound, setup: BenchSetup) -> PipelineSteps:
+        """The same steps, with one stage that costs nothing."""
         if stage == "read":
-            return replace(self, source=replace(self.source, read=_Remembered(place)))
+            return replace(self, source=replace(self.source, read=_Remembered(setup)))
         if stage == "decode":
             return replace(self, source=replace(self.source, preprocess_into=_already_filled))
         if stage == "infer":
-            return replace(self, backend=FakeBackend(classes=len(place.contract.classes)))
+            return replace(self, backend=FakeBackend(classes=len(setup.contract.classes)))
         return replace(self, write=_count)
 
-    def filled(self, place: Workplace) -> Parts:
-        """The same parts without reading, decoding and a model: what is left is the stream's own work."""
-        return replace(self, source=TileSource(_nothing, _already_filled)).without("infer", place)
+    def filled(self, setup: BenchSetup) -> PipelineSteps:
+        """The same steps without reading, decoding and a model: what is left is the stream's own work."""
+        return replace(self, source=TileSource(_nothing, _already_filled)).without("infer", setup)
 
 
 class _Remembered:
-    """Reads every tile of a workplace once, and then gives its bytes without a look at the disk."""
+    """Reads every tile of a setup once, and then gives its bytes without a look at the disk."""
 
-    def __init__(self, place: Workplace) -> None:
-        self._bytes = {os.fspath(place.path(tile)): read_tile(place.path(tile)) for tile in place.tiles}
+    def __init__(self, setup: BenchSetup) -> None:
+        self._bytes = {os.fspath(setup.path(tile)): read_tile(setup.path(tile)) for tile in setup.tiles}
 
     def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG002 - as `read_tile`
         return self._bytes[os.fspath(path)]

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cervix_engine.bench.measure import Meter, Rate
-from cervix_engine.bench.setup import Workplace
+from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.stages import StageRate, end_to_end
-from cervix_engine.bench.steps import Bound, Parts
+from cervix_engine.bench.steps import Bound, PipelineSteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Capacities:
         return math.ceil(self.workers * min(self.infer, self.write) / self.prepare)
 
     def sustained(self, stage: Bound) -> float:
-        """By whoever does a stage."""
+        """Tiles/s of the threads that do `stage`."""
         return {"read": self.prepare, "decode": self.prepare, "infer": self.infer, "write": self.write}[stage]
 
     def slowest_first(self) -> list[Bound]:
@@ -109,28 +109,30 @@ class Verdict:
 _NAMES: Mapping[Bound, str] = {"read": "reading", "decode": "decode", "infer": "the model", "write": "writing"}
 
 
-def judge(place: Workplace, parts: Parts, *, stages: Iterable[StageRate], whole: Rate, meter: Meter) -> Verdict:
+def judge(
+    setup: BenchSetup, steps: PipelineSteps, *, stages: Iterable[StageRate], whole: Rate, meter: Meter
+) -> Verdict:
     """Name what bounds a run, and prove it.
 
     Args:
-        place, parts: what is measured.
+        setup, steps: what is measured.
         stages: each stage alone.
         whole: the rate from files to table.
         meter: for the runs that check.
     """
-    capacities = Capacities.of(stages, workers=place.workers)
+    capacities = Capacities.of(stages, workers=setup.workers)
     needed = whole.tiles_per_sec * (1 + meter.gate.tolerance)
     checks: list[FreedRun] = []
-    for check in _freed_runs(place, parts, capacities.slowest_first(), meter):
+    for check in _freed_runs(setup, steps, capacities.slowest_first(), meter):
         checks.append(check)
         if check.rate.tiles_per_sec > needed:
             return Verdict(check.stage, True, whole.tiles_per_sec, capacities, tuple(checks))
     return Verdict(checks[0].stage, False, whole.tiles_per_sec, capacities, tuple(checks))
 
 
-def _freed_runs(place: Workplace, parts: Parts, suspects: Iterable[Bound], meter: Meter) -> Iterator[FreedRun]:
+def _freed_runs(setup: BenchSetup, steps: PipelineSteps, suspects: Iterable[Bound], meter: Meter) -> Iterator[FreedRun]:
     for stage in suspects:
-        yield FreedRun(stage, end_to_end(place, parts.without(stage, place), meter=meter))
+        yield FreedRun(stage, end_to_end(setup, steps.without(stage, setup), meter=meter))
 
 
 def _number(rate: float) -> str:

@@ -12,10 +12,10 @@ import pytest
 from cervix_engine.bench.bench import measure
 from cervix_engine.bench.measure import Rate
 from cervix_engine.bench.stages import StageName, StageRate, end_to_end
-from cervix_engine.bench.steps import Bound, Parts
+from cervix_engine.bench.steps import Bound, PipelineSteps
 from cervix_engine.bench.verdict import Capacities, FreedRun, Verdict, judge
 from cervix_engine.run.stream.source import TileSource
-from engine.bench.places import QUICK, slowed, workplace
+from engine.bench.setups import QUICK, bench_setup, slowed
 from engine.run.support import SpyBackend, read_table
 
 STAGES: tuple[StageName, ...] = ("read", "decode", "resize", "copy", "infer", "write")
@@ -28,8 +28,8 @@ def _rate(tiles_per_sec: float) -> Rate:
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("situation", ["read", "decode", "infer", "write"])
 def test_what_was_made_slow_is_what_bounds(tiles: Path, tmp_path: Path, situation: Bound) -> None:
-    place = workplace(tiles, tmp_path / "scratch")
-    report = measure(place, slowed(place, situation), batch_sizes=(1,), meter=QUICK)
+    setup = bench_setup(tiles, tmp_path / "scratch")
+    report = measure(setup, slowed(setup, situation), batch_sizes=(1,), meter=QUICK)
     assert report.verdict.stage == situation
     assert report.verdict.confirmed
     assert [check.stage for check in report.verdict.checks] == [situation]
@@ -37,22 +37,22 @@ def test_what_was_made_slow_is_what_bounds(tiles: Path, tmp_path: Path, situatio
 
 
 def test_a_suspect_that_freeing_does_not_help_is_passed_over(tiles: Path, tmp_path: Path) -> None:
-    place = workplace(tiles, tmp_path / "scratch")
+    setup = bench_setup(tiles, tmp_path / "scratch")
     claimed: dict[StageName, float] = dict.fromkeys(STAGES, 1e6)
     claimed["write"] = 1.0
     claimed["infer"] = 2.0
     stages = [StageRate(stage, 1, _rate(rate)) for stage, rate in claimed.items()]
-    parts = slowed(place, "infer")
-    whole = end_to_end(place, parts, meter=QUICK)
-    verdict = judge(place, parts, stages=stages, whole=whole, meter=QUICK)
+    steps = slowed(setup, "infer")
+    whole = end_to_end(setup, steps, meter=QUICK)
+    verdict = judge(setup, steps, stages=stages, whole=whole, meter=QUICK)
     assert (verdict.stage, verdict.confirmed) == ("infer", True)
     assert [check.stage for check in verdict.checks] == ["write", "infer"]
 
 
 def test_where_no_stage_alone_bounds_the_verdict_says_so(tiles: Path, tmp_path: Path) -> None:
-    place = workplace(tiles, tmp_path / "scratch")
+    setup = bench_setup(tiles, tmp_path / "scratch")
     stages = [StageRate(stage, 1, _rate(1e6)) for stage in STAGES]
-    verdict = judge(place, Parts.real(place), stages=stages, whole=_rate(1e9), meter=QUICK)
+    verdict = judge(setup, PipelineSteps.real(setup), stages=stages, whole=_rate(1e9), meter=QUICK)
     assert not verdict.confirmed
     assert len(verdict.checks) == 4
     assert str(verdict).startswith("bound by no stage alone: suspected was read")
@@ -96,17 +96,17 @@ def test_suspicion_falls_on_the_slowest(read: float, decode: float, infer: float
 
 
 def test_a_run_from_files_to_table_writes_the_table(tiles: Path, tmp_path: Path) -> None:
-    place = replace(workplace(tiles, tmp_path / "scratch"), passes=2)
-    rate = end_to_end(place, Parts.real(place), meter=QUICK)
+    setup = replace(bench_setup(tiles, tmp_path / "scratch"), passes=2)
+    rate = end_to_end(setup, PipelineSteps.real(setup), meter=QUICK)
     assert rate.tiles_per_sec > 0
-    rows = read_table(place.out)
-    assert len(rows) == 2 * len(place.tiles)
+    rows = read_table(setup.out)
+    assert len(rows) == 2 * len(setup.tiles)
     assert {row["status"] for row in rows} == {"ok"}
 
 
 @pytest.mark.parametrize("stage", ["read", "decode", "infer", "write"])
 def test_a_stage_that_is_made_free_is_not_done(tiles: Path, tmp_path: Path, stage: Bound) -> None:
-    place = workplace(tiles, tmp_path / "scratch")
+    setup = bench_setup(tiles, tmp_path / "scratch")
     done: set[str] = set()
 
     def note(what: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,10 +116,10 @@ def test_a_stage_that_is_made_free_is_not_done(tiles: Path, tmp_path: Path, stag
 
         return noted
 
-    real = Parts.real(place)
+    real = PipelineSteps.real(setup)
     source = TileSource(note("read", real.source.read), note("decode", real.source.preprocess_into))
-    parts = Parts(source, SpyBackend(real.backend), note("write", real.write)).without(stage, place)
-    end_to_end(place, parts, meter=QUICK)
-    if isinstance(parts.backend, SpyBackend) and parts.backend.digests:
+    steps = PipelineSteps(source, SpyBackend(real.backend), note("write", real.write)).without(stage, setup)
+    end_to_end(setup, steps, meter=QUICK)
+    if isinstance(steps.backend, SpyBackend) and steps.backend.digests:
         done.add("infer")
     assert done == {"read", "decode", "infer", "write"} - {stage}

@@ -1,4 +1,4 @@
-"""Workplaces with drawn tiles and a fake model, and steps that are slow on purpose."""
+"""Bench setups with drawn tiles and a fake model, and steps that are slow on purpose."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bench.setup import Workplace, usable_tiles
-from cervix_engine.bench.steps import Parts
+from cervix_engine.bench.setup import BenchSetup, usable_tiles
+from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.contract import ModelContract
-from cervix_engine.run.batch import run_identity
+from cervix_engine.run.record import Provenance
+from cervix_engine.run.session import Session
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.tiles.discover import discover
@@ -28,22 +29,14 @@ BATCH_SIZE = 4
 SLOW_S = 0.004
 
 
-def workplace(tiles: Path, scratch: Path, *, backend: FakeBackend | None = None) -> Workplace:
+def bench_setup(tiles: Path, scratch: Path, *, backend: FakeBackend | None = None) -> BenchSetup:
     """The first tiles below `tiles`, two workers, batches of four."""
     scratch.mkdir()
     listing = discover(tiles, spool=scratch)
-    backend = backend or FakeBackend()
-    identity = run_identity(CONTRACT, backend.info, bundle_digest="0" * 64, batch_size=BATCH_SIZE, listing=listing)
-    return Workplace(
-        listing=listing,
-        tiles=usable_tiles(listing, contract=CONTRACT, count=24),
-        contract=CONTRACT,
-        backend=backend,
-        identity=identity,
-        workers=2,
-        out=scratch / "preds.csv",
-        rows=1,
-    )
+    provenance = Provenance("0" * 64, None, 0.0, 0.0)
+    session = Session(CONTRACT, backend or FakeBackend(), BATCH_SIZE, 2, provenance, listing)
+    usable = usable_tiles(listing, contract=CONTRACT, count=24)
+    return replace(BenchSetup.of(session, usable, out=scratch / "preds.csv"), rows=1)
 
 
 def slow_read(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
@@ -65,12 +58,12 @@ def slow_write(write: Callable[[Iterable[BatchResult]], int]) -> Callable[[Itera
     return lambda results: write(delayed(results))
 
 
-def slowed(place: Workplace, what: str) -> Parts:
-    """A run's parts, of which `what` takes `SLOW_S` for each tile.
+def slowed(setup: BenchSetup, what: str) -> PipelineSteps:
+    """A run's steps, of which `what` takes `SLOW_S` for each tile.
 
     Nothing is really written: how long an fsync takes is up to whoever else uses the disk.
     """
-    real = Parts.real(place).without("write", place)
+    real = PipelineSteps.real(setup).without("write", setup)
     return {
         "read": replace(real, source=TileSource(slow_read, preprocess_into)),
         "decode": replace(real, source=TileSource(read_tile, slow_decode)),
