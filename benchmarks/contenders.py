@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from cervix_engine.backends import Backend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.machine import usable_cpus
-from cervix_engine.run.batch import discover_beside, predict_partial, run_identity
-from cervix_engine.run.partial import PartialRun, output_lock
 from cervix_engine.run.record import Provenance
+from cervix_engine.run.session import Session
+from cervix_engine.run.stream.stream import batches_of
+from cervix_engine.run.transaction import TableTransaction
+from cervix_engine.table.rows import RowFormat
 from cervix_engine.values import Pixels
 
 Run = Callable[[], float]
@@ -35,25 +38,23 @@ def tile_files(tiles: Path) -> list[Path]:
 def engine(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int, workers: int | None = None) -> Run:
     """The engine, from discovery to the committed table."""
     out = tiles.parent / "preds.csv"
+    provenance = Provenance(bundle.digest, None, 0.0, 0.0)
+    session = Session(bundle.contract, backend, batch_size, workers or usable_cpus(), provenance)
 
     def run() -> float:
         began = time.perf_counter()
         out.unlink(missing_ok=True)
-        with output_lock(out):
-            listing = discover_beside(out, tiles)
-            identity = run_identity(
-                bundle.contract, backend.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
-            )
-            report = predict_partial(
-                PartialRun.create(out, identity=identity, listing=listing),
-                listing,
-                contract=bundle.contract,
-                backend=backend,
-                workers=workers or usable_cpus(),
-                report_path=out.with_suffix(".run.json"),
-                provenance=Provenance(bundle.digest, None, 0.0, 0.0, {}),
-            )
-        return report.found / (time.perf_counter() - began)
+        with TableTransaction(out) as table:
+            listing = table.list_tiles(tiles)
+            with table.begin(session.identity(listing), listing, backend=backend.info, provenance=provenance):
+                predicted = session.predict(batches_of(listing, batch_size), root=tiles)
+                with table.shards(RowFormat(bundle.contract)) as shards, closing(predicted) as results:
+                    for result in results:
+                        shards.write(result)
+                table.require_balance()
+                table.assemble()
+                record = table.commit()
+        return record.found / (time.perf_counter() - began)
 
     return run
 

@@ -14,15 +14,12 @@ from pathlib import Path
 
 import click
 
-from cervix_engine.backends import open_backend
-from cervix_engine.backends.selection import select
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.setup import BenchSetup, usable_tiles
 from cervix_engine.bench.stages import end_to_end, inferring, preparing
 from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.machine import usable_cpus
-from cervix_engine.run.batch import run_identity
+from cervix_engine.run.session import Session, SessionRequest, open_session
 from cervix_engine.tiles.discover import discover
 from common import Rate, describe, interleave, race_options, sample_tiles
 
@@ -38,28 +35,30 @@ def main(
 ) -> None:
     """Measure the stream's efficiency."""
     bundle = Bundle.open(model)
-    combination = select(bundle, precision=precision).combination  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as name, open_backend(bundle, combination=combination) as backend:
+    request = SessionRequest(bundle, precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample_tiles(tiles, folder / "tiles", count=count)
-        listing = discover(folder / "tiles", spool=folder)
-        identity = run_identity(
-            bundle.contract, backend.info, bundle_digest=bundle.digest, batch_size=batch_size, listing=listing
-        )
-        usable = usable_tiles(listing, contract=bundle.contract, count=count)
-        setup = BenchSetup(listing, usable, bundle.contract, backend, identity, usable_cpus(), folder / "preds.csv")
-        steps = PipelineSteps.real(setup)
-        infer = inferring(backend, setup.batch(batch_size))
-        with preparing(setup, steps) as prepare:
-            rates = interleave(
-                {
-                    "model alone": lambda: ONCE.rate(infer).tiles_per_sec,
-                    "preparation alone": lambda: ONCE.rate(prepare).tiles_per_sec,
-                    "end to end": lambda: end_to_end(setup, steps, meter=ONCE).tiles_per_sec,
-                },
-                rounds=rounds,
-            )
+        with open_session(request, list_tiles=lambda: discover(folder / "tiles", spool=folder)) as session:
+            rates = measured(session, count=count, rounds=rounds, out=folder / "preds.csv")
     publish(rates, report)
+
+
+def measured(session: Session, *, count: int, rounds: int, out: Path) -> dict[str, Rate]:
+    """Each part alone and all of them, in turns."""
+    usable = usable_tiles(session.listing, contract=session.contract, count=count)
+    setup = BenchSetup.of(session, usable, out=out)
+    steps = PipelineSteps.real(setup)
+    infer = inferring(session.backend, setup.batch(setup.batch_size))
+    with preparing(setup, steps) as prepare:
+        return interleave(
+            {
+                "model alone": lambda: ONCE.rate(infer).tiles_per_sec,
+                "preparation alone": lambda: ONCE.rate(prepare).tiles_per_sec,
+                "end to end": lambda: end_to_end(setup, steps, meter=ONCE).tiles_per_sec,
+            },
+            rounds=rounds,
+        )
 
 
 def publish(rates: dict[str, Rate], report: Path | None) -> None:

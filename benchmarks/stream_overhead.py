@@ -49,20 +49,21 @@ def run(tiles: Path, out: Path, *, decoded: bool) -> dict[str, float]:
     from cervix_engine.bench.steps import PipelineSteps
     from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
     from cervix_engine.machine import usable_cpus
-    from cervix_engine.run.batch import discover_beside, run_identity
+    from cervix_engine.run.record import Provenance
+    from cervix_engine.run.session import Session
     from cervix_engine.run.tuning import DEFAULT_BATCH_SIZE
+    from cervix_engine.tiles.discover import discover
 
     contract, backend = ModelContract(SIPAKMED_CLASSES), FakeBackend()
     began = time.perf_counter()
-    listing = discover_beside(out, tiles)
+    spool = out.with_suffix(".listing")
+    spool.mkdir(exist_ok=True)
+    listing = discover(tiles, spool=spool)
     listed = time.perf_counter() - began
-    listing_file = listing.path.rename(out.with_suffix(".listing"))
-    listing = type(listing)(listing.root, listing_file, listing.found, listing.ignored)
-    identity = run_identity(
-        contract, backend.info, bundle_digest="0" * 64, batch_size=DEFAULT_BATCH_SIZE, listing=listing
-    )
+    provenance = Provenance("0" * 64, None, 0.0, 0.0)
+    session = Session(contract, backend, DEFAULT_BATCH_SIZE, usable_cpus(), provenance, listing)
     # The listing stands for its tiles: a million of them are streamed, never held.
-    setup = BenchSetup(listing, listing, contract, backend, identity, usable_cpus(), out)  # type: ignore[arg-type]
+    setup = BenchSetup.of(session, listing, out=out)  # type: ignore[arg-type]
     steps = PipelineSteps.real(setup)
     if decoded:
         steps = steps.filled(setup)

@@ -10,7 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cervix_engine.errors import OutputError
+
 _BLOCK_BYTES = 2**20
+
+
+@contextmanager
+def output_errors(what: str) -> Iterator[None]:
+    """Translate the file system's refusals to OutputError; `what` says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{what}: {error.strerror or error}") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +29,18 @@ class Failed:
 
 def at_every_call(campaign: Campaign) -> Failed:
     """Let each step fail alone, the disk stay full from each on, each write be short, and each tile be unreadable."""
+    return told(_ways(campaign), at_every_tile(campaign))
+
+
+def told(ways: Iterable[tuple[str, Iterable[dict[str, Any]]]], tiles: Iterable[dict[str, Any]]) -> Failed:
+    """Count the findings of each way to fail, and those of unreadable tiles, and tell what is not as it must be."""
     seen = Failed()
-    for how, findings in _ways(campaign):
+    for how, findings in ways:
         for finding in findings:
             seen.calls[how] += 1
             seen.needless += finding["code"] in DONE
             seen.violations += [f"{how} at {finding['step']}: {what}" for what in _wrong(finding)]
-    for finding in at_every_tile(campaign):
+    for finding in tiles:
         seen.calls["EIO of a tile"] += 1
         if finding["code"] != 3 or len(finding["rows"]) != 1 or ",failed,unreadable: " not in finding["rows"][0]:
             seen.violations.append(f"at {finding['step']}: exit code {finding['code']}, rows {finding['rows']}")

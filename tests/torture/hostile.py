@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from cervix_engine.cli.batch import SOME_FAILED
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
 from cervix_engine.tiles.headers import MAX_AREA_PX
 from engine.run.support import read_table
 from torture.corpus import HIDDEN, IGNORED, OK, Hostile
@@ -85,7 +85,7 @@ def judge(finished: Finished, things: list[Hostile], *, out: Path, ordinary: Fin
     seen = outcomes(out)
     wanted = {os.fsencode(thing.path): thing.outcome for thing in things if thing.outcome not in (IGNORED, HIDDEN)}
     violations += _differences(wanted, seen)
-    report = RunReport.load(out.with_name(out.name + ".run.json"))
+    report = RunRecord.load(out.with_name(out.name + ".run.json"))
     ignored = sum(thing.outcome == IGNORED for thing in things)
     if (report.found, report.ignored) != (len(wanted), ignored):
         violations.append(f"found {report.found} of {len(wanted)} tiles, ignored {report.ignored} of {ignored} others")

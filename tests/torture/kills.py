@@ -13,15 +13,15 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from cervix_engine.run import partial
-from engine.run.faults import DONE, SHARD_TILES, Campaign, at_every_step
+from cervix_engine.run.transaction import JOURNAL
+from engine.run.faults import DONE, SHARD, Campaign, at_every_step
 from engine.run.injector import Injector, kill
-from engine.run.support import FINISHED, beside
+from engine.run.support import FINISHED, beside, program_with_shards, work_folder
 
 KILLED = -signal.SIGKILL
 EXISTS = 2  # the exit code where the killed run had put its table in place, and only its farewell was missing
@@ -38,11 +38,7 @@ class Executed(Campaign):
         assert limit is None, "files are limited in forked runs only"
         os.dup2(pipe, 1)
         os.dup2(pipe, 2)
-        code = (
-            f"from cervix_engine.run import partial; partial.SHARD_TILES = {SHARD_TILES}\n"
-            "from cervix_engine.cli.batch import main; main()"
-        )
-        os.execv(sys.executable, [sys.executable, "-c", code, *command])
+        os.execv(sys.executable, [sys.executable, "-c", program_with_shards(SHARD.tiles), *command])
 
 
 @dataclass
@@ -85,20 +81,25 @@ def at_random_instants(campaign: Campaign, *, kills: int, seed: int, tally: Tall
 def at_every_point(campaign: Campaign, *, tally: Tally) -> None:
     """Kill at each step of a run in turn, without and with an old table to overwrite; the next start finishes it."""
     for old in (False, True):
-        for finding in at_every_step(campaign, kill, campaign.changes, old=old):
-            tally.starts += 2
-            tally.kills[finding["step"].split()[0]] += 1
-            tally.tables += 1
-            again, before = finding["again"], "old" if old else "none"
-            where = f"killed at {finding['step']}"
-            tally.require(finding["code"] == KILLED, f"{where}: ended with {finding['code']}")
-            tally.require(finding["table"] in (before, "new"), f"{where}: the table is {finding['table']}")
-            tally.require(_verified(finding), f"{where}: cervix-verify says {finding['verdict']}")
-            tally.require(again["table"] == "new", f"{where}: the next table is {again['table']}")
-            tally.require(_verified(again), f"{where}: of the next table cervix-verify says {again['verdict']}")
-            tally.require(set(again["left"]) == FINISHED, f"{where}: left over is {again['left']}")
-            finished = finding["table"] == "new" and not old
-            tally.require(again["code"] in DONE or (finished and again["code"] == EXISTS), f"{where}: {again}")
+        tell_kills(at_every_step(campaign, kill, campaign.changes, old=old), old=old, tally=tally)
+
+
+def tell_kills(findings: Iterable[dict[str, Any]], *, old: bool, tally: Tally) -> None:
+    """Count findings of kills at steps, and tell what is not as it must be."""
+    for finding in findings:
+        tally.starts += 2
+        tally.kills[finding["step"].split()[0]] += 1
+        tally.tables += 1
+        again, before = finding["again"], "old" if old else "none"
+        where = f"killed at {finding['step']}"
+        tally.require(finding["code"] == KILLED, f"{where}: ended with {finding['code']}")
+        tally.require(finding["table"] in (before, "new"), f"{where}: the table is {finding['table']}")
+        tally.require(_verified(finding), f"{where}: cervix-verify says {finding['verdict']}")
+        tally.require(again["table"] == "new", f"{where}: the next table is {again['table']}")
+        tally.require(_verified(again), f"{where}: of the next table cervix-verify says {again['verdict']}")
+        tally.require(set(again["left"]) == FINISHED, f"{where}: left over is {again['left']}")
+        finished = finding["table"] == "new" and not old
+        tally.require(again["code"] in DONE or (finished and again["code"] == EXISTS), f"{where}: {again}")
 
 
 def _finishes(campaign: Campaign, chance: random.Random, tally: Tally, *, old: bool, spare: bool) -> bool:
@@ -137,9 +138,9 @@ def _phase(campaign: Campaign, table: str) -> str:
     """How far a killed run had come, by what it left."""
     if table == "new":
         return "behind the rename"
-    folder = partial.work_folder(campaign.out)
+    folder = work_folder(campaign.out)
     try:
-        journal = (folder / partial.JOURNAL).read_bytes()
+        journal = (folder / JOURNAL).read_bytes()
     except FileNotFoundError:
         return "while listing" if folder.exists() else "before the listing"
     return "in the commit" if b'"assembled"' in journal else "while predicting"

@@ -7,10 +7,10 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from cervix_engine.run import partial
 from cervix_engine.run.batch import BatchConfig
-from engine.run.faults import BATCH, SHARD_TILES, Campaign, use_the_fake_backend
-from engine.run.support import draw_folder, make_bundle
+from cervix_engine.run.session import Choose, choose_backend
+from engine.run.faults import BATCH, SHARD, Campaign
+from engine.run.support import choose_fake, draw_folder, make_bundle, make_fake_bundle, run_setup
 from torture.corpus import OK, corpus, plant
 from torture.errors import at_every_call
 from torture.fuzz import MAX_INPUT_BYTES
@@ -27,14 +27,14 @@ ORDINARY_TILES = 50
 def points(scratch: Path, *, tiles: int) -> Seen:
     """Kill forked runs of the tiny model at each step in turn."""
     tally = Tally()
-    at_every_point(_forked(scratch, tiles), tally=tally)
+    at_every_point(_forked(scratch, tiles, bundle=make_bundle(scratch / "bundle").root), tally=tally)
     return Seen({"tiles a run": tiles + 1, **_tallied(tally)}, tuple(tally.violations))
 
 
 def errors(scratch: Path, *, tiles: int) -> Seen:
     """Let each call of forked runs fail in turn; on the fake backend, for a model has no part in it."""
-    use_the_fake_backend()
-    seen = at_every_call(_forked(scratch, tiles))
+    bundle = make_fake_bundle(scratch / "bundle").root
+    seen = at_every_call(_forked(scratch, tiles, bundle=bundle, choose=choose_fake))
     facts: Facts = {
         "tiles a run": tiles + 1,
         "calls that failed": seen.calls.total(),
@@ -46,7 +46,7 @@ def errors(scratch: Path, *, tiles: int) -> Seen:
 
 def kills(scratch: Path, *, count: int, programs: int, tiles: int, seed: int) -> Seen:
     """Kill forked runs and programs of the tiny model at random instants."""
-    forked, tally = _forked(scratch, tiles), Tally()
+    forked, tally = _forked(scratch, tiles, bundle=make_bundle(scratch / "bundle").root), Tally()
     at_random_instants(forked, kills=count, seed=seed, tally=tally)
     facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "seconds of an undisturbed forked run": forked.duration}
     if programs:
@@ -152,17 +152,18 @@ def soak(scratch: Path, *, runs: int, minutes: float, tiles: int) -> Seen:
     return Seen(facts, tuple(growths(samples)))
 
 
-def _forked(scratch: Path, tiles: int) -> Campaign:
-    bundle = make_bundle(scratch / "bundle").root
-    campaign = _campaign(Campaign, _drawn_tiles(scratch, tiles), bundle, scratch / "forked")
+def _forked(scratch: Path, tiles: int, *, bundle: Path, choose: Choose = choose_backend) -> Campaign:
+    campaign = _campaign(Campaign, _drawn_tiles(scratch, tiles), bundle, scratch / "forked", choose=choose)
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"forking needs a process without threads, this one has {threads}"
     return campaign
 
 
-def _campaign(kind: type[Campaign], tiles: Path, bundle: Path, scratch: Path) -> Campaign:
-    partial.SHARD_TILES = SHARD_TILES
-    return kind(os.fspath(tiles), os.fspath(bundle), os.fspath(_folder(scratch)), "preds.csv")
+def _campaign(
+    kind: type[Campaign], tiles: Path, bundle: Path, scratch: Path, *, choose: Choose = choose_backend
+) -> Campaign:
+    setup = run_setup(choose=choose, shard=SHARD)
+    return kind(os.fspath(tiles), os.fspath(bundle), os.fspath(_folder(scratch)), "preds.csv", setup=setup)
 
 
 def _drawn_tiles(scratch: Path, count: int) -> Path:
@@ -191,7 +192,7 @@ def _counted(counts: Counter[str]) -> str:
 
 def _tallied(tally: Tally) -> Facts:
     return {
-        "tiles a batch, a shard": f"{BATCH}, {SHARD_TILES}",
+        "tiles a batch, a shard": f"{BATCH}, {SHARD.tiles}",
         "kills": tally.kills.total(),
         "where": _counted(tally.kills),
         "starts": tally.starts,

@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import jsonschema
@@ -20,9 +19,9 @@ from cervix_engine.errors import TileDecodeError
 from engine.run.faults import Campaign, Child
 from engine.run.support import FINISHED, PATIENCE_S, drawn_tile, environment, make_bundle
 from torture.corpus import IGNORED, OK, corpus, plant
-from torture.errors import at_every_call
+from torture.errors import told
 from torture.hostile import Finished, cuts, judge, judge_cuts, predict, refusals
-from torture.kills import Tally, at_every_point, at_random_instants
+from torture.kills import Tally, at_random_instants, tell_kills
 from torture.report import RULES, TOLD, PartReport, Seen, load, page
 from torture.soak import Sample, growths, sample
 
@@ -137,7 +136,7 @@ def test_kills_tell_whatever_is_not_as_it_must_be(
     assert violation in "; ".join(tally.violations)
 
 
-def test_steps_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_tell_whatever_is_not_as_it_must_be() -> None:
     whole: dict[str, Any] = {"step": "fsync table", "code": KILLED, "table": "none", "verdict": "no such table"}
     whole["again"] = again = {"code": 0, "table": "new", "verdict": "as written", "left": sorted(FINISHED)}
     wrong = [
@@ -150,17 +149,15 @@ def test_steps_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: p
         {**whole, "again": {**again, "code": 2}},
     ]
     for finding, expected in ((whole, 0), *((finding, 1) for finding in wrong)):
-        found = [[finding], []]  # without an old table, and with one
-        monkeypatch.setattr("torture.kills.at_every_step", lambda *_, found=found, **__: found.pop(0))
         tally = Tally()
-        at_every_point(cast(Campaign, Staged(tmp_path)), tally=tally)
+        tell_kills([finding], old=False, tally=tally)
         assert (tally.kills, len(tally.violations)) == (Counter(fsync=1), expected), finding
 
 
 # ---- errors
 
 
-def test_errors_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_tell_whatever_is_not_as_it_must_be() -> None:
     whole: dict[str, Any] = {"step": "fsync table", "code": 1, "table": "none", "verdict": "no such table"}
     whole["stderr"] = "error: no\n"
     finished = {"code": 0, "table": "new", "verdict": "as written"}
@@ -178,11 +175,7 @@ def test_errors_tell_whatever_is_not_as_it_must_be(tmp_path: Path, monkeypatch: 
     ]
     tile = {"step": "open tile.jpg", "code": 3, "rows": ["tile.jpg,,failed,unreadable: no"]}
     tiles = [tile, {**tile, "rows": []}, {**tile, "code": 0}]
-    found = [[*right, *wrong], [], [], []]
-    monkeypatch.setattr("torture.errors.at_every_step", lambda *_, **__: found.pop(0))
-    monkeypatch.setattr("torture.errors.at_every_write", lambda *_: [])
-    monkeypatch.setattr("torture.errors.at_every_tile", lambda *_: tiles)
-    seen = at_every_call(cast(Campaign, SimpleNamespace(steps={}, changes={})))
+    seen = told([("EIO", [*right, *wrong]), ("ENOSPC", [])], tiles)
     assert len(seen.violations) == len(wrong) + len(tiles) - 1, seen.violations
     assert seen.calls == {"EIO": len(right) + len(wrong), "EIO of a tile": 3}
     assert seen.needless == 3
@@ -208,14 +201,14 @@ def test_every_hostile_file_becomes_what_is_specified(model: Path, tmp_path: Pat
     assert lost == ["b'lost.jpg' is without a row, must be ok", lost[1]]
     more = judge(finished, [*things, replace(things[0], outcome=IGNORED)], out=out, ordinary=ORDINARY)
     assert ["ignored" in violation for violation in more] == [True]
-    for change, told in (
+    for change, message in (
         ({"code": 0}, "ended with 0"),
         ({"code": -11}, "ended with -11"),
         ({"stderr": "Traceback (most recent call last)"}, "a traceback"),
         ({"peak_bytes": 2**40}, "bytes"),
     ):
         (violation,) = judge(replace(finished, **change), things, out=out, ordinary=ORDINARY)
-        assert told in violation
+        assert message in violation
     assert "no table" in judge(finished, things, out=tmp_path / "gone.csv", ordinary=ORDINARY)[0]
 
 

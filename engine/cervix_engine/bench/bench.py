@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cervix_engine.backends import open_backend
 from cervix_engine.backends.device import ANY, Device
-from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.report import BenchReport, Conditions
 from cervix_engine.bench.setup import BenchSetup, copy_golden, usable_tiles
@@ -22,9 +21,9 @@ from cervix_engine.bench.verdict import judge
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
 from cervix_engine.machine import software, usable_cpus
-from cervix_engine.run.batch import run_identity
+from cervix_engine.run.session import SessionRequest, open_session
 from cervix_engine.run.tuning import DEFAULT_BATCH_SIZE
-from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.discover import Listing, discover
 
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 DEFAULT_TILES = 256
@@ -44,7 +43,7 @@ class BenchConfig:
         precision: `auto`, or the one that must run.
         device: where it may compute.
         batch_size: of the run from files to table.
-        workers: decode threads; None takes one a usable core.
+        workers: decode workers; None takes one a usable core.
         count: how many tiles of the folder are used.
         batch_sizes: at which the model is measured alone; 1 is always among them.
         gate: when a figure is stable.
@@ -74,32 +73,24 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         CervixError: see `errors.py`.
     """
     bundle = Bundle.open(config.model)
-    chosen = select(bundle, precision=config.precision, device=config.device).combination
-    with (
-        _scratch_folder(config.scratch) as folder,
-        open_backend(bundle, combination=chosen, device=config.device) as backend,
-    ):
-        replay_golden(bundle, backend, batch_size=config.batch_size)
-        root = config.tiles or copy_golden(bundle, Path(folder) / "tiles")
-        listing = discover(root, spool=Path(folder))
-        setup = BenchSetup(
-            listing=listing,
-            tiles=usable_tiles(listing, contract=bundle.contract, count=config.count),
-            contract=bundle.contract,
-            backend=backend,
-            identity=run_identity(
-                bundle.contract,
-                backend.info,
-                bundle_digest=bundle.digest,
-                batch_size=config.batch_size,
-                listing=listing,
-            ),
-            workers=config.workers or usable_cpus(),
-            out=Path(folder) / "preds.csv",
-        )
-        return measure(
-            setup, PipelineSteps.real(setup), batch_sizes=config.batch_sizes, meter=Meter(config.gate), say=say
-        )
+    request = SessionRequest(
+        bundle,
+        precision=config.precision,
+        device=config.device,
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
+    with _scratch_folder(config.scratch) as name:
+        folder = Path(name)
+
+        def list_tiles() -> Listing:
+            return discover(config.tiles or copy_golden(bundle, folder / "tiles"), spool=folder)
+
+        with open_session(request, list_tiles=list_tiles) as session:
+            tiles = usable_tiles(session.listing, contract=bundle.contract, count=config.count)
+            setup = BenchSetup.of(session, tiles, out=folder / "preds.csv")
+            meter = Meter(config.gate)
+            return measure(setup, PipelineSteps.real(setup), batch_sizes=config.batch_sizes, meter=meter, say=say)
 
 
 def measure(

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cervix_engine.backends import Backend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError, UsageError
 from cervix_engine.run.journal import RunIdentity
-from cervix_engine.run.partial import SHARD_TILES, PartialRun, ShardWriter, clear_work_folder, work_folder
+from cervix_engine.run.session import Session
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
+from cervix_engine.run.transaction import DEFAULT_SHARD, TableTransaction
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
 from cervix_engine.tiles.preprocess import decode, preprocess_into, read_tile
@@ -30,34 +30,39 @@ class BenchSetup:
     """Everything that a measurement needs.
 
     Attributes:
+        session: the model, loaded, and its sizes.
         listing: the tiles, as a run would find them.
         tiles: those of the listing that are used, all of which can be decoded.
-        contract: of the bundle.
-        backend: loaded.
-        identity: that of a run with this listing and backend.
-        workers: decode threads.
+        identity: that of a run with this listing and session.
         out: where the measured table goes, in a folder of its own.
         passes: how often a run from files to table goes over the tiles.
         rows: how many the writer writes when it is measured alone; with few, its fixed costs would count as theirs.
     """
 
+    session: Session
     listing: Listing
     tiles: Sequence[TileRef]
-    contract: ModelContract
-    backend: Backend
     identity: RunIdentity
-    workers: int
     out: Path
     passes: int = 1
-    rows: int = SHARD_TILES
+    rows: int = DEFAULT_SHARD.tiles
+
+    @classmethod
+    def of(cls, session: Session, tiles: Sequence[TileRef], *, out: Path) -> BenchSetup:
+        """For these tiles of the session's listing."""
+        return cls(session, session.listing, tiles, session.identity(session.listing), out)
+
+    @property
+    def contract(self) -> ModelContract:
+        return self.session.contract
 
     @property
     def batch_size(self) -> int:
-        return self.identity.batch_size
+        return self.session.batch_size
 
     @property
-    def row_format(self) -> RowFormat:
-        return RowFormat(self.contract)
+    def workers(self) -> int:
+        return self.session.workers
 
     def batches(self) -> Iterator[TileBatch]:
         """What a run predicts."""
@@ -72,17 +77,16 @@ class BenchSetup:
         Returns:
             The number of tiles.
         """
-        clear_work_folder(self.out)
-        work_folder(self.out).mkdir()
-        partial = PartialRun.create(self.out, identity=self.identity, listing=self.listing)
-        with ShardWriter(partial, self.row_format) as shards:
-            for result in results:
-                shards.write(result)
-        partial.assemble(self.row_format.columns)
-        partial.commit()
-        tiles = partial.tiles
-        partial.clear()
-        return tiles
+        session = self.session
+        with TableTransaction(self.out) as table:
+            table.empty_folder()
+            with table.begin(self.identity, self.listing, backend=session.backend.info, provenance=session.provenance):
+                with table.shards(RowFormat(self.contract)) as shards:
+                    for result in results:
+                        shards.write(result)
+                table.assemble()
+                record = table.commit()
+        return record.ok + record.failed
 
     def batch(self, batch_size: int) -> Pixels:
         """A batch of real pixels, `uint8 (batch_size, height, width, 3)`; tiles repeat where there are too few."""

@@ -5,7 +5,7 @@
 | read | bytes from the file, which by then is in the page cache | decode workers |
 | decode | bytes to pixels in their place, resized | decode workers |
 | resize | the resize alone, a part of `decode` | decode workers |
-| copy | a filled slot to another place, as an upload or a runtime's own copy would | one |
+| copy | a filled slot to another array, as an upload or a runtime's own copy would | one |
 | infer | filled slots through the model | the model's |
 | write | ready outcomes of a whole shard to the fsynced table | one |
 """
@@ -27,8 +27,7 @@ from cervix_engine.backends.base import compute_at_once
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.steps import PipelineSteps
-from cervix_engine.run.stream.stats import StreamStats
-from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
+from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.tiles.preprocess import decode, read_tile, resize_into
 from cervix_engine.values import Pixels
 
@@ -106,8 +105,8 @@ def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
 
 def stream_of(setup: BenchSetup, steps: PipelineSteps) -> Generator[BatchResult, None, None]:
     """The stream of a measured run."""
-    settings = StreamSettings(setup.listing.root, setup.contract, setup.batch_size, setup.workers)
-    return stream(setup.batches(), backend=steps.backend, settings=settings, stats=StreamStats(), source=steps.source)
+    session = replace(setup.session, backend=steps.backend)
+    return session.predict(setup.batches(), root=setup.listing.root, source=steps.source)
 
 
 def _ready_results(setup: BenchSetup, steps: PipelineSteps) -> list[BatchResult]:
@@ -119,7 +118,7 @@ def _ready_results(setup: BenchSetup, steps: PipelineSteps) -> list[BatchResult]
 def _dealt(
     pool: ThreadPoolExecutor, setup: BenchSetup, items: Sequence[T], step: Callable[[T, Pixels], object]
 ) -> Work:
-    """One round of `step` over all items, dealt to the pool's threads, each with pixels of its own to fill."""
+    """One round of `step` over all items, dealt to the pool's threads, each with an array for pixels of its own."""
     shares = [items[start :: setup.workers] for start in range(setup.workers)]
     outs = [np.zeros((*setup.contract.input_size, 3), np.uint8) for _ in shares]
 

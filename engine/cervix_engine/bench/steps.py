@@ -39,7 +39,7 @@ class PipelineSteps:
     @classmethod
     def real(cls, setup: BenchSetup) -> PipelineSteps:
         """Those of a run."""
-        return cls(TileSource(read_tile, preprocess_into), setup.backend, setup.write_table)
+        return cls(TileSource(read_tile, preprocess_into), setup.session.backend, setup.write_table)
 
     def without(self, stage: Bound, setup: BenchSetup) -> PipelineSteps:
         """The same steps, with one stage that costs nothing."""

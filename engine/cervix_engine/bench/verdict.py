@@ -44,7 +44,7 @@ class Capacities:
         return math.ceil(self.workers * min(self.infer, self.write) / self.prepare)
 
     def sustained(self, stage: Bound) -> float:
-        """By whoever does a stage."""
+        """Tiles/s of the threads that do `stage`."""
         return {"read": self.prepare, "decode": self.prepare, "infer": self.infer, "write": self.write}[stage]
 
     def slowest_first(self) -> list[Bound]:

@@ -15,7 +15,7 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
-    from cervix_engine.run.batch import BatchConfig
+    from cervix_engine.run.batch import BatchConfig, RunSetup
 
 SOME_FAILED = 3
 
@@ -52,7 +52,7 @@ def main(
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.logs import debug_log
     from cervix_engine.cli.shared.signals import prompt_interruption
-    from cervix_engine.run.batch import BatchConfig, predict_folder
+    from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
     from cervix_engine.run.budget import FailureBudget
     from cervix_engine.table.names import escape_name
 
@@ -62,14 +62,15 @@ def main(
         budget=FailureBudget.parse(max_failures),
         **asked,
     )
+    setup = click.get_current_context().find_object(RunSetup) or RunSetup()
     afterwards = Afterwards(summary, geojson, report)
     afterwards.check(config)
     if dry_run:
-        return _forecast(config, as_json=as_json)
+        return _forecast(config, setup, as_json=as_json)
     if as_json:
         emit("start", tiles=escape_name(str(config.tiles)), out=escape_name(str(config.out)))
     with prompt_interruption(), debug_log(log_file), _progress(as_json=as_json, quiet=quiet) as progress:
-        done = predict_folder(config, progress=progress)
+        done = predict_folder(config, progress=progress, setup=setup)
     if as_json:
         emit("done", report=done.to_json())
     if not quiet:
@@ -82,14 +83,14 @@ def main(
     return SOME_FAILED if done.failed else 0
 
 
-def _forecast(config: BatchConfig, *, as_json: bool) -> int:
+def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:
     from cervix_engine.cli.batch_messages import forecast_lines
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.signals import prompt_interruption
     from cervix_engine.run.dry_run import forecast
 
     with prompt_interruption():
-        expected = forecast(config)
+        expected = forecast(config, choose=setup.choose)
     if as_json:
         emit("forecast", forecast=expected.to_json())
         return 0
@@ -102,7 +103,7 @@ def _forecast(config: BatchConfig, *, as_json: bool) -> int:
 def _progress(*, as_json: bool, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     from cervix_engine.cli.shared.events import progress_events
     from cervix_engine.cli.shared.progress import batch_progress
-    from cervix_engine.run.predict import no_progress
+    from cervix_engine.run.batch import no_progress
 
     if as_json or quiet:
         yield progress_events() if as_json else no_progress

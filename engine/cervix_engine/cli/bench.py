@@ -157,8 +157,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _publish(report: BenchReport, *, out: Path | None, as_json: bool) -> None:
-    from cervix_engine.files import write_json
-    from cervix_engine.run.journal import output_errors
+    from cervix_engine.files import output_errors, write_json
 
     if out:
         with output_errors(f"cannot write {out}"):

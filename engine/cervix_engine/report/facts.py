@@ -11,7 +11,7 @@ from cervix_engine.errors import ContractError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from cervix_engine.bundle.bundle import Bundle
-    from cervix_engine.run.record import RunReport
+    from cervix_engine.run.record import RunRecord
 
 Pairs = list[tuple[str, str]]
 
@@ -45,14 +45,14 @@ def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -
     return Facts(_run_facts(run) if run else [], certificate, _model_facts(bundle) if bundle else [], tuple(missing))
 
 
-def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunReport | None, list[str]]:
-    from cervix_engine.run.record import report_beside, report_of
+def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunRecord | None, list[str]]:
+    from cervix_engine.run.record import record_beside, record_of
 
-    path = report_beside(table)
+    path = record_beside(table)
     if not path.exists():
         return None, [f"run: {path.name} does not lie beside the table"]
     try:
-        run = report_of(table)
+        run = record_of(table)
     except OutputError as error:
         return None, [f"run: {error}"]
     if (run.found, run.failed) != (tiles, failed):
@@ -60,7 +60,7 @@ def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunReport | None
     return run, []
 
 
-def _run_facts(run: RunReport) -> Pairs:
+def _run_facts(run: RunRecord) -> Pairs:
     backend, bound = run.backend, run.bound_by
     computed = "" if backend.arithmetic == backend.precision else f", computed in {backend.arithmetic}"
     return [
@@ -76,7 +76,7 @@ def _run_facts(run: RunReport) -> Pairs:
     ]
 
 
-def _certificate_facts(run: RunReport, bundle: Bundle) -> Pairs:
+def _certificate_facts(run: RunRecord, bundle: Bundle) -> Pairs:
     from cervix_engine.bundle.certificate import Certificate
 
     name = run.provenance.certificate

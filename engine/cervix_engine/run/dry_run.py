@@ -7,20 +7,18 @@ import io
 import resource
 import tempfile
 import time
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine.backends import Backend, open_backend
-from cervix_engine.backends.selection import replay_golden, select
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.contract import ModelContract
-from cervix_engine.run.batch import BatchConfig, check_paths
+from cervix_engine.run.config import BatchConfig, check_paths
+from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.stream.slot import TileBatch
-from cervix_engine.run.stream.stats import StreamStats
-from cervix_engine.run.stream.stream import BatchResult, StreamSettings, batches_of, stream
-from cervix_engine.run.tuning import fit_memory, settle
+from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.table.coordinates import NAMES
 from cervix_engine.table.places import locating_for_run
 from cervix_engine.table.rows import RowFormat
@@ -65,35 +63,20 @@ class Forecast:
         return {"schema": self.schema, **asdict(self)}
 
 
-def forecast(config: BatchConfig) -> Forecast:
+def forecast(config: BatchConfig, *, choose: Choose = choose_backend) -> Forecast:
     """Count the tiles of a run and predict a few of its batches.
 
     Raises:
         CervixError: as the run itself would, where it cannot start.
     """
-    started = time.perf_counter()
+    began = time.perf_counter()
     check_paths(config)
-    bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
-    selection = select(
-        bundle,
-        precision=config.precision,
-        backend=config.backend,
-        device=config.device,
-        require_parity=config.require_parity,
-    )
-    with (
-        tempfile.TemporaryDirectory(prefix="cervix-") as folder,
-        open_backend(bundle, combination=selection.combination, device=config.device) as backend,
-    ):
-        listing = discover(config.tiles, spool=Path(folder))
-        batch_size, workers = settle(
-            backend, listing, contract=bundle.contract, batch_size=config.batch_size, workers=config.workers
-        )
-        settings = (fit_memory(backend, batch_size, contract=bundle.contract), workers)
-        replay_golden(bundle, backend, batch_size=settings[0])
-        start_s = time.perf_counter() - started
-        seen = _predict(config, listing, contract=bundle.contract, backend=backend, settings=settings)
-    info = backend.info
+    request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
+    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
+        list_tiles = partial(discover, config.tiles, spool=Path(folder))
+        with open_session(request, list_tiles=list_tiles, choose=choose) as session:
+            seen = _predict(session, columns=config.optional_columns(()), coords=config.coords or NAMES)
+    listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s
     return Forecast(
         found=listing.found,
         ignored=listing.ignored,
@@ -116,23 +99,11 @@ class _Sample:
     tiles_per_sec: float = 0.0
 
 
-def _predict(
-    config: BatchConfig, listing: Listing, *, contract: ModelContract, backend: Backend, settings: tuple[int, int]
-) -> _Sample:
-    batch_size, workers = settings
-    columns = config.optional_columns(None)
-    rows = RowFormat(contract, optional=columns, locator=locating_for_run(config.coords or NAMES))
-    streaming = StreamSettings(
-        listing.root,
-        contract,
-        batch_size,
-        workers,
-        hash_tiles="sha256" in columns,
-        judge_quality="quality" in columns,
-    )
+def _predict(session: Session, *, columns: Collection[str], coords: str) -> _Sample:
+    rows = RowFormat(session.contract, optional=columns, locator=locating_for_run(coords))
     seen, ends, done = _Sample(), [time.perf_counter()], [0]
-    batches = _spread(listing, batch_size)
-    with closing(stream(batches, backend=backend, settings=streaming, stats=StreamStats())) as results:
+    batches = _spread(session.listing, session.batch_size)
+    with closing(session.predict(batches, root=session.listing.root, columns=columns)) as results:
         for result in results:
             _add(seen, result, rows)
             ends.append(time.perf_counter())
@@ -146,7 +117,7 @@ def _predict(
 def _spread(listing: Listing, batch_size: int) -> list[TileBatch]:
     """Some of the run's batches, evenly spread: tiles of one folder are often alike."""
     count = -(-listing.found // batch_size)
-    wanted = {place * count // SAMPLED_BATCHES for place in range(SAMPLED_BATCHES)}
+    wanted = {part * count // SAMPLED_BATCHES for part in range(SAMPLED_BATCHES)}
     return [batch for batch in batches_of(listing, batch_size) if batch.index in wanted]
 
 

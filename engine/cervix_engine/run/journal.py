@@ -9,26 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cervix_engine.errors import OutputError, ResumeMismatchError
-from cervix_engine.files import atomic_path, sha256_bytes
+from cervix_engine.files import atomic_path, output_errors, sha256_bytes
 from cervix_engine.values import Precision
 
 SCHEMA = "cervix/journal/1"
-
-
-@contextmanager
-def output_errors(what: str) -> Iterator[None]:
-    """Translate the file system's refusals: `what` says what could not be done."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{what}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +84,11 @@ class Shard:
     def file(self) -> str:
         return f"shard-{self.first_batch:09d}.csv"
 
+    @property
+    def indices(self) -> range:
+        """Of its batches."""
+        return range(self.first_batch, self.first_batch + self.batches)
+
 
 @dataclass(slots=True)
 class Journal:
@@ -133,6 +128,32 @@ class Journal:
         if torn:
             journal._cut_torn_line(len(torn))
         return journal
+
+    @property
+    def ok(self) -> int:
+        """Predicted tiles in all shards."""
+        return sum(shard.ok for shard in self.shards)
+
+    @property
+    def flagged(self) -> int:
+        """Predicted tiles with a flag of `quality.py`."""
+        return sum(shard.flagged for shard in self.shards)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed tiles by kind."""
+        total: Counter[str] = Counter()
+        for shard in self.shards:
+            total.update(shard.failures)
+        return total
+
+    @property
+    def tiles(self) -> int:
+        return self.ok + self.failures.total()
+
+    def batches(self) -> frozenset[int]:
+        """The batches that shards hold."""
+        return frozenset(index for shard in self.shards for index in shard.indices)
 
     def append(self, shard: Shard) -> None:
         """Record a shard whose file is already durable."""

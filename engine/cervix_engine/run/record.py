@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cervix_engine.backends import BackendInfo
-from cervix_engine.errors import CervixError, OutputError
-from cervix_engine.files import sha256_file, write_json
+from cervix_engine.errors import OutputError
+from cervix_engine.files import output_errors, sha256_file, write_json
 from cervix_engine.machine import software
-from cervix_engine.run.journal import RunIdentity, output_errors
-from cervix_engine.run.partial import PartialRun, TableDigests
+from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.table.names import escape_name, unescape_name
 
 Status = Literal["running", "done", "interrupted", "failed"]
+
+ROW_CHECK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,32 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
+class TableDigests:
+    """What a finished table can be checked against.
+
+    Attributes:
+        table_sha256: of the whole file, whatever its format.
+        header_check: of the CSV's first line, see `row_check`.
+        rows_sha256: of the file of row checks.
+    """
+
+    table_sha256: str
+    header_check: str
+    rows_sha256: str
+
+
+def row_check(line: bytes) -> bytes:
+    """The check of one row: the first 8 bytes of the SHA-256 of its line in the CSV, without the line's end."""
+    return hashlib.sha256(line.rstrip(b"\r\n")).digest()[:ROW_CHECK_BYTES]
+
+
+def checks_path(table: Path) -> Path:
+    """Where a table's row checks lie: 8 bytes a row, in row order."""
+    return table.with_name(f"{table.name}.rows")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
     """What happened: the books (`ok + failed == found` at the end), what ran, and where the time went.
 
     Attributes:
@@ -53,7 +78,7 @@ class RunReport:
         resumed: tiles that were done before this run, by an earlier one.
         flagged: predicted tiles with a flag of `quality.py`, where the run looked for any.
         table: what the table can be checked against; None until it is assembled.
-        replaces: the report of the finished table that lies there until this run's takes its place.
+        replaces: the record of the finished table that lies there until this run's takes its place.
     """
 
     found: int
@@ -70,7 +95,7 @@ class RunReport:
     table: TableDigests | None = None
     status: Status = "running"
     reason: str | None = None
-    replaces: RunReport | None = None
+    replaces: RunRecord | None = None
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -92,9 +117,18 @@ class RunReport:
         """Of the tiles that this run computed itself."""
         return (self.ok + self.failed - self.resumed) / self.stream_s if self.stream_s else 0.0
 
-    def settled(self) -> RunReport:
-        """Of a table that is in its place: the report is this table's alone."""
+    def done(self) -> RunRecord:
+        """Of a table that is in its place: the record is this table's alone."""
         return replace(self, status="done", reason=None, replaces=None)
+
+    def save(self, table: Path) -> None:
+        """Write it beside `table`, atomically.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with output_errors("cannot write the run's record"):
+            write_json(record_beside(table), self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -122,7 +156,7 @@ class RunReport:
         }
 
     @classmethod
-    def load(cls, path: Path) -> RunReport:
+    def load(cls, path: Path) -> RunRecord:
         """Read a run's `.run.json`, finished or not.
 
         Raises:
@@ -134,7 +168,7 @@ class RunReport:
             raise OutputError(f"cannot read {path}: {error}") from error
 
     @classmethod
-    def _from_json(cls, data: dict[str, Any]) -> RunReport:
+    def _from_json(cls, data: dict[str, Any]) -> RunRecord:
         if data["schema"] != cls.schema:
             raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
         values = {item.name: data[item.name] for item in fields(cls)}
@@ -163,116 +197,35 @@ def _names(identity: dict[str, Any]) -> dict[str, str | None]:
     return {"root": identity["root"], "coords": identity["coords"]}
 
 
-def report_beside(table: Path) -> Path:
-    """Where a table's report lies."""
+def record_beside(table: Path) -> Path:
+    """Where a table's record lies."""
     return table.with_name(f"{table.name}.run.json")
 
 
-def report_of(table: Path) -> RunReport:
-    """The report of the table that lies at `table`, which a run that is to replace it may have in its keeping.
+def record_of(table: Path) -> RunRecord:
+    """The record of the table that lies at `table`, which a run that is to replace it may have in its keeping.
 
     Raises:
-        OutputError: there is none, or the run that it speaks of has made no table.
+        OutputError: there is none, or it is of a run that has made no table.
     """
-    path = report_beside(table)
-    report = RunReport.load(path)
-    if report.replaces is None:
-        if report.table is None:
-            raise OutputError(f"{path} speaks of a run that made no table: {report.status}")
-        return report
-    if report.table is None:
-        return report.replaces
+    path = record_beside(table)
+    record = RunRecord.load(path)
+    if record.replaces is None:
+        if record.table is None:
+            raise OutputError(f"{path} speaks of a run that made no table: {record.status}")
+        return record
+    if record.table is None:
+        return record.replaces
     # The new table is assembled, and replaces the old one at some instant about now.
     with output_errors(f"cannot read {table}"):
-        return report if sha256_file(table) == report.table.table_sha256 else report.replaces
+        return record if sha256_file(table) == record.table.table_sha256 else record.replaces
 
 
-def replaced_report(table: Path) -> RunReport | None:
-    """The report of a table that a new run is to replace; None where there is no table, or none of ours."""
+def replaced_record(table: Path) -> RunRecord | None:
+    """The record of a table that a new run is to replace; None where there is no table, or none of ours."""
     with output_errors(f"cannot look at {table}"):
         exists = table.exists()
     try:
-        return report_of(table) if exists else None
+        return record_of(table) if exists else None
     except OutputError:
         return None
-
-
-class ReportFile:
-    """A run's report on disk while the run goes on; a kill leaves it at `running`.
-
-    A finished table that is to be replaced keeps its own report, inside the new one, until the rename.
-
-    Args:
-        path: where it goes.
-        report: as the run starts.
-        partial: the run; its books are the report's.
-        kept: rows of a finished table that are the new one's too.
-    """
-
-    def __init__(self, path: Path, report: RunReport, *, partial: PartialRun, kept: int = 0) -> None:
-        self._path = path
-        self._report = report
-        self._partial = partial
-        self._kept = kept
-        self.update()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Note why the block was left where it fails, if that can be written."""
-        try:
-            yield
-        except BaseException as error:
-            status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            # What ended the run may keep this from being written too; it alone is what the caller must see.
-            with suppress(OutputError):
-                self.update(status=status, reason=_reason(error))
-            raise
-
-    def update(self, **changes: Any) -> RunReport:
-        """Write the report with what the run has done so far, and some of its fields changed.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        failures = dict(sorted(self._partial.failures.items()))
-        # A failed tile has no flags, so a retry keeps all of the table that it mends.
-        kept = self._report.replaces.flagged if self._report.replaces and self._report.identity.retry_of else 0
-        books = replace(
-            self._report,
-            ok=self._kept + self._partial.ok,
-            failures=failures,
-            flagged=kept + self._partial.flagged,
-        )
-        return self._write(replace(books, **changes))
-
-    def settle(self) -> RunReport:
-        """Say that the table is in its place.
-
-        Raises:
-            OutputError: as `update`.
-        """
-        return self._write(self._report.settled())
-
-    def _write(self, report: RunReport) -> RunReport:
-        _write(self._path, report)
-        self._report = report
-        return report
-
-
-def settle_report(path: Path) -> None:
-    """Finish the report of a run that was stopped between its table's rename and its own end."""
-    with output_errors(f"cannot look at {path}"):
-        exists = path.exists()
-    if exists and (report := RunReport.load(path)).status != "done":
-        _write(path, report.settled())
-
-
-def _write(path: Path, report: RunReport) -> None:
-    with output_errors("cannot write the run's report"):
-        write_json(path, report.to_json())
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error) if isinstance(error, CervixError) else f"{type(error).__name__}: {error}".rstrip(": ")
-    # A name in it may hold bytes that are not UTF-8.
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -20,6 +20,8 @@ import numpy as np
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import compute_at_once
 from cervix_engine.backends.device import GPU_BACKENDS
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import DeviceMemoryError, InferenceError, TileError
 from cervix_engine.machine import usable_cpus
@@ -64,15 +66,21 @@ class Tuned:
     prepare_tiles_per_sec: float
 
 
-def settle(
+def choose_sizes(
     backend: Backend,
-    listing: Listing,
+    sample: Callable[[], Sequence[bytes]],
     *,
     contract: ModelContract,
     batch_size: int | Auto | None,
     workers: int | Auto | None,
 ) -> tuple[int, int]:
-    """Tiles a batch and decode threads of a run: as asked, as measured where `auto` is asked, else 32 and one a core.
+    """Tiles a batch and decode workers: as asked, as measured where `auto` is asked, else 32 and one a core.
+
+    Args:
+        backend: loaded.
+        sample: gives encoded tiles to measure with; only asked where something is measured.
+        contract: how they are decoded.
+        batch_size, workers: what is asked.
 
     Raises:
         InferenceError: the model fails at every batch size.
@@ -80,16 +88,16 @@ def settle(
     default = (batch_size or DEFAULT_BATCH_SIZE, workers or usable_cpus())
     if "auto" not in default:
         return default  # type: ignore[return-value]
-    given = [None if value == "auto" else value for value in default]
+    fixed = [None if value == "auto" else value for value in default]
     try:
-        tuned = tune(backend, _sample(listing), contract=contract, batch_size=given[0], workers=given[1])
+        tuned = tune(backend, sample(), contract=contract, batch_size=fixed[0], workers=fixed[1])
     except NoTileError:  # there will be nothing to be fast at
-        return given[0] or DEFAULT_BATCH_SIZE, given[1] or usable_cpus()
+        return fixed[0] or DEFAULT_BATCH_SIZE, fixed[1] or usable_cpus()
     return tuned.batch_size, tuned.workers
 
 
 def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) -> int:
-    """The batch size, halved until a GPU's memory holds a batch; to be asked before a run's journal exists.
+    """The batch size, halved until a GPU's memory holds a batch. Call it before a run's journal exists.
 
     Raises:
         DeviceMemoryError: it does not hold a single tile.
@@ -106,9 +114,14 @@ def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) ->
     return batch_size
 
 
-def _sample(listing: Listing) -> list[bytes]:
-    """Some of the run's tiles, evenly spread: those of one folder are often alike."""
-    wanted = {place * listing.found // SAMPLED_TILES for place in range(SAMPLED_TILES)}
+def golden_sample(bundle: Bundle) -> list[bytes]:
+    """Some of a bundle's golden tiles."""
+    return [bundle.read(tile.file) for tile in GoldenSet.load(bundle).tiles[:SAMPLED_TILES]]
+
+
+def sample_of(listing: Listing) -> list[bytes]:
+    """Some of a run's tiles, evenly spread: those of one folder are often alike."""
+    wanted = {part * listing.found // SAMPLED_TILES for part in range(SAMPLED_TILES)}
     data = []
     for tile in listing:
         if tile.index in wanted:

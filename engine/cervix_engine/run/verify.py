@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 from cervix_engine.errors import OutputError, TileReadError, UsageError
 from cervix_engine.files import sha256_bytes, sha256_file
-from cervix_engine.run.partial import TableDigests, checks_path, row_check
-from cervix_engine.run.record import RunReport, report_beside, report_of
+from cervix_engine.run.record import RunRecord, TableDigests, checks_path, record_beside, record_of, row_check
 from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
@@ -51,14 +50,14 @@ def verify_table(table: Path) -> list[Finding]:
     Raises:
         UsageError: the table or what lies beside it is missing or unreadable.
     """
-    report, digests = _read_report(table)
+    record, digests = _read_record(table)
     whole = sha256_file(table) == digests.table_sha256
     if whole and _is_being_replaced(table):
         # Its row checks go before it does; its own digest is proof enough.
-        return _check_books(table, report)
+        return _check_books(table, record)
     recorded = _read_checks(table, digests)
     if whole:
-        return _check_books(table, report)
+        return _check_books(table, record)
     try:
         header, *lines = list(csv_lines(table)) or [b""]
     except (UsageError, ValueError, csv.Error) as error:
@@ -133,9 +132,9 @@ def _moved(indices: list[int]) -> set[int]:
     tails: list[int] = []  # the lowest last index of a rising sequence of each length
     before: dict[int, int | None] = {}
     for index in indices:
-        place = bisect_left(tails, index)
-        before[index] = tails[place - 1] if place else None
-        tails[place : place + 1] = [index]
+        length = bisect_left(tails, index)
+        before[index] = tails[length - 1] if length else None
+        tails[length : length + 1] = [index]
     moved, kept = set(indices), tails[-1] if tails else None
     while kept is not None:
         moved.remove(kept)
@@ -143,12 +142,12 @@ def _moved(indices: list[int]) -> set[int]:
     return moved
 
 
-def _check_books(table: Path, report: RunReport) -> list[Finding]:
+def _check_books(table: Path, record: RunRecord) -> list[Finding]:
     """The conservation law once more, on the rows themselves."""
     counts = Counter(row["status"] for row in _rows(table))
-    if counts == Counter(ok=report.ok, failed=report.failed) and counts.total() == report.found:
+    if counts == Counter(ok=record.ok, failed=record.failed) and counts.total() == record.found:
         return []
-    return [Finding("books", None, f"the rows say {dict(counts)}, the run {report.ok} ok and {report.failed} failed")]
+    return [Finding("books", None, f"the rows say {dict(counts)}, the run {record.ok} ok and {record.failed} failed")]
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
@@ -158,29 +157,29 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
             yield dict(zip(header, values, strict=False))
 
 
-def _read_report(table: Path) -> tuple[RunReport, TableDigests]:
+def _read_record(table: Path) -> tuple[RunRecord, TableDigests]:
     if not table.is_file():
         raise UsageError(f"no such table: {table}{_unfinished(table)}")
     try:
-        report = report_of(table)
+        record = record_of(table)
     except OutputError as error:
         raise UsageError(f"without its run.json there is nothing to check {table} against: {error}") from error
-    assert report.table is not None
-    return report, report.table
+    assert record.table is not None
+    return record, record.table
 
 
 def _is_being_replaced(table: Path) -> bool:
-    return RunReport.load(report_beside(table)).replaces is not None
+    return RunRecord.load(record_beside(table)).replaces is not None
 
 
 def _unfinished(table: Path) -> str:
     """What is known of the run that is to make a table which is not there."""
     try:
-        report = RunReport.load(report_beside(table))
+        record = RunRecord.load(record_beside(table))
     except OutputError:
         return ""
-    because = f" ({report.reason})" if report.reason else ""
-    return f"; its run is {report.status}{because}: the same cervix-batch command goes on with it"
+    because = f" ({record.reason})" if record.reason else ""
+    return f"; its run is {record.status}{because}: the same cervix-batch command goes on with it"
 
 
 def _read_checks(table: Path, digests: TableDigests) -> RowChecks:

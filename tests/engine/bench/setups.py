@@ -12,7 +12,8 @@ from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.setup import BenchSetup, usable_tiles
 from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.contract import ModelContract
-from cervix_engine.run.batch import run_identity
+from cervix_engine.run.record import Provenance
+from cervix_engine.run.session import Session
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.tiles.discover import discover
@@ -32,18 +33,10 @@ def bench_setup(tiles: Path, scratch: Path, *, backend: FakeBackend | None = Non
     """The first tiles below `tiles`, two workers, batches of four."""
     scratch.mkdir()
     listing = discover(tiles, spool=scratch)
-    backend = backend or FakeBackend()
-    identity = run_identity(CONTRACT, backend.info, bundle_digest="0" * 64, batch_size=BATCH_SIZE, listing=listing)
-    return BenchSetup(
-        listing=listing,
-        tiles=usable_tiles(listing, contract=CONTRACT, count=24),
-        contract=CONTRACT,
-        backend=backend,
-        identity=identity,
-        workers=2,
-        out=scratch / "preds.csv",
-        rows=1,
-    )
+    provenance = Provenance("0" * 64, None, 0.0, 0.0)
+    session = Session(CONTRACT, backend or FakeBackend(), BATCH_SIZE, 2, provenance, listing)
+    usable = usable_tiles(listing, contract=CONTRACT, count=24)
+    return replace(BenchSetup.of(session, usable, out=scratch / "preds.csv"), rows=1)
 
 
 def slow_read(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:

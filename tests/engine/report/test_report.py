@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.report import main
-from cervix_engine.run.batch import discover_beside, predict_partial, run_identity
-from cervix_engine.run.partial import PartialRun, output_lock
-from cervix_engine.run.record import Provenance
+from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from engine.report.bundles import CPU, certified_bundle
 from engine.report.chromium import PROGRAM, Page, open_browser
-from engine.report.tables import CONTRACT, Tile, WriteTable
+from engine.report.tables import Tile, WriteTable
+from engine.run.support import choose_fake, make_fake_bundle
 
 pytest.importorskip("jinja2", reason="needs jinja2: pip install 'cervix[report]'")
 
@@ -57,27 +55,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(HOSTILE):
         _draw_tile(root / "tiles" / "<b onclick=alert(5)>&amp;" / name, 100 + seed)
     (root / "tiles/slide_A/broken.jpg").write_bytes(b"")
-    _predict(root / "tiles", root / "preds.csv")
+    model = make_fake_bundle(root / "model").root
+    config = BatchConfig(tiles=root / "tiles", out=root / "preds.csv", model=model, batch_size=8, workers=1)
+    predict_folder(config, setup=RunSetup(choose_fake))
     outputs = ("--out", root / "report.html", "--summary", root / "s.csv")
     done = _run(root / "preds.csv", "--tiles", root / "tiles", *outputs)
     assert done.exit_code == 0, done.output
     return root
-
-
-def _predict(tiles: Path, out: Path) -> None:
-    backend = FakeBackend()
-    with output_lock(out):
-        listing = discover_beside(out, tiles)
-        identity = run_identity(CONTRACT, backend.info, bundle_digest="0", batch_size=8, listing=listing)
-        predict_partial(
-            PartialRun.create(out, identity=identity, listing=listing),
-            listing,
-            contract=CONTRACT,
-            backend=backend,
-            workers=1,
-            report_path=out.with_name("preds.csv.run.json"),
-            provenance=Provenance("0", None, 0.0, 0.0),
-        )
 
 
 def test_the_page_holds_every_part(run_folder: Path) -> None:

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from cervix_engine.backends import Backend, Combination, open_backend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from engine.run.support import Invoke, draw_folder, make_bundle, threads_end
+from cervix_engine.run.batch import RunSetup
+from engine.run.support import Invoke, draw_folder, make_bundle, make_fake_bundle, threads_end
 
 CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
 
@@ -19,6 +20,12 @@ CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Whose golden answers are the fake backend's."""
+    return make_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake")
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +52,10 @@ def invoke(tiles: Path, bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPat
     """`cervix-batch` in this process."""
     monkeypatch.delenv("CERVIX_MODEL", raising=False)
 
-    def run(*options: str, **paths: Path) -> Result:
+    def run(*options: str, setup: RunSetup | None = None, **paths: Path) -> Result:
         chosen = {"tiles": tiles, "out": out, "model": bundle.root, **paths}
         arguments = [str(chosen["tiles"]), "--out", str(chosen["out"]), "--model", str(chosen["model"]), *options]
-        return CliRunner().invoke(main, arguments)
+        return CliRunner().invoke(main, arguments, obj=setup)
 
     return run
 

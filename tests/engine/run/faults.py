@@ -1,7 +1,8 @@
 """Runs `cervix-batch` again and again in children of its own, each with one fault, and says what each one left.
 
 A program and no test: forking is only safe in a process that has no threads, which a test session is not, and a
-loaded ONNX Runtime neither. So the model is the fake backend; everything else is the real command.
+loaded ONNX Runtime neither. So the model is the fake backend; everything else is the real command. BUNDLE must have the
+fake backend's answers.
 
 `python -m engine.run.faults MODE TILES BUNDLE SCRATCH TABLE` prints one JSON object a fault; TABLE is a file's
 name, such as `preds.csv`:
@@ -41,19 +42,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pytest
-
-from cervix_engine.backends import Combination
-from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.backends.selection import Selection
 from cervix_engine.cli.batch import main as cervix_batch
 from cervix_engine.errors import UsageError
-from cervix_engine.run import batch, partial
+from cervix_engine.run.batch import RunSetup
+from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.verify import verify_table
 from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
-from engine.run.support import beside, draw_folder, drawn_tile, finished_files
+from engine.run.support import beside, choose_fake, draw_folder, drawn_tile, finished_files, run_setup, work_folder
 
-BATCH, SHARD_TILES = 2, 4
+BATCH, SHARD = 2, ShardSize(tiles=4)
 Watched = dict[str, frozenset[str]]
 DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
 
@@ -76,7 +73,8 @@ class Campaign:
 
     replacing = "--overwrite"
 
-    def __init__(self, tiles: str, bundle: str, scratch: str, table: str) -> None:
+    def __init__(self, tiles: str, bundle: str, scratch: str, table: str, *, setup: RunSetup) -> None:
+        self.setup = setup
         self.tiles = tiles
         self.arguments = ["--model", bundle, "-b", str(BATCH), "-j", "2"]
         self.scratch = Path(scratch)
@@ -126,7 +124,7 @@ class Campaign:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             if injector is not None:
                 injector.install()
-            cervix_batch(command)
+            cervix_batch(command, obj=self.setup)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else DEFECT
         except BaseException:  # noqa: BLE001 - a defect: its traceback is the finding
@@ -177,10 +175,10 @@ class RetryCampaign(Campaign):
 
     replacing = "--retry-failures"
 
-    def __init__(self, tiles: str, bundle: str, scratch: str, table: str) -> None:
+    def __init__(self, tiles: str, bundle: str, scratch: str, table: str, *, setup: RunSetup) -> None:
         own = Path(scratch) / "study"
         shutil.copytree(tiles, own)
-        super().__init__(str(own), bundle, scratch, table)
+        super().__init__(str(own), bundle, scratch, table, setup=setup)
         shutil.copytree(self.out.parent, self.old_folder, dirs_exist_ok=True)
         self.old = self.expected
         (own / "tile_00008.JPG").write_bytes(drawn_tile(8))
@@ -259,7 +257,7 @@ def at_random_times(campaign: Campaign, *, kills: int, seed: int) -> Iterator[di
         table = campaign.table()
         last = done == kills - 1 or table != "none"
         done += code == -signal.SIGKILL
-        shards = len(list(partial.work_folder(campaign.out).glob("shard-*")))
+        shards = len(list(work_folder(campaign.out).glob("shard-*")))
         yield {
             "at": done,
             "step": f"{shards} shards",
@@ -290,19 +288,11 @@ def not_synced(_: object) -> None:
     """In place of `os.fsync`: kills and errors are tested, not power cuts; that it is called is seen by `trace`."""
 
 
-def use_the_fake_backend() -> None:
-    patch = pytest.MonkeyPatch()
-    patch.setattr(batch, "select", lambda *_, **__: Selection(Combination("fake", "fp32"), certificate=None))
-    patch.setattr(batch, "open_backend", lambda *_, **__: FakeBackend())
-    patch.setattr(batch, "replay_golden", lambda *_, **__: 0.0)
-
-
 def main() -> None:
     mode, tiles, bundle, scratch, table = sys.argv[1:]
-    partial.SHARD_TILES = SHARD_TILES
-    use_the_fake_backend()
     os.fsync = not_synced  # type: ignore[assignment]
-    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch, table)
+    setup = run_setup(choose=choose_fake, shard=SHARD)
+    campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch, table, setup=setup)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     # Each child imports pyarrow anew, since it starts threads: fewer of them.
     stride = 7 if table.endswith(".parquet") else 3

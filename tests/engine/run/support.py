@@ -9,10 +9,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -20,10 +21,16 @@ import numpy.typing as npt
 from click.testing import Result
 
 from cervix_engine.backends.base import Backend, BackendInfo, Synchronous
+from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.golden import write_golden
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileError, TileReadError
+from cervix_engine.run.batch import RunSetup
+from cervix_engine.run.session import Choose, Chosen, SessionRequest, choose_backend
+from cervix_engine.run.shards import ShardSize
+from cervix_engine.run.transaction import TableTransaction
+from cervix_engine.tiles.discover import Listing
 from cervix_engine.tiles.preprocess import preprocess, preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef, TileSize
 from cervix_engine.values import Pixels, Probabilities
@@ -50,7 +57,7 @@ STREAM_THREADS = {"cervix-list", "cervix-decode", "cervix-infer"}
 
 Array = npt.NDArray[Any]
 
-# Runs the command with these options; keywords replace its tiles, out and model.
+# Runs the command with these options; keywords replace its tiles, out, model and setup.
 Invoke = Callable[..., Result]
 
 
@@ -163,17 +170,89 @@ def tiny_onnx(
     return bytes(model.SerializeToString())
 
 
-def make_bundle(root: Path, *, model: bytes | None = None) -> Bundle:
-    """Seal a bundle around `model` (default: the faultless tiny one) at `root`, with golden tiles of the reference."""
+def make_bundle(
+    root: Path, *, model: bytes | None = None, answer: Callable[[Pixels], Probabilities] = reference_probabilities
+) -> Bundle:
+    """Seal a bundle around `model` (default: the faultless tiny one) at `root`, with golden tiles as `answer` says."""
     root.mkdir(parents=True)
     tiles = [drawn_tile(seed, (".png", ".jpg")[seed % 2]) for seed in range(GOLDEN_TILES)]
     pixels = np.stack([preprocess(data, contract=CONTRACT) for data in tiles])
-    answers = reference_probabilities(pixels)
-    write_golden(root, tiles, labels=[None] * len(tiles), probabilities=answers, contract=CONTRACT)
+    write_golden(root, tiles, labels=[None] * len(tiles), probabilities=answer(pixels), contract=CONTRACT)
     CONTRACT.save(root / "contract.json")
     (root / "model.keras").write_bytes(b"stands for the Keras model")
     (root / "model.onnx").write_bytes(model or tiny_onnx())
     return seal(root)
+
+
+def make_fake_bundle(root: Path) -> Bundle:
+    """A bundle whose golden answers are the fake backend's."""
+    return make_bundle(root, answer=FakeBackend().infer)
+
+
+def choose_fake(_: SessionRequest) -> Chosen:
+    """The fake backend, whatever is asked."""
+    return Chosen(FakeBackend())
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the engine catches it, and a run that it ends writes nothing more."""
+
+
+def run_setup(
+    *,
+    choose: Choose = choose_backend,
+    around: Callable[[Backend], Backend] = lambda backend: backend,
+    shard: ShardSize = ShardSize(),  # noqa: B008 - frozen
+    stop_at: str = "",
+    error: BaseException | None = None,
+    once_listed: Callable[[], object] | None = None,
+) -> RunSetup:
+    """What a run works with: a backend within another one, and short shards.
+
+    Args:
+        choose: gives the backend.
+        around: puts another one around it.
+        shard: when a shard is full.
+        stop_at: the method of the transaction in whose place `error` is raised (default: an interruption).
+        once_listed: called when the tiles have been listed.
+    """
+
+    def chosen(request: SessionRequest) -> Chosen:
+        found = choose(request)
+        return Chosen(around(found.backend), found.certificate)
+
+    def stop(*_: object, **__: object) -> NoReturn:
+        raise error or KeyboardInterrupt
+
+    def list_tiles(table: TableTransaction, root: Path) -> Listing:
+        listing = TableTransaction.list_tiles(table, root)
+        if once_listed:
+            once_listed()
+        return listing
+
+    steps: dict[str, Callable[..., Any]] = {"list_tiles": list_tiles}
+    if stop_at:
+        steps[stop_at] = stop
+    if isinstance(error, Killed):
+        steps["_telling_why"] = lambda _: nullcontext()
+    return RunSetup(chosen, partial(type("WatchedTable", (TableTransaction,), steps), shard_size=shard))
+
+
+def program_with_shards(tiles: int) -> str:
+    """The source of `cervix-batch` with shards of so many tiles."""
+    return (
+        "from functools import partial\n"
+        "from cervix_engine.cli.batch import main\n"
+        "from cervix_engine.run.batch import RunSetup\n"
+        "from cervix_engine.run.shards import ShardSize\n"
+        "from cervix_engine.run.transaction import TableTransaction\n"
+        f"main(obj=RunSetup(open_table=partial(TableTransaction, shard_size=ShardSize(tiles={tiles}))))\n"
+    )
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run on its way to `out` keeps its files."""
+    return out.with_name(f".{out.name}.cervix")
 
 
 class SpyBackend(Synchronous):
@@ -287,11 +366,6 @@ def environment() -> dict[str, str]:
     """For a program that imports this module."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def interrupt(*_: object) -> None:
-    """Stands for a call during which somebody presses Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def beside(out: Path) -> set[str]:

@@ -14,9 +14,9 @@ from cervix_engine.cli.batch import main
 from cervix_engine.errors import FailureBudgetExceeded, ListingError, UsageError
 from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.budget import SHARE_AFTER_TILES, FailureBudget
-from cervix_engine.run.partial import PartialRun
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
+from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.tiles.tile import TileRef
 from engine.run.support import CONTRACT, draw_folder, read_table
 
@@ -62,9 +62,9 @@ def test_a_run_over_its_budget_goes_on_with_a_larger_one(bundle: Bundle, spoilt:
     with pytest.raises(FailureBudgetExceeded):
         predict_folder(config)
     assert not out.exists()
-    partial = PartialRun.find(out)
-    assert partial is not None
-    assert partial.tiles > 0
+    left = TableTransaction(out)
+    assert left.load() is State.PARTIAL
+    assert left.journal.tiles > 0
     result = CliRunner().invoke(
         main, [str(spoilt), "-o", str(out), "--model", str(bundle.root), "--max-failures", "50%"]
     )

@@ -11,10 +11,10 @@ import pytest
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import TileReadError
 from cervix_engine.run.batch import BatchConfig, predict_folder
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import TileStamp
-from engine.run.support import draw_folder, drawn_tile, read_table
+from engine.run.support import draw_folder, drawn_tile, read_table, run_setup
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,14 +56,9 @@ def assert_only_that_one_failed(config: BatchConfig) -> None:
 
 
 @CHANGES
-def test_between_listing_and_reading(config: BatchConfig, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
-    def listed_then_changed(tiles: Path, *, spool: Path) -> Listing:
-        listing = discover(tiles, spool=spool)
-        change(tiles / CHANGED)
-        return listing
-
-    monkeypatch.setattr("cervix_engine.run.batch.discover", listed_then_changed)
-    assert predict_folder(config).failures == {"changed": 1}
+def test_between_listing_and_reading(config: BatchConfig, change: Change) -> None:
+    setup = run_setup(once_listed=lambda: change(config.tiles / CHANGED))
+    assert predict_folder(config, setup=setup).failures == {"changed": 1}
     assert_only_that_one_failed(config)
 
 

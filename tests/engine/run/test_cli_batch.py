@@ -21,8 +21,8 @@ from click.testing import CliRunner, Result
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.shared.progress import batch_progress
-from cervix_engine.run.partial import output_lock, work_folder
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
+from cervix_engine.run.transaction import TableTransaction
 from engine.run.support import (
     FINISHED,
     PATIENCE_S,
@@ -30,10 +30,12 @@ from engine.run.support import (
     beside,
     done_event,
     draw_folder,
-    interrupt,
     make_bundle,
+    program_with_shards,
     read_table,
+    run_setup,
     tiny_onnx,
+    work_folder,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -86,7 +88,7 @@ def test_json_is_events_and_the_report_of_their_schemas(invoke: Invoke, out: Pat
     assert {stage["stage"]: stage["threads"] for stage in document["stages"]}["decode"] == 3
     stored = json.loads((out.parent / "preds.csv.run.json").read_text(encoding="utf-8"))
     assert stored == document
-    assert RunReport.load(out.parent / "preds.csv.run.json").to_json() == document
+    assert RunRecord.load(out.parent / "preds.csv.run.json").to_json() == document
 
 
 @pytest.mark.parametrize(
@@ -241,20 +243,17 @@ def test_a_table_among_the_tiles(invoke: Invoke, tiles: Path, tmp_path: Path) ->
 
 
 def test_a_second_writer(invoke: Invoke, out: Path) -> None:
-    with output_lock(out):
+    with TableTransaction(out):
         assert_refused(invoke(), 1, "another run is writing")
 
 
-def test_another_batch_size_than_the_partial_run_s(invoke: Invoke, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.run.partial.PartialRun.assemble", interrupt)
-        assert invoke("-b", "8").exit_code == 130
+def test_another_batch_size_than_the_partial_run_s(invoke: Invoke) -> None:
+    assert invoke("-b", "8", setup=run_setup(stop_at="assemble")).exit_code == 130
     assert_refused(invoke("-b", "9"), 1, "batch_size 8, this one has 9.*--no-resume")
 
 
-def test_an_interruption_says_what_to_do(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cervix_engine.run.partial.PartialRun.assemble", interrupt)
-    done = invoke()
+def test_an_interruption_says_what_to_do(invoke: Invoke) -> None:
+    done = invoke(setup=run_setup(stop_at="assemble"))
     assert isinstance(done.exception, SystemExit), done.exc_info
     assert done.exit_code == 130
     assert "interrupted" in done.stderr
@@ -345,11 +344,7 @@ def test_a_signal_ends_the_program_soon_and_resumably(
     signum: signal.Signals, code: int, bundle: Bundle, out: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
     many = draw_folder(tmp_path / "many", 400)
-    source = (
-        "from cervix_engine.run import partial; partial.SHARD_TILES = 8\n"
-        "from cervix_engine.cli.batch import main; main()"
-    )
-    command = [sys.executable, "-c", source, *program(many, out, bundle.root, "-b", "4")[1:]]
+    command = [sys.executable, "-c", program_with_shards(8), *program(many, out, bundle.root, "-b", "4")[1:]]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + PATIENCE_S
     while len(list(work_folder(out).glob("shard-*"))) < 3:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ from cervix_engine.backends.cuda.lanes import IN_FLIGHT
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import DeviceMemoryError, InferenceError
-from cervix_engine.run import partial as partial_module
-from cervix_engine.run.partial import work_folder
-from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.record import RunRecord, record_beside
 from cervix_engine.run.tuning import fit_memory
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.simulated_cuda import CudaError
 from engine.run.simulated_gpu import ON_GPU, Machine, lane_bytes, make_engine_bundle, opened, pixels_of
-from engine.run.support import CONTRACT, Invoke, reference_probabilities
+from engine.run.support import CONTRACT, Invoke, reference_probabilities, work_folder
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -44,8 +41,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
     """Make it a machine with room for batches of so many tiles."""
-    monkeypatch.setattr(partial_module, "SHARD_TILES", 8)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
     def install(tiles: int, **options: Any) -> Machine:
         machine = Machine(memory_bytes=room(tiles), **options)
@@ -173,7 +168,7 @@ def test_a_run_ends_with_the_batch_size_that_fits(
     done = invoke("--backend", runtime, "-b", "32")
     assert done.exit_code == 0, done.stderr
     assert [record.args for record in caplog.records if record.levelno == logging.WARNING] == [(32,), (16,)]
-    report = RunReport.load(report_beside(out))
+    report = RunRecord.load(record_beside(out))
     assert (report.batch_size, report.identity.batch_size, report.ok) == (8, 8, 50)
     halved = out.read_bytes()
     assert invoke("--backend", runtime, "-b", "8", "--overwrite").exit_code == 0
@@ -187,7 +182,7 @@ def test_the_usual_and_the_automatic_batch_size_fit_too(
     for options in ((), ("-b", "auto")):
         on(9)
         assert invoke("--backend", runtime, "--overwrite", *options).exit_code == 0
-        assert RunReport.load(report_beside(out)).batch_size <= 8
+        assert RunRecord.load(record_beside(out)).batch_size <= 8
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -223,7 +218,7 @@ def test_a_resumed_run_keeps_its_batch_size_or_stops(
     assert not out.exists()
     on(8)
     assert invoke("--backend", runtime).exit_code == 0
-    report = RunReport.load(report_beside(out))
+    report = RunRecord.load(record_beside(out))
     assert (report.batch_size, report.ok) == (8, 50)
     table = out.read_bytes()
     assert invoke("--backend", runtime, "-b", "8", "--overwrite").exit_code == 0
@@ -241,7 +236,7 @@ def test_a_run_that_was_halved_goes_on_under_the_same_command(
     on(holds)
     done = invoke("--backend", runtime, "-b", "16")
     assert done.exit_code == 0, done.stderr
-    report = RunReport.load(report_beside(out))
+    report = RunRecord.load(record_beside(out))
     assert (report.batch_size, report.ok) == (8, 50)
 
 

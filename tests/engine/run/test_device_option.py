@@ -21,7 +21,7 @@ from cervix_engine.cli.batch import main
 from cervix_engine.cli.bench import main as bench
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.gpu import Gpu
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
 from engine.engine_marks import A10, L4
 from engine.run.simulated_gpu import DATA, ON_GPU, Machine, a10s, certified, make_engine_bundle
 from engine.run.support import Invoke, read_table
@@ -51,8 +51,8 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
 
 
 @pytest.fixture
-def report(out: Path) -> Callable[[], RunReport]:
-    return lambda: RunReport.load(out.with_name("preds.csv.run.json"))
+def report(out: Path) -> Callable[[], RunRecord]:
+    return lambda: RunRecord.load(out.with_name("preds.csv.run.json"))
 
 
 def assert_refused(done: Result, code: int, *words: str, out: Path | None = None) -> None:
@@ -181,7 +181,7 @@ def test_unlike_gpus_are_refused(invoke: Invoke, out: Path, on: Callable[..., Ma
 
 
 def test_cpu_on_a_machine_with_a_gpu_is_a_run_on_the_cpu(
-    bundle: Bundle, tiles: Path, out: Path, on: Callable[..., Machine], report: Callable[[], RunReport]
+    bundle: Bundle, tiles: Path, out: Path, on: Callable[..., Machine], report: Callable[[], RunRecord]
 ) -> None:
     machine = on()
     sealed, _ = certified(bundle, ON_GPU["tensorrt"])
@@ -216,7 +216,7 @@ def test_a_backend_of_the_other_kind_is_refused(
 
 
 def test_cuda_takes_the_graph_or_the_engine(
-    invoke: Invoke, on: Callable[..., Machine], report: Callable[[], RunReport]
+    invoke: Invoke, on: Callable[..., Machine], report: Callable[[], RunRecord]
 ) -> None:
     on()
     assert invoke("--device", "cuda").exit_code == 0
@@ -228,7 +228,7 @@ def test_cuda_takes_the_graph_or_the_engine(
 
 
 def test_an_engine_is_taken_on_the_gpu_for_which_it_was_built(
-    invoke: Invoke, out: Path, on: Callable[..., Machine], report: Callable[[], RunReport]
+    invoke: Invoke, out: Path, on: Callable[..., Machine], report: Callable[[], RunRecord]
 ) -> None:
     machine = on((L4, replace(A10, ordinal=1)))
     refused = invoke("--device", "cuda", "--backend", "tensorrt")
@@ -249,7 +249,7 @@ def test_a_certificate_is_for_the_gpu_that_is_asked_for(
 
 
 def test_the_report_says_what_was_asked(
-    invoke: Invoke, on: Callable[..., Machine], report: Callable[[], RunReport]
+    invoke: Invoke, on: Callable[..., Machine], report: Callable[[], RunRecord]
 ) -> None:
     on(a10s(2))
     for text in ("auto", "cpu", "cuda", "cuda:1", "cuda:1,0"):

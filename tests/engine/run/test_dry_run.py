@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,17 +12,15 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.backends import Combination
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.backends.selection import Selection
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.batch_messages import duration
 from cervix_engine.errors import CervixError, UsageError
-from cervix_engine.run import dry_run
 from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.dry_run import SAMPLED_BATCHES, forecast
-from engine.run.support import beside, draw_folder, make_bundle
+from cervix_engine.run.session import Chosen
+from engine.run.support import beside, draw_folder, make_bundle, make_fake_bundle
 
 BATCH = 4
 
@@ -53,15 +51,14 @@ def test_the_tables_size_is_near_and_the_forecast_as_its_schema_says(config: Bat
     jsonschema.validate(expected.to_json(), schema)
 
 
-def test_time_is_what_batches_take(config: BatchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "select", lambda *_, **__: Selection(Combination("fake", "fp32"), certificate=None))
-    monkeypatch.setattr(dry_run, "open_backend", lambda *_, **__: FakeBackend(seconds_per_batch=0.1))
-    monkeypatch.setattr(dry_run, "replay_golden", lambda *_, **__: time.sleep(0.3))
-    expected = forecast(config)
-    assert expected.start_s >= 0.3
+def test_time_is_what_batches_take(config: BatchConfig, tmp_path: Path) -> None:
+    slow = Chosen(FakeBackend(seconds_per_batch=0.1))
+    own = replace(config, model=make_fake_bundle(tmp_path / "fake").root)
+    expected = forecast(own, choose=lambda _: slow)
+    assert expected.start_s >= 0.2  # eight golden tiles, in two batches
     # A batch of 4 takes at least 0.1 s, so no sample can show more than 40 tiles a second.
     assert expected.tiles_per_sec <= 40
-    assert expected.seconds >= 0.3 + 90 / 40
+    assert expected.seconds >= 0.2 + 90 / 40
 
 
 @pytest.mark.parametrize("tiles", [1, 9])

@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonschema
 import pytest
 
-from cervix_engine.backends import Combination, open_backend
-from cervix_engine.backends.device import Device
+from cervix_engine.backends import Backend
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import (
@@ -32,18 +29,32 @@ from cervix_engine.errors import (
     OutputLockedError,
     ResumeMismatchError,
 )
-from cervix_engine.run import batch
-from cervix_engine.run import partial as partial_module
-from cervix_engine.run.batch import BatchConfig, predict_folder
-from cervix_engine.run.partial import output_lock, work_folder
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.batch import BatchConfig, Progress, no_progress, predict_folder
+from cervix_engine.run.record import RunRecord
+from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.stream.stream import SPARE_SLOTS
+from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.verify import verify_table
-from engine.run.support import FINISHED, PATIENCE_S, SpyBackend, beside, draw_folder, read_table, threads_end, tiny_onnx
+from engine.run.support import (
+    FINISHED,
+    PATIENCE_S,
+    Killed,
+    SpyBackend,
+    beside,
+    choose_fake,
+    draw_folder,
+    make_fake_bundle,
+    read_table,
+    run_setup,
+    threads_end,
+    tiny_onnx,
+    work_folder,
+)
 from engine.run.support import make_bundle as make_bundle_at
 
 pytestmark = pytest.mark.timeout(300)
 
+FULL = OutputError("no space left on device")
 TILES, BATCH, SHARD = 50, 2, 6  # 25 batches in 9 shards, the last one of 1 batch
 BATCHES, BATCHES_A_SHARD = 25, 3
 
@@ -53,7 +64,7 @@ class Run:
     """A run of the tiny bundle over 50 tiles, which can be told to fail; `spy` is what its backend saw."""
 
     config: BatchConfig
-    monkeypatch: pytest.MonkeyPatch
+    shard: ShardSize = ShardSize(SHARD)  # noqa: RUF009 - frozen
     spy: SpyBackend | None = None
 
     @property
@@ -68,13 +79,25 @@ class Run:
     def journal(self) -> Path:
         return self.folder / "journal.jsonl"
 
-    def __call__(self, *, fail: dict[int, BaseException] | None = None, **changes: Any) -> RunReport:
-        def open_spied(bundle: Bundle, *, combination: Combination, device: Device) -> SpyBackend:
-            self.spy = SpyBackend(open_backend(bundle, combination=combination, device=device), fail=fail)
+    def __call__(
+        self,
+        *,
+        fail: dict[int, BaseException] | None = None,
+        stop_at: str = "",
+        error: BaseException = FULL,
+        progress: Progress = no_progress,
+        **changes: Any,
+    ) -> RunRecord:
+        def spied(backend: Backend) -> SpyBackend:
+            self.spy = SpyBackend(backend, fail=fail)
             return self.spy
 
-        self.monkeypatch.setattr(batch, "open_backend", open_spied)
-        return predict_folder(replace(self.config, **changes))
+        setup = run_setup(around=spied, shard=self.shard, stop_at=stop_at, error=error)
+        return predict_folder(replace(self.config, **changes), progress=progress, setup=setup)
+
+    def stop_before_the_commit(self, **changes: Any) -> None:
+        with pytest.raises(OutputError, match="no space"):
+            self(stop_at="commit", **changes)
 
     @property
     def computed(self) -> int:
@@ -99,12 +122,10 @@ class Run:
 
 
 @pytest.fixture
-def run(tiles: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(partial_module, "SHARD_TILES", SHARD)
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # what a power cut would take is not what is tested here
+def run(tiles: Path, bundle: Bundle, tmp_path: Path) -> Run:
     (tmp_path / "out").mkdir()
     out = tmp_path / "out" / "preds.csv"
-    return Run(BatchConfig(tiles=tiles, out=out, model=bundle.root, batch_size=BATCH), monkeypatch)
+    return Run(BatchConfig(tiles=tiles, out=out, model=bundle.root, batch_size=BATCH))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +139,7 @@ def undisturbed(tiles: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFa
 def assert_finished(run: Run, table: bytes) -> None:
     assert run.out.read_bytes() == table
     assert beside(run.out) == FINISHED
-    report = RunReport.load(run.config.report_path)
+    report = RunRecord.load(run.config.record_path)
     assert report.found == report.ok + report.failed == TILES
 
 
@@ -127,7 +148,7 @@ def test_an_undisturbed_run(run: Run, undisturbed: bytes) -> None:
     assert_finished(run, undisturbed)
     assert run.computed == BATCHES
     assert report.resumed == 0
-    assert RunReport.load(run.config.report_path) == report
+    assert RunRecord.load(run.config.record_path) == report
 
 
 # ---- an error of the backend
@@ -179,7 +200,7 @@ def test_a_failing_listener_stops_the_run_resumably(run: Run, undisturbed: bytes
             raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        predict_folder(run.config, progress=progress)
+        run(progress=progress)
     assert threads_end()
     assert run.stored == 10  # also the one batch that fills no shard
     run()
@@ -191,10 +212,7 @@ def test_a_failing_listener_stops_the_run_resumably(run: Run, undisturbed: bytes
 
 @pytest.mark.parametrize("missing", [0, 1, 4, 8, 9])
 def test_only_missing_batches_are_computed(run: Run, undisturbed: bytes, missing: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", full_disk)
-        with pytest.raises(OutputError):
-            run()
+    run.stop_before_the_commit()
     assert len(run.shards()) == 9
     firsts = [*range(0, 25, 3)]
     scattered = (firsts[1::2] + firsts[::2])[:missing]
@@ -208,18 +226,13 @@ def test_only_missing_batches_are_computed(run: Run, undisturbed: bytes, missing
 
 
 @pytest.mark.parametrize("percent_left", [90, 75, 50, 25, 10, 0])
-def test_what_is_computed_again_is_what_is_missing(
-    run: Run, percent_left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partial_module, "SHARD_TILES", BATCH)
+def test_what_is_computed_again_is_what_is_missing(run: Run, percent_left: int, tmp_path: Path) -> None:
+    run.shard = ShardSize(BATCH)
     tiles = draw_folder(tmp_path / "forty", 40)  # 20 batches, a shard each
     run(tiles=tiles)
     expected = run.out.read_bytes()
     run.out.unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", full_disk)
-        with pytest.raises(OutputError):
-            run(tiles=tiles)
+    run.stop_before_the_commit(tiles=tiles)
     missing = 20 - 20 * percent_left // 100
     for shard in random.Random(percent_left).sample(run.shards(), missing):
         shard.unlink()
@@ -229,26 +242,16 @@ def test_what_is_computed_again_is_what_is_missing(
     assert report.resumed == 40 - missing * BATCH
 
 
-def test_a_gap_ends_a_shard(run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", full_disk)
-        with pytest.raises(OutputError):
-            run()
+def test_a_gap_ends_a_shard(run: Run, undisturbed: bytes) -> None:
+    run.stop_before_the_commit()
     for first in (3, 9, 12, 24):
         (run.folder / f"shard-{first:09d}.csv").unlink()
-    monkeypatch.setattr(partial_module, "SHARD_TILES", 1000)
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", full_disk)
-        with pytest.raises(OutputError):
-            run()
+    run.shard = ShardSize(1000)
+    run.stop_before_the_commit()
     again = [(entry["first_batch"], entry["batches"]) for entry in run.entries() if "batches" in entry][9:]
     assert again == [(3, 3), (9, 6), (24, 1)]
     run()
     assert_finished(run, undisturbed)
-
-
-def full_disk(*_: object) -> None:
-    raise OutputError("no space left on device")
 
 
 def test_a_damaged_shard_is_computed_again(run: Run, undisturbed: bytes) -> None:
@@ -271,45 +274,32 @@ def test_a_shard_that_was_swapped_for_another_is_computed_again(run: Run, undist
     assert_finished(run, undisturbed)
 
 
-def test_shards_are_closed_by_time_too(run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_module, "SHARD_SECONDS", 0.0)
+def test_shards_are_closed_by_time_too(run: Run, undisturbed: bytes) -> None:
+    run.shard = ShardSize(SHARD, seconds=0.0)
     run.interrupt(10)
     assert [entry["batches"] for entry in run.entries()[1:]] == [1] * run.stored
     run()
     assert_finished(run, undisturbed)
 
 
-def test_the_same_table_in_its_place_is_not_taken_for_the_new_one(
-    run: Run, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_table_in_its_place_is_not_taken_for_the_new_one(run: Run, undisturbed: bytes) -> None:
     run()
-    assemble = partial_module.PartialRun.assemble
-
-    def assemble_and_stop(partial: partial_module.PartialRun, columns: Iterable[str]) -> NoReturn:
-        assemble(partial, columns)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "assemble", assemble_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(overwrite=True)
+    run.stop_before_the_commit(overwrite=True)
+    assert TableTransaction(run.out).load() is State.ASSEMBLED
     report = run(overwrite=True)
     assert_finished(run, undisturbed)
     assert (run.computed, report.resumed) == (0, TILES)
-    assert RunReport.load(run.config.report_path) == report
+    assert RunRecord.load(run.config.record_path) == report
     assert verify_table(run.out) == []
 
 
 # ---- the journal
 
 
-def test_every_line_is_of_the_schema(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_line_is_of_the_schema(run: Run) -> None:
     text = (resources.files("cervix_engine") / "schemas" / "journal.schema.json").read_text(encoding="utf-8")
     validator = jsonschema.Draft202012Validator(json.loads(text))
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", full_disk)
-        with pytest.raises(OutputError):
-            run()
+    run.stop_before_the_commit()
     lines = [json.loads(line) for line in run.journal.read_text(encoding="ascii").splitlines()]
     assert len(lines) == 1 + 9 + 1
     for line in lines:
@@ -553,10 +543,7 @@ def test_overwriting_replaces_only_at_the_rename(run: Run, undisturbed: bytes) -
     for at in (0, 13, 2):
         run.interrupt(at, overwrite=True)
         assert run.out.read_bytes() == b"an old table"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", full_disk)
-        with pytest.raises(OutputError, match="no space"):
-            run(overwrite=True)
+    run.stop_before_the_commit(overwrite=True)
     assert run.out.read_bytes() == b"an old table"
     with pytest.raises(OutputExistsError):
         run()
@@ -569,28 +556,18 @@ def test_overwriting_replaces_only_at_the_rename(run: Run, undisturbed: bytes) -
 # ---- between the rename and the end
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing in the engine catches it."""
-
-
-def killed(*_: object, **__: object) -> None:
-    raise Killed
-
-
 @pytest.fixture
-def committed(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+def committed(run: Run) -> Run:
     """A run that was killed right behind the rename."""
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "clear", killed)
-        with pytest.raises(Killed):
-            run()
+    with pytest.raises(Killed):
+        run(stop_at="clear", error=Killed())
     assert run.out.exists()
     assert run.journal.exists()
     return run
 
 
 def test_a_start_after_the_rename_finishes_the_cleanup(committed: Run, undisturbed: bytes) -> None:
-    earlier = RunReport.load(committed.config.report_path)
+    earlier = RunRecord.load(committed.config.record_path)
     committed.spy = None
     assert committed() == earlier
     assert committed.spy is None  # no model was loaded
@@ -664,8 +641,8 @@ def test_discarding_that_was_killed_half_way_leaves_no_trap(
 def test_a_second_writer_is_refused(run: Run, undisturbed: bytes) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from cervix_engine.run.partial import output_lock\n"
-        "with output_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+        "from cervix_engine.run.transaction import TableTransaction\n"
+        "with TableTransaction(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(run.out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -686,9 +663,9 @@ def test_a_second_writer_is_refused(run: Run, undisturbed: bytes) -> None:
 
 
 def test_a_second_writer_in_the_same_process_is_refused(run: Run) -> None:
-    with output_lock(run.out), pytest.raises(OutputLockedError):
+    with TableTransaction(run.out), pytest.raises(OutputLockedError):
         run()
-    with output_lock(run.out.with_name("other.csv")):
+    with TableTransaction(run.out.with_name("other.csv")):
         run()
 
 
@@ -701,13 +678,11 @@ def test_a_stale_lock_file_is_no_lock(run: Run, undisturbed: bytes) -> None:
 # ---- the disk
 
 
-def test_a_writer_s_failure_ends_all_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_s_failure_ends_all_threads(run: Run, tmp_path: Path) -> None:
     # A backend that goes on for ever, unlike one that fails as soon as it is freed.
-    monkeypatch.setattr(batch, "open_backend", lambda *_, **__: FakeBackend())
-    monkeypatch.setattr(batch, "replay_golden", lambda *_, **__: 0.0)
-    monkeypatch.setattr(partial_module.PartialRun, "store", full_disk)
+    config = replace(run.config, model=make_fake_bundle(tmp_path / "fake").root)
     with pytest.raises(OutputError, match="no space left on device") as held:
-        predict_folder(run.config)
+        predict_folder(config, setup=run_setup(choose=choose_fake, stop_at="store", error=FULL))
     # The traceback is still held, and with it the stream's frame: nothing was tidied up by chance.
     assert held.tb is not None
     assert threads_end()

@@ -17,8 +17,17 @@ from typing import Any
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.run.partial import work_folder
-from engine.run.support import FINISHED, PATIENCE_S, beside, done_event, draw_folder, environment, finished_files
+from engine.run.support import (
+    FINISHED,
+    PATIENCE_S,
+    beside,
+    done_event,
+    draw_folder,
+    environment,
+    finished_files,
+    program_with_shards,
+    work_folder,
+)
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -64,9 +73,9 @@ def assert_one_line_of_error(text: str) -> None:
 
 @pytest.mark.parametrize(("mode", "at_least"), [("error", 60), ("denied", 25), ("full", 15), ("short", 10)])
 def test_an_error_of_the_file_system_at_every_step(
-    mode: str, at_least: int, few: Path, bundle: Bundle, tmp_path: Path
+    mode: str, at_least: int, few: Path, fake_bundle: Bundle, tmp_path: Path
 ) -> None:
-    findings = campaign(mode, few, bundle, tmp_path)
+    findings = campaign(mode, few, fake_bundle, tmp_path)
     assert len(findings) > at_least
     needless = set()
     for finding in findings:
@@ -88,8 +97,8 @@ def test_an_error_of_the_file_system_at_every_step(
         assert any(finding["step"].startswith("stat tile_") for finding in findings)
 
 
-def test_a_tile_that_cannot_be_opened_or_read_is_a_row(few: Path, bundle: Bundle, tmp_path: Path) -> None:
-    findings = campaign("unreadable", few, bundle, tmp_path)
+def test_a_tile_that_cannot_be_opened_or_read_is_a_row(few: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("unreadable", few, fake_bundle, tmp_path)
     calls = {f"{call} {path.name}" for path in few.rglob("tile_*") for call in ("open", "read")}
     assert {finding["step"] for finding in findings} == calls
     for finding in findings:
@@ -99,8 +108,8 @@ def test_a_tile_that_cannot_be_opened_or_read_is_a_row(few: Path, bundle: Bundle
         assert row.endswith(",failed,unreadable: Input/output error")
 
 
-def test_an_error_at_every_fifth_step_beside_an_old_table(few: Path, bundle: Bundle, tmp_path: Path) -> None:
-    findings = campaign("error-old", few, bundle, tmp_path)
+def test_an_error_at_every_fifth_step_beside_an_old_table(few: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("error-old", few, fake_bundle, tmp_path)
     assert len(findings) > 10
     for finding in findings:
         assert finding["table"] in ("old", "new"), finding
@@ -110,8 +119,8 @@ def test_an_error_at_every_fifth_step_beside_an_old_table(few: Path, bundle: Bun
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Path) -> None:
-    findings = campaign("kill-old" if old else "kill", few, bundle, tmp_path)
+def test_a_kill_at_every_step(old: bool, few: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("kill-old" if old else "kill", few, fake_bundle, tmp_path)
     assert len(findings) > 25
     tables = [finding["table"] for finding in findings]
     before = "old" if old else "none"
@@ -124,10 +133,12 @@ def test_a_kill_at_every_step(old: bool, few: Path, bundle: Bundle, tmp_path: Pa
 
 
 @pytest.mark.parametrize("table", ["preds.csv.gz", "preds.jsonl", "preds.parquet"])
-def test_a_kill_at_steps_from_assembly_to_another_format(table: str, few: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_kill_at_steps_from_assembly_to_another_format(
+    table: str, few: Path, fake_bundle: Bundle, tmp_path: Path
+) -> None:
     if table.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cervix[report]'")
-    findings = campaign("kill-commit", few, bundle, tmp_path, table=table)
+    findings = campaign("kill-commit", few, fake_bundle, tmp_path, table=table)
     assert len(findings) > (2 if table.endswith("parquet") else 5)
     tables = [finding["table"] for finding in findings]
     assert set(tables) == {"old", "new"}
@@ -138,8 +149,8 @@ def test_a_kill_at_steps_from_assembly_to_another_format(table: str, few: Path, 
         assert_completed(finding, old=True, table=table)
 
 
-def test_a_kill_at_every_third_step_of_a_retry(few: Path, bundle: Bundle, tmp_path: Path) -> None:
-    findings = campaign("kill-retry", few, bundle, tmp_path)
+def test_a_kill_at_every_third_step_of_a_retry(few: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("kill-retry", few, fake_bundle, tmp_path)
     assert len(findings) > 10
     assert {finding["table"] for finding in findings} == {"old", "new"}
     for finding in findings:
@@ -149,8 +160,8 @@ def test_a_kill_at_every_third_step_of_a_retry(few: Path, bundle: Bundle, tmp_pa
         assert set(again["left"]) == FINISHED, finding
 
 
-def test_a_full_disk_in_the_middle_of_any_file(few: Path, bundle: Bundle, tmp_path: Path) -> None:
-    findings = campaign("limit", few, bundle, tmp_path)
+def test_a_full_disk_in_the_middle_of_any_file(few: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
+    findings = campaign("limit", few, fake_bundle, tmp_path)
     assert len(findings) > 15
     for finding in findings:
         assert (finding["code"], finding["table"]) == (1, "none"), finding
@@ -159,8 +170,8 @@ def test_a_full_disk_in_the_middle_of_any_file(few: Path, bundle: Bundle, tmp_pa
         assert_completed(finding)
 
 
-def test_everything_is_synced_before_something_relies_on_it(few: Path, bundle: Bundle, tmp_path: Path) -> None:
-    (trace,) = campaign("trace", few, bundle, tmp_path)
+def test_everything_is_synced_before_something_relies_on_it(few: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
+    (trace,) = campaign("trace", few, fake_bundle, tmp_path)
     steps = trace["steps"]
     folder, out = "fsync .preds.csv.cervix", "fsync out"
 
@@ -185,8 +196,8 @@ def test_everything_is_synced_before_something_relies_on_it(few: Path, bundle: B
     )
 
 
-def test_kills_at_random_times(bundle: Bundle, tiles: Path, tmp_path: Path) -> None:
-    findings = campaign("random", tiles, bundle, tmp_path)
+def test_kills_at_random_times(fake_bundle: Bundle, tiles: Path, tmp_path: Path) -> None:
+    findings = campaign("random", tiles, fake_bundle, tmp_path)
     kills = [finding for finding in findings if finding["code"] == -signal.SIGKILL]
     assert len(kills) == 15
     for finding in findings:
@@ -204,13 +215,8 @@ def test_kills_of_the_installed_program(bundle: Bundle, tmp_path: Path) -> None:
     out.parent.mkdir()
 
     def command(table: Path) -> list[str]:
-        # Shards of 8 tiles, so that there are places to go on from.
-        code = (
-            "from cervix_engine.run import partial; partial.SHARD_TILES = 8\n"
-            "from cervix_engine.cli.batch import main; main()"
-        )
         options = ["--model", str(bundle.root), "-b", "4", "--out", str(table)]
-        return [sys.executable, "-c", code, str(many), *options]
+        return [sys.executable, "-c", program_with_shards(8), str(many), *options]
 
     subprocess.run(command(expected), check=True, capture_output=True, timeout=PATIENCE_S)
     kept = 0

@@ -18,10 +18,10 @@ RUN = """
 import re, sys
 from pathlib import Path
 from cervix_engine.run.batch import BatchConfig, predict_folder
-from engine.run.faults import use_the_fake_backend
-use_the_fake_backend()
+from engine.run.support import choose_fake, run_setup
 tiles, out, model = map(Path, sys.argv[1:])
-found = predict_folder(BatchConfig(tiles=tiles, out=out, model=model, workers=2)).found
+config = BatchConfig(tiles=tiles, out=out, model=model, workers=2)
+found = predict_folder(config, setup=run_setup(choose=choose_fake)).found
 print(found, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
@@ -47,7 +47,7 @@ def peak_megabytes(tiles: Path, bundle: Bundle) -> float:
     return int(kilobytes) / 1024
 
 
-def test_memory_is_the_same_for_forty_times_the_tiles(tmp_path: Path, bundle: Bundle) -> None:
-    few = peak_megabytes(linked(tmp_path / "few", 500), bundle)
-    many = peak_megabytes(linked(tmp_path / "many", 20_000), bundle)
+def test_memory_is_the_same_for_forty_times_the_tiles(tmp_path: Path, fake_bundle: Bundle) -> None:
+    few = peak_megabytes(linked(tmp_path / "few", 500), fake_bundle)
+    many = peak_megabytes(linked(tmp_path / "many", 20_000), fake_bundle)
     assert many - few < 20, f"{few:.0f} MB for 500 tiles, {many:.0f} MB for 20,000"

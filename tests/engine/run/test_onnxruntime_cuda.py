@@ -20,7 +20,7 @@ from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
 from engine.run.simulated_gpu import Machine, a10s, certified, make_engine_bundle, opened, pixels_of
 from engine.run.support import read_table, reference_probabilities
 
@@ -160,7 +160,7 @@ def test_a_run_on_it(tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machi
     assert batch(tiles, bundle, plain, "--backend", "onnxruntime-cpu", "--batch-size", "8").exit_code == 0
     for row, expected in zip(read_table(out), read_table(plain), strict=True):
         assert (row["path"], row["pred"], row["status"]) == (expected["path"], expected["pred"], "ok")
-    ran = RunReport.load(tmp_path / "preds.csv.run.json").backend
+    ran = RunRecord.load(tmp_path / "preds.csv.run.json").backend
     assert (ran.backend, ran.precision, ran.artefact) == ("onnxruntime-cuda", "fp32", "model.onnx")
     assert "cervix-infer" in machine.threads
     assert machine.loaded == []

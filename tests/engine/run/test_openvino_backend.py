@@ -18,9 +18,9 @@ from cervix_engine.cli.batch import main
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.files import write_json
 from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
 from cervix_engine.values import Precision
-from engine.run.support import make_bundle, read_table, reference_probabilities, tiny_onnx
+from engine.run.support import make_bundle, read_table, reference_probabilities, run_setup, tiny_onnx
 
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="needs a CPU with BF16 instructions")
 
@@ -134,26 +134,19 @@ def test_a_run_on_it(tiles: Path, bundle: Bundle, tmp_path: Path) -> None:
     ours, theirs = read_table(out), read_table(plain)
     assert [row["pred"] for row in ours] == [row["pred"] for row in theirs]
     assert [row["path"] for row in ours] == [row["path"] for row in theirs]
-    ran = RunReport.load(tmp_path / "preds.csv.run.json").backend
+    ran = RunRecord.load(tmp_path / "preds.csv.run.json").backend
     assert (ran.backend, ran.precision) == ("openvino", "fp32")
 
 
-def test_a_partial_run_does_not_go_on_on_another_backend(
-    tiles: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partial_run_does_not_go_on_on_another_backend(tiles: Path, bundle: Bundle, tmp_path: Path) -> None:
     options = [str(tiles), "--out", str(tmp_path / "preds.csv"), "--model", str(bundle.root)]
-    with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.run.batch.predict_partial", _interrupted)
-        assert CliRunner().invoke(main, [*options, "--backend", "openvino"]).exit_code == 130
+    stopping = run_setup(stop_at="missing")
+    assert CliRunner().invoke(main, [*options, "--backend", "openvino"], obj=stopping).exit_code == 130
     refused = CliRunner().invoke(main, [*options, "--backend", "onnxruntime-cpu"])
     assert refused.exit_code == 1
     assert "backend" in refused.stderr
     assert CliRunner().invoke(main, options).exit_code == 0
-    assert RunReport.load(tmp_path / "preds.csv.run.json").backend.backend == "openvino"
-
-
-def _interrupted(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
+    assert RunRecord.load(tmp_path / "preds.csv.run.json").backend.backend == "openvino"
 
 
 def test_the_combination_opens_it(bundle: Bundle) -> None:

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.run.batch import discover_beside, predict_partial, run_identity
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.budget import FailureBudget
-from cervix_engine.run.partial import PartialRun, output_lock
-from cervix_engine.run.record import Provenance, report_beside
 from cervix_engine.run.verify import verify_table
-from engine.run.support import CLASS_NAMES, CONTRACT, FINISHED, draw_folder
+from engine.run.support import CLASS_NAMES, FINISHED, choose_fake, draw_folder
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,7 +24,7 @@ FAR = 50  # between rows that change places: nearer ones could be put in order b
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(fake_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of 10,000 rows: the same few tiles under many names, so that rows are alike but for their path."""
     root = tmp_path_factory.mktemp("many")
     few = sorted(draw_folder(root / "few", 8).rglob("tile_*"))
@@ -35,22 +33,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(ROWS):
         # Twice, so that one changed digit never makes another tile's name.
         os.link(few[number % 8], root / "study" / f"{number}_{number}{few[number % 8].suffix}")
-    out, backend = root / "preds.csv", FakeBackend()
-    with output_lock(out):
-        listing = discover_beside(out, root / "study")
-        identity = run_identity(CONTRACT, backend.info, bundle_digest="0", batch_size=64, listing=listing)
-        report = predict_partial(
-            PartialRun.create(out, identity=identity, listing=listing),
-            listing,
-            contract=CONTRACT,
-            backend=backend,
-            workers=2,
-            report_path=report_beside(out),
-            provenance=Provenance("0", None, 0.0, 0.0),
-            budget=FailureBudget(share=1.0),
-        )
-    assert (report.found, report.failed) == (ROWS, ROWS // 8)
-    return out
+    config = BatchConfig(
+        tiles=root / "study",
+        out=root / "preds.csv",
+        model=fake_bundle.root,
+        batch_size=64,
+        workers=2,
+        budget=FailureBudget(share=1.0),
+    )
+    record = predict_folder(config, setup=RunSetup(choose_fake))
+    assert (record.found, record.failed) == (ROWS, ROWS // 8)
+    return config.out
 
 
 @pytest.fixture

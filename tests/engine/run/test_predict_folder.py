@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.run.batch import BatchConfig, predict_folder
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.batch import DEFAULT_SETUP, BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.record import RunRecord
 from cervix_engine.table.names import escape_name
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import discover
@@ -29,6 +29,7 @@ from engine.run.support import (
     encoded,
     plain_outcomes,
     read_table,
+    run_setup,
     tiny_onnx,
 )
 from engine.run.support import make_bundle as make_bundle_at
@@ -119,14 +120,16 @@ def assert_alike(rows: list[dict[str, str]], expected: list[dict[str, str]]) -> 
                 assert cell == other[column]
 
 
-Predict = Callable[..., tuple[list[dict[str, str]], RunReport]]
+Predict = Callable[..., tuple[list[dict[str, str]], RunRecord]]
 
 
 @pytest.fixture
 def predict(bundle: Bundle, tmp_path: Path) -> Predict:
-    def run(tiles: Path, name: str = "preds.csv", **options: int) -> tuple[list[dict[str, str]], RunReport]:
+    def run(
+        tiles: Path, name: str = "preds.csv", setup: RunSetup = DEFAULT_SETUP, **options: int
+    ) -> tuple[list[dict[str, str]], RunRecord]:
         config = BatchConfig(tiles=tiles, out=tmp_path / name, model=bundle.root, **options)  # type: ignore[arg-type]
-        report = predict_folder(config)
+        report = predict_folder(config, setup=setup)
         return read_table(config.out), report
 
     return run
@@ -211,19 +214,10 @@ def test_a_folder_of_bad_tiles_alone(predict: Predict, tmp_path: Path) -> None:
     assert (report.ok, report.failed) == (0, len(BAD))
 
 
-def test_tiles_that_go_away_after_they_were_listed(
-    easy: Path, predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_that_go_away_after_they_were_listed(easy: Path, predict: Predict, tmp_path: Path) -> None:
     root = tmp_path / "moving"
     shutil.copytree(easy, root)
-
-    def listed_then_gone(tiles: Path, *, spool: Path) -> object:
-        listing = discover(tiles, spool=spool)
-        (tiles / "a.jpg").unlink()
-        return listing
-
-    monkeypatch.setattr("cervix_engine.run.batch.discover", listed_then_gone)
-    rows, report = predict(root)
+    rows, report = predict(root, setup=run_setup(once_listed=(root / "a.jpg").unlink))
     assert [(row["path"], row["error"]) for row in rows if row["status"] == "failed"] == [
         ("a.jpg", "unreadable: No such file or directory")
     ]

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
 from engine.run.support import encoded, read_table
 
 GOOD = 12
@@ -56,7 +56,7 @@ def test_faults_are_flagged_and_good_tiles_are_not(study: Path, bundle: Bundle) 
     assert {row["path"].removesuffix(".png"): row["quality"] for row in rows if row["quality"]} == {
         name: name for name in ("blank", "blurred", "blue_shift")
     }
-    assert RunReport.load(study.parent / "preds.csv.run.json").flagged == 3
+    assert RunRecord.load(study.parent / "preds.csv.run.json").flagged == 3
     assert "warning" not in done.stderr, "3 of 15 are not more than a fifth"
 
 
@@ -75,4 +75,4 @@ def test_a_retry_keeps_the_count_of_the_table_that_it_mends(study: Path, bundle:
     _run(study, bundle, "--quality")
     (study / "bad.png").write_bytes((study / "blank.png").read_bytes())
     assert _run(study, bundle, "--retry-failures").exit_code == 0
-    assert RunReport.load(study.parent / "preds.csv.run.json").flagged == 4
+    assert RunRecord.load(study.parent / "preds.csv.run.json").flagged == 4

@@ -12,11 +12,10 @@ from cervix_engine.backends import onnxruntime_cuda
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
 from cervix_engine.gpu import Gpu
-from cervix_engine.run.partial import work_folder
 from engine.engine_marks import A10
 from engine.run.simulated_cuda import CudaError
 from engine.run.simulated_gpu import Machine, make_engine_bundle, opened, pixels_of
-from engine.run.support import Invoke
+from engine.run.support import Invoke, work_folder
 
 CUDA = "onnxruntime-cuda"
 A40 = Gpu("NVIDIA A40", A10.compute_capability)

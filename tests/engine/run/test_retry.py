@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.backends import Combination, open_backend
-from cervix_engine.backends.device import Device
+from cervix_engine.backends import Backend
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import CervixError, OutputError, ResumeMismatchError, UsageError
-from cervix_engine.run import batch
-from cervix_engine.run import partial as partial_module
-from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.budget import FailureBudget
-from cervix_engine.run.record import RunReport, report_of
+from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.verify import verify_table, verify_tiles
-from engine.run.support import FINISHED, SpyBackend, beside, draw_folder, drawn_tile, make_bundle, read_table, tiny_onnx
+from engine.run.support import (
+    FINISHED,
+    Killed,
+    SpyBackend,
+    beside,
+    draw_folder,
+    drawn_tile,
+    make_bundle,
+    read_table,
+    run_setup,
+    tiny_onnx,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -31,10 +39,8 @@ TILES = 26
 
 
 @pytest.fixture
-def config(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchConfig:
+def config(bundle: Bundle, tmp_path: Path) -> BatchConfig:
     """A finished run over 23 good tiles and three bad ones, two of which have been mended since."""
-    monkeypatch.setattr(partial_module, "SHARD_TILES", 1)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     tiles = draw_folder(tmp_path / "study", 24)
     for name in BAD:
         (tiles / name).write_bytes(b"")
@@ -53,31 +59,34 @@ def undisturbed(config: BatchConfig) -> bytes:
     return out.read_bytes()
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[SpyBackend]:
-    spies: list[SpyBackend] = []
+@dataclass
+class Spied:
+    """A setup with shards of a batch, whose backends are spied on."""
 
-    def open_spied(bundle: Bundle, *, combination: Combination, device: Device) -> SpyBackend:
-        spies.append(SpyBackend(open_backend(bundle, combination=combination, device=device)))
-        return spies[-1]
+    spies: list[SpyBackend] = field(default_factory=list)
 
-    monkeypatch.setattr(batch, "open_backend", open_spied)
-    return spies
+    @property
+    def setup(self) -> RunSetup:
+        return run_setup(around=self._spied, shard=ShardSize(1))
+
+    def _spied(self, backend: Backend) -> SpyBackend:
+        self.spies.append(SpyBackend(backend))
+        return self.spies[-1]
 
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_only_failed_rows_are_predicted_again(config: BatchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = config.out.read_bytes().splitlines()
-    spies = spied(monkeypatch)
-    report = predict_folder(config)
-    assert len(spies[0].digests) == 2  # three tiles in batches of two
+def test_only_failed_rows_are_predicted_again(config: BatchConfig) -> None:
+    before, spied = config.out.read_bytes().splitlines(), Spied()
+    report = predict_folder(config, setup=spied.setup)
+    assert len(spied.spies[0].digests) == 2  # three tiles in batches of two
     after = config.out.read_bytes().splitlines()
     changed = [new.split(b",")[0].decode() for old, new in zip(before, after, strict=True) if old != new]
     assert changed == sorted(BAD[:2])
     assert (report.found, report.ok, report.failures) == (TILES, TILES - 1, {"empty": 1})
-    assert report_of(config.out) == report
+    assert record_of(config.out) == report
     assert verify_table(config.out) == []
     assert beside(config.out) == FINISHED
     assert config.out.read_bytes() == undisturbed(config)
@@ -124,7 +133,7 @@ def test_with_hashes(config: BatchConfig) -> None:
 def test_without_a_finished_table(config: BatchConfig) -> None:
     with pytest.raises(UsageError, match="no finished table"):
         predict_folder(replace(config, out=config.out.with_name("other.csv")))
-    config.report_path.unlink()
+    config.record_path.unlink()
     with pytest.raises(UsageError, match=r"nothing says how .* was made"):
         predict_folder(config)
 
@@ -174,18 +183,17 @@ def test_the_budget_counts_the_whole_table(config: BatchConfig) -> None:
 # ---- stopped in between
 
 
-def test_a_retry_goes_on_where_it_stopped(config: BatchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = report_of(config.out)
+def test_a_retry_goes_on_where_it_stopped(config: BatchConfig) -> None:
+    first, spied = record_of(config.out), Spied()
     table = config.out.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        predict_folder(config, progress=interrupt)
+        predict_folder(config, progress=interrupt, setup=spied.setup)
     assert config.out.read_bytes() == table
-    assert report_of(config.out) == first
+    assert record_of(config.out) == first
     assert verify_table(config.out) == []
-    assert RunReport.load(config.report_path).ok >= first.ok
-    spies = spied(monkeypatch)
-    report = predict_folder(config)
-    assert len(spies[0].digests) == 1
+    assert RunRecord.load(config.record_path).ok >= first.ok
+    report = predict_folder(config, setup=spied.setup)
+    assert len(spied.spies[-1].digests) == 1
     assert report.resumed == first.ok + 2
     assert config.out.read_bytes() == undisturbed(config)
 
@@ -203,9 +211,7 @@ def test_a_stopped_retry_and_a_run_are_not_mixed_up(config: BatchConfig) -> None
     assert predict_folder(replace(config, resume=False)).failed == 1
 
 
-def test_a_table_that_was_exchanged_meanwhile_is_not_mended(
-    config: BatchConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_that_was_exchanged_meanwhile_is_not_mended(config: BatchConfig) -> None:
     def exchange(*_: int) -> None:
         config.out.write_bytes(b"another table")
 
@@ -215,19 +221,10 @@ def test_a_table_that_was_exchanged_meanwhile_is_not_mended(
 
 
 @pytest.mark.parametrize("method", ["assemble", "commit", "clear"])
-def test_a_kill_near_the_end(config: BatchConfig, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    class Killed(BaseException):
-        """Stands for a kill: what it ends writes nothing more."""
-
-    def killed(*_: object) -> None:
-        monkeypatch.setattr("cervix_engine.run.record.write_json", lambda *_: None)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, method, killed)
-        with pytest.raises(Killed):
-            predict_folder(config)
-    monkeypatch.undo()
+@pytest.mark.parametrize("error", [Killed(), KeyboardInterrupt()], ids=repr)
+def test_a_stop_near_the_end(config: BatchConfig, method: str, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        predict_folder(config, setup=run_setup(shard=ShardSize(1), stop_at=method, error=error))
     assert verify_table(config.out) == []
     report = predict_folder(config)
     assert (report.ok, report.failed, report.status) == (TILES - 1, 1, "done")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ import pytest
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import FailureBudgetExceeded, OutputError, UsageError
 from cervix_engine.report.facts import load_facts
-from cervix_engine.run import partial as partial_module
-from cervix_engine.run.batch import BatchConfig, predict_folder
-from cervix_engine.run.record import RunReport, report_of
+from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.record import RunRecord, checks_path, record_of
+from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.run.verify import verify_table
 from engine.run.support import draw_folder
 
@@ -32,7 +32,7 @@ def config(tiles: Path, bundle: Bundle, tmp_path: Path) -> BatchConfig:
 
 
 def stored(config: BatchConfig) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(config.report_path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(config.record_path.read_text(encoding="utf-8"))
     return document
 
 
@@ -71,7 +71,7 @@ def test_at_the_end_it_says_what_happened(config: BatchConfig, validate: Validat
     report = predict_folder(config)
     document = stored(config)
     validate("run", document)
-    assert RunReport.load(config.report_path) == report
+    assert RunRecord.load(config.record_path) == report
     assert (report.status, report.reason, report.replaces, report.ok) == ("done", None, None, 50)
 
 
@@ -97,15 +97,11 @@ def test_it_says_why_a_run_ended(
     assert predict_folder(config).resumed == report["ok"]
 
 
-def test_a_report_that_cannot_be_written_does_not_hide_what_ended_the_run(
-    config: BatchConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_that_cannot_be_written_does_not_hide_what_ended_the_run(config: BatchConfig) -> None:
     def full_disk(*_: object) -> None:
-        monkeypatch.setattr("cervix_engine.run.record.write_json", no_space)
+        # A folder where the record is to be written first: no file can be made there.
+        config.record_path.with_name(f".{config.record_path.name}.tmp").mkdir()
         raise FailureBudgetExceeded("too many")
-
-    def no_space(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
     with pytest.raises(FailureBudgetExceeded, match="too many"):
         predict_folder(config, progress=full_disk)
@@ -117,12 +113,12 @@ def test_an_old_table_keeps_its_report_until_it_is_replaced(config: BatchConfig,
     other = replace(config, tiles=draw_folder(tmp_path / "others", 24, seed=5), overwrite=True)
     report = stopped(other, KeyboardInterrupt())
     assert (report["status"], report["found"]) == ("interrupted", 24)
-    assert report_of(config.out) == first
+    assert record_of(config.out) == first
     assert verify_table(config.out) == []
     assert stopped(replace(other, resume=False), KeyboardInterrupt())["replaces"] == first.to_json()
     last = predict_folder(other)
     assert (last.found, last.replaces) == (24, None)
-    assert report_of(config.out) == last
+    assert record_of(config.out) == last
     assert verify_table(config.out) == []
 
 
@@ -145,26 +141,25 @@ def test_edits_of_a_table_that_is_being_replaced_are_found(config: BatchConfig) 
     assert [finding.kind for finding in verify_table(config.out)] == ["edited", "missing"]
 
 
-def test_between_the_row_checks_and_the_table(
-    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class RowsOnly(TableTransaction):
+    """Stops between its two renames."""
+
+    def commit(self) -> NoReturn:
+        (self.folder / "rows").replace(checks_path(self.out))
+        raise OutputError("stopped here")
+
+
+def test_between_the_row_checks_and_the_table(config: BatchConfig, tmp_path: Path) -> None:
     first = predict_folder(config)
     other = replace(config, tiles=draw_folder(tmp_path / "others", 24, seed=5), overwrite=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "commit", rows_only)
-        with pytest.raises(OutputError):
-            predict_folder(other)
-    assert report_of(config.out) == first
+    with pytest.raises(OutputError):
+        predict_folder(other, setup=RunSetup(open_table=RowsOnly))
+    assert record_of(config.out) == first
     assert verify_table(config.out) == []
     whole = config.out.read_bytes()
     config.out.write_bytes(whole.replace(b"ok", b"no", 1))
     with pytest.raises(UsageError, match="a run stopped while it replaced the table: start it again"):
         verify_table(config.out)
-
-
-def rows_only(partial: partial_module.PartialRun) -> None:
-    (partial_module.work_folder(partial.out) / "rows").replace(partial_module.checks_path(partial.out))
-    raise OutputError("stopped here")
 
 
 def test_a_table_of_unknown_origin_has_no_report_to_keep(config: BatchConfig) -> None:
@@ -179,5 +174,5 @@ def test_names_that_are_not_utf_8(config: BatchConfig, tmp_path: Path) -> None:
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/study\xff"))
     draw_folder(root, 3)
     report = predict_folder(replace(config, tiles=root))
-    assert RunReport.load(config.report_path) == report
+    assert RunRecord.load(config.record_path) == report
     assert report.identity.root == str(root.resolve())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from cervix_engine.backends.cuda.lanes import IN_FLIGHT
 from cervix_engine.backends.device import Device
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
-from cervix_engine.run import partial as partial_module
-from cervix_engine.run.partial import work_folder
-from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.batch import RunSetup
+from cervix_engine.run.record import RunRecord, record_beside
 from cervix_engine.run.verify import verify_table
 from engine.run.simulated_cuda import CudaError
 from engine.run.simulated_gpu import ON_GPU, Machine, a10s, lane_bytes, make_engine_bundle, opened, pixels_of
-from engine.run.support import FINISHED, Invoke, beside, plain_batches, refs
+from engine.run.support import FINISHED, Invoke, beside, plain_batches, refs, run_setup, work_folder
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -36,9 +34,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
-    """Make it a machine with so many A10s; shards are short, so that an interrupted run keeps something."""
-    monkeypatch.setattr(partial_module, "SHARD_TILES", 2 * BATCH)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+    """Make it a machine with so many A10s."""
 
     def install(gpus: int, **options: Any) -> Machine:
         machine = Machine(a10s(gpus), **options)
@@ -56,8 +52,8 @@ def devices(gpus: int) -> str:
 def run(invoke: Invoke) -> Callable[..., int]:
     """A run on so many GPUs; its exit code."""
 
-    def run(runtime: str, gpus: int, *options: str) -> int:
-        return invoke(*ASKED[runtime], "--device", devices(gpus), "-b", str(BATCH), *options).exit_code
+    def run(runtime: str, gpus: int, *options: str, setup: RunSetup | None = None) -> int:
+        return invoke(*ASKED[runtime], "--device", devices(gpus), "-b", str(BATCH), *options, setup=setup).exit_code
 
     return run
 
@@ -177,7 +173,7 @@ def test_an_interrupted_run_goes_on_with_other_gpus(
     machine = on(after)
     assert run(runtime, after, "--overwrite") == 0
     assert out.read_bytes() == table
-    report = RunReport.load(report_beside(out))
+    report = RunRecord.load(record_beside(out))
     assert 0 < report.resumed < 50
     assert report.backend.device == (f"{after} x NVIDIA A10" if after > 1 else "NVIDIA A10")
     assert verify_table(out) == []
@@ -190,18 +186,10 @@ def test_every_gpu_is_tried_before_the_run_begins(
     """The golden tiles show on one GPU that it answers as training did; on another one, it may be broken."""
     machine = on(2)
     assert run(runtime, 2, "--dry-run") == 0
-    tried: list[set[int]] = []
-    create = partial_module.PartialRun.create
-
-    def created(*arguments: Any, **named: Any) -> Any:
-        tried.append({gpu for gpu, _ in machine.computed})
-        return create(*arguments, **named)
-
     machine.computed.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partial_module.PartialRun, "create", created)
-        assert run(runtime, 2) == 0
-    assert tried == [{0, 1}]
+    assert run(runtime, 2, setup=run_setup(stop_at="begin")) == 130
+    assert {gpu for gpu, _ in machine.computed} == {0, 1}
+    assert not work_folder(out).exists()
 
 
 @pytest.mark.parametrize("faulty", [0, 1, 2])
@@ -222,4 +210,4 @@ def test_the_batch_must_fit_every_gpu(
     """Somebody else may use one of them."""
     on(2, memory_bytes={full: IN_FLIGHT * lane_bytes(2)})
     assert run(runtime, 2) == 0
-    assert RunReport.load(report_beside(out)).batch_size == 2
+    assert RunRecord.load(record_beside(out)).batch_size == 2

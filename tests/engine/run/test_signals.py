@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.run.partial import PartialRun
-from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.record import RunRecord, record_beside
+from cervix_engine.run.transaction import State, TableTransaction
 from engine.run.support import FINISHED, PATIENCE_S, beside, draw_folder, environment
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,15 +52,15 @@ def run_to_the_end(arguments: list[str]) -> int:
 
 
 def done_so_far(out: Path) -> int:
-    partial = PartialRun.find(out)
-    return partial.tiles if partial else 0
+    left = TableTransaction(out)
+    return left.journal.tiles if left.load() is State.PARTIAL else 0
 
 
-def test_at_ten_random_instants(many: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_at_ten_random_instants(many: Path, fake_bundle: Bundle, tmp_path: Path) -> None:
     """One table, interrupted ten times: while it starts, while a model loads, in a long batch, between batches."""
     expected, out = tmp_path / "expected.csv", tmp_path / "out" / "preds.csv"
     out.parent.mkdir()
-    assert run_to_the_end(command("none", many, bundle, expected)) == 0
+    assert run_to_the_end(command("none", many, fake_bundle, expected)) == 0
     choose = random.Random(5)
     instants = [("none", "started"), ("load", "loading"), ("batch", "computing"), ("load", "loading")]
     instants += [("none", "computing")] * 5 + [("batch", "computing")]
@@ -68,14 +68,16 @@ def test_at_ten_random_instants(many: Path, bundle: Bundle, tmp_path: Path) -> N
     for number, (where, after) in enumerate(instants):
         signum = (signal.SIGINT, signal.SIGTERM)[number % 2]
         delay_s = choose.uniform(0, 0.5)
-        code, stderr, seconds = interrupted(command(where, many, bundle, out), signum, after=after, delay_s=delay_s)
+        code, stderr, seconds = interrupted(
+            command(where, many, fake_bundle, out), signum, after=after, delay_s=delay_s
+        )
         print(f"{signum.name} {delay_s:.2f} s after {after!r} ({where}): ended in {seconds:.2f} s")  # noqa: T201
         assert code == CODES[signum], stderr
         assert stderr == "interrupted: the same command goes on where this one stopped\n"
         assert not out.exists()
         progress.append(done_so_far(out))
         if (where, after) == ("none", "computing"):
-            report = RunReport.load(report_beside(out))
+            report = RunRecord.load(record_beside(out))
             told.add((report.status, report.reason))
     assert progress == sorted(progress)
     # A machine that is too busy to unwind in time ends the process instead, which then says no more.
@@ -83,7 +85,7 @@ def test_at_ten_random_instants(many: Path, bundle: Bundle, tmp_path: Path) -> N
     assert told & in_words
     assert told <= in_words | {("running", None)}
     assert 0 < progress[-1] < TILES
-    assert run_to_the_end(command("none", many, bundle, out)) == 0
+    assert run_to_the_end(command("none", many, fake_bundle, out)) == 0
     assert out.read_bytes() == expected.read_bytes()
     assert beside(out) == FINISHED
-    assert RunReport.load(report_beside(out)).resumed >= progress[-1]
+    assert RunRecord.load(record_beside(out)).resumed >= progress[-1]

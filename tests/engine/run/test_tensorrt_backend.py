@@ -21,7 +21,7 @@ from cervix_engine.bundle.engine_file import fingerprint_path
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.errors import ContractError, InferenceError
-from cervix_engine.run.record import RunReport
+from cervix_engine.run.record import RunRecord
 from engine.engine_marks import A10, ENGINE, L4
 from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of
 from engine.run.support import read_table, reference_probabilities
@@ -112,7 +112,7 @@ def test_an_automatic_batch_size_keeps_to_the_profile(tiles: Path, tmp_path: Pat
     out = tmp_path / "preds.csv"
     done = batch(tiles, bundle, out, "--backend", "tensorrt", "--batch-size", "auto")
     assert done.exit_code == 0, done.stderr
-    assert 4 <= RunReport.load(tmp_path / "preds.csv.run.json").batch_size <= 32
+    assert 4 <= RunRecord.load(tmp_path / "preds.csv.run.json").batch_size <= 32
 
 
 def test_a_broken_fingerprint_keeps_no_graph_from_being_run(tiles: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_run_on_the_engine(tiles: Path, bundle: Bundle, tmp_path: Path, a10: M
     plain = tmp_path / "plain.csv"
     assert batch(tiles, bundle, plain, "--backend", "onnxruntime-cpu", "--batch-size", "8").exit_code == 0
     assert [row["pred"] for row in read_table(out)] == [row["pred"] for row in read_table(plain)]
-    ran = RunReport.load(tmp_path / "preds.csv.run.json").backend
+    ran = RunRecord.load(tmp_path / "preds.csv.run.json").backend
     assert (ran.backend, ran.artefact, a10.loaded) == ("tensorrt", ENGINE, [DATA])
 
 

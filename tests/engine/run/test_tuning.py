@@ -10,10 +10,10 @@ import pytest
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.errors import InferenceError
 from cervix_engine.run import tuning
-from cervix_engine.run.record import RunReport, report_beside
+from cervix_engine.run.record import RunRecord, record_beside
 from cervix_engine.run.tuning import BATCH_SIZES, Tuned, enough_workers, smallest_as_fast, tune
 from cervix_engine.values import Pixels, Probabilities
-from engine.run.support import CONTRACT, Invoke, drawn_tile, interrupt
+from engine.run.support import CONTRACT, Invoke, drawn_tile, run_setup
 
 SAMPLE = [drawn_tile(seed) for seed in range(6)]
 
@@ -113,11 +113,9 @@ def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, monk
         return Tuned(batch_size or next(sizes), next(workers), 0.0, 0.0)
 
     monkeypatch.setattr(tuning, "tune", tune)
-    with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.run.partial.PartialRun.assemble", interrupt)
-        assert invoke("-b", "auto", "-j", "auto").exit_code == 130
+    assert invoke("-b", "auto", "-j", "auto", setup=run_setup(stop_at="assemble")).exit_code == 130
     assert invoke("-b", "auto", "-j", "auto").exit_code == 0
-    report = RunReport.load(report_beside(out))
+    report = RunRecord.load(record_beside(out))
     assert report.batch_size == 6
     assert {stage.stage: stage.threads for stage in report.stages}["decode"] == 1
     automatic = out.read_bytes()
@@ -127,14 +125,14 @@ def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, monk
 
 def test_automatic_settings_are_measured_on_the_run_s_own_tiles(invoke: Invoke, out: Path) -> None:
     assert invoke("-b", "auto", "-j", "auto").exit_code == 0
-    assert RunReport.load(report_beside(out)).batch_size in tuning.BATCH_SIZES
+    assert RunRecord.load(record_beside(out)).batch_size in tuning.BATCH_SIZES
 
 
 def test_with_no_tile_to_measure_the_usual_settings_are_taken(invoke: Invoke, out: Path, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     assert invoke("-b", "auto", "-j", "auto", tiles=tmp_path / "broken").exit_code == 3
-    assert RunReport.load(report_beside(out)).batch_size == tuning.DEFAULT_BATCH_SIZE
+    assert RunRecord.load(record_beside(out)).batch_size == tuning.DEFAULT_BATCH_SIZE
 
 
 @pytest.mark.parametrize("option", [("-b", "auto"), ("-j", "auto")])

@@ -1,0 +1,135 @@
+"""What is asked of a run, and what can be refused before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cervix_engine.backends.device import ANY, Device
+from cervix_engine.backends.selection import RequestedPrecision
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
+from cervix_engine.run.record import record_beside
+from cervix_engine.run.session import SessionRequest
+from cervix_engine.run.tuning import Auto
+from cervix_engine.table.formats import require_writer
+from cervix_engine.table.names import escape_name
+from cervix_engine.table.places import identified
+from cervix_engine.table.rows import OPTIONAL
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """What was asked of a run.
+
+    Attributes:
+        tiles: the root folder.
+        out: where the table goes; its suffix says the format, see `table/formats.py`.
+        model: the bundle's folder.
+        precision: `auto`, or the one that must run.
+        backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
+        device: where it may compute; several GPUs take batches by turns.
+        batch_size: tiles a batch; None and `auto` take a partial run's own, else 32, or what a short measurement finds.
+            Fixed batches make rows independent of everything else.
+        workers: decode workers; None takes one a usable core, `auto` as many as the model needs to be kept busy.
+        overwrite: whether a finished table may be replaced.
+        resume: whether a partial run that lies there is continued; else it is discarded.
+        require_parity: refuse to run without a certificate.
+        expect_digest: hex SHA-256 that pins the bundle.
+        budget: how many tiles may fail before the run stops.
+        hash_tiles: whether each row has the SHA-256 of its tile's bytes.
+        judge_quality: whether each row has the flags of `quality.py`.
+        coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`, or a CSV file that says it; None takes an
+            earlier run's own, else what names spell out.
+        retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
+    """
+
+    tiles: Path
+    out: Path
+    model: Path
+    precision: RequestedPrecision = "auto"
+    backend: str | None = None
+    device: Device = ANY
+    batch_size: int | Auto | None = None
+    workers: int | Auto | None = None
+    overwrite: bool = False
+    resume: bool = True
+    require_parity: bool = False
+    expect_digest: str | None = None
+    budget: FailureBudget = DEFAULT_BUDGET
+    hash_tiles: bool = False
+    judge_quality: bool = False
+    coords: str | None = None
+    retry_failures: bool = False
+
+    @property
+    def record_path(self) -> Path:
+        return record_beside(self.out)
+
+    def request(self, bundle: Bundle, *, began: float) -> SessionRequest:
+        """The session that is asked for; `began` as there."""
+        return SessionRequest(
+            bundle,
+            precision=self.precision,
+            backend=self.backend,
+            device=self.device,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            require_parity=self.require_parity,
+            began=began,
+        )
+
+    def optional_columns(self, kept: Collection[str]) -> tuple[str, ...]:
+        """Those of `OPTIONAL` that are asked for, or among the columns of rows that are kept."""
+        chosen = {"sha256": self.hash_tiles, "quality": self.judge_quality}
+        return tuple(name for name in OPTIONAL if chosen[name] or name in kept)
+
+    def arguments(self) -> dict[str, Any]:
+        """What was asked, by option, for the run's record."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, Path):
+        return escape_name(os.fspath(value))
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Device):
+        return str(value)
+    return asdict(value) if isinstance(value, FailureBudget) else value
+
+
+def check_paths(config: BatchConfig) -> None:
+    """Refuse what can be seen to be wrong before anything is opened.
+
+    Raises:
+        UsageError: the tiles are no folder, or the table's name or place cannot be one.
+        OutputError: there is no folder for the table.
+    """
+    parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
+    if not stat.S_ISDIR(tiles):
+        raise UsageError(f"{'not a folder' if tiles else 'no such folder'}: {config.tiles}")
+    if not stat.S_ISDIR(_mode(parent)):
+        raise OutputError(f"no such folder for the table: {parent}")
+    if out and not stat.S_ISREG(out):
+        # With --overwrite, the rename at the end would replace even a device.
+        raise UsageError(f"{config.out} is a folder or special file, expected a file name for the table")
+    if parent.resolve().is_relative_to(config.tiles.resolve()):
+        raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
+    require_writer(config.out)
+    if config.coords:
+        identified(config.coords)
+
+
+def _mode(path: Path) -> int:
+    """What lies at `path`, as `stat` says it; 0 where there is nothing or cannot be, as for a name that is too long."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

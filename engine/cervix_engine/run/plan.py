@@ -1,0 +1,219 @@
+"""What a run does about what lies at its table's place: decided once, before anything is loaded.
+
+| what lies there | asked for | the run |
+|---|---|---|
+| nothing | | `fresh`: lists the tiles and predicts all |
+| a finished table | `overwrite` | `fresh`; that table stays until the rename |
+| a finished table | `retry_failures` | `retry`: predicts the failed rows' tiles, keeps all other rows |
+| a partial run | | `resume`: takes its stored listing, predicts what no shard holds; also of a `retry` |
+| a partial run | not `resume` | as if it were not there |
+| a run that ended behind its rename | the same again | nothing: it is finished, and `Done` |
+
+Rows that are kept must be as those that are added, so what their run was is what this one must be: what is not asked
+for is taken from it, and what is asked for otherwise is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cervix_engine.backends.device import GPU_BACKENDS
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
+from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.config import BatchConfig
+from cervix_engine.run.journal import RunIdentity
+from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.session import Session, SessionRequest
+from cervix_engine.run.transaction import State, TableTransaction
+from cervix_engine.run.tuning import Auto
+from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.places import identified
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.discover import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """There is nothing to do: `record` says what was done."""
+
+    record: RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, with all that earlier runs decide for it.
+
+    Attributes:
+        kind: see above.
+        request: the session that it needs.
+        optional: the table's columns beyond the standard ones.
+        coords: how names say where tiles lie, as `places.identified` gives it.
+        partial: the identity of the partial run that goes on.
+        base: the finished table whose failed rows are predicted again.
+    """
+
+    kind: Literal["fresh", "resume", "retry"]
+    request: SessionRequest
+    optional: tuple[str, ...]
+    coords: str
+    partial: RunIdentity | None = None
+    base: RunRecord | None = None
+
+    def list_tiles(self, table: TableTransaction, root: Path) -> Listing:
+        """The tiles of this run below `root`, listed where `table` keeps them."""
+        if self.kind == "resume":
+            return table.stored_listing(root)
+        return table.list_failed(root, self.base) if self.base else table.list_tiles(root)
+
+    def identity(self, session: Session) -> RunIdentity:
+        """Everything that the rows of this run depend on, now that it is known what computes them.
+
+        Raises:
+            ResumeMismatchError: the rows that are kept depend on something else.
+        """
+        now = session.identity(session.listing, optional=self.optional, coords=self.coords)
+        return self.require_same(now)
+
+    def require_same(self, now: RunIdentity) -> RunIdentity:
+        """`now`, as that of a retry where this is one, if it agrees with all rows that are kept.
+
+        Raises:
+            ResumeMismatchError: it does not.
+        """
+        if self.base:
+            made = self.base.identity
+            made.check(
+                replace(now, listing_sha256=made.listing_sha256, retry_of=made.retry_of),
+                what="the table was made",
+                remedy="its failed rows can only be predicted as the others were",
+            )
+        digests = self.base.table if self.base else None
+        now = replace(now, retry_of=digests.table_sha256 if digests else None)
+        if self.partial:
+            self.partial.check(now)
+        return now
+
+
+def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, began: float) -> Plan | Done:
+    """Look at what lies at the table's place, finish what only needs that, and decide what to do about the rest.
+
+    Args:
+        config: what is asked.
+        bundle: the one that is asked for.
+        table: its place, locked.
+        began: when the run's start began, by `time.perf_counter`.
+
+    Raises:
+        OutputExistsError: a finished table lies there, and may not be replaced.
+        ResumeMismatchError: what lies there was begun in another way.
+        UsageError: there is no table to retry, or a file of coordinates cannot be used.
+        OutputError: what lies there cannot be read, or is not as its run wrote it.
+    """
+    partial = _load(table) if config.resume else None
+    if partial and table.state is State.COMMITTED:
+        table.recover()
+        if not config.overwrite and _asks_the_same(config, bundle, partial):
+            return Done(RunRecord.load(config.record_path))
+        partial = None
+    base = _table_to_mend(config.out) if config.retry_failures else None
+    if base and not base.failed:
+        return Done(base)
+    if not base:
+        _require_free(config)
+    plan = _planned(config, config.request(bundle, began=began), partial=partial, base=base)
+    if earlier := partial or (base.identity if base else None):
+        plan.require_same(_as_asked(earlier, plan, root=config.tiles))
+    return plan
+
+
+def _load(table: TableTransaction) -> RunIdentity | None:
+    return None if table.load() is State.ABSENT else table.journal.identity
+
+
+def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
+    same_kind = config.retry_failures == (finished.retry_of is not None)
+    return same_kind and (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
+
+
+def _table_to_mend(table: Path) -> RunRecord:
+    """The record of a finished table whose failed rows may be predicted again."""
+    with output_errors(f"cannot look at {table}"):
+        there = table.is_file()
+    if not there:
+        raise UsageError(f"no finished table whose failed rows could be predicted again: {table}")
+    try:
+        record = record_of(table)
+    except OutputError as error:
+        raise UsageError(f"nothing says how {table} was made: {error}") from error
+    with output_errors(f"cannot read {table}"):
+        if record.table is None or sha256_file(table) != record.table.table_sha256:
+            raise OutputError(f"{table} is not as its run wrote it: cervix-verify says where")
+    return record
+
+
+def _require_free(config: BatchConfig) -> None:
+    with output_errors(f"cannot look at {config.out}"):
+        exists = config.out.exists()
+    if exists and not config.overwrite:
+        raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
+
+
+def _planned(
+    config: BatchConfig, request: SessionRequest, *, partial: RunIdentity | None, base: RunRecord | None
+) -> Plan:
+    earlier = partial or (base.identity if base else None)
+    if earlier is None:
+        return Plan("fresh", request, config.optional_columns(()), identified(config.coords or NAMES))
+    if not config.device.allows(earlier.backend):
+        raise ResumeMismatchError(
+            f"the run that lies there computes on {earlier.backend}, which --device {config.device} leaves out: "
+            "run it as before, or pass --no-resume to discard it"
+        )
+    return Plan(
+        "resume" if partial else "retry",
+        replace(
+            request,
+            precision=earlier.precision if config.precision == "auto" else config.precision,
+            backend=config.backend or earlier.backend,
+            batch_size=_batch_size(config.batch_size, earlier),
+            keep_batch_size=True,
+        ),
+        config.optional_columns(earlier.columns),
+        identified(config.coords or earlier.coords or NAMES),
+        partial,
+        base,
+    )
+
+
+def _batch_size(asked: int | Auto | None, earlier: RunIdentity) -> int:
+    """Rows depend on it: once a run has begun, nothing is measured or halved again."""
+    if asked is None or asked == "auto" or _may_be_halved(asked, earlier):
+        return earlier.batch_size
+    return asked
+
+
+def _may_be_halved(asked: int, earlier: RunIdentity) -> bool:
+    """Whether the same command may have begun the earlier run: on a GPU that was too full for what is asked."""
+    halved = (asked >> halvings for halvings in range(1, asked.bit_length()))
+    return earlier.backend in GPU_BACKENDS and earlier.batch_size in halved
+
+
+def _as_asked(earlier: RunIdentity, plan: Plan, *, root: Path) -> RunIdentity:
+    """The earlier run's identity with all that this plan decides: what it differs in needs no model to be seen."""
+    request = plan.request
+    assert request.precision != "auto", "earlier runs decide it"
+    assert isinstance(request.batch_size, int), "earlier runs decide it"
+    return replace(
+        earlier,
+        root=os.fspath(root.resolve()),
+        bundle_digest=request.bundle.digest,
+        backend=request.backend or earlier.backend,
+        precision=request.precision,
+        batch_size=request.batch_size,
+        columns=RowFormat(request.bundle.contract, optional=plan.optional).columns,
+        coords=plan.coords,
+    )

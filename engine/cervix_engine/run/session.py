@@ -1,0 +1,236 @@
+"""The one start of everything that computes: a bundle's model, loaded here, and shown to answer as training did.
+
+    request ── choose ──> backend ── load ──> sizes ──> memory probe ──> golden tiles ──> Session
+
+`cervix-batch`, its `--dry-run`, `cervix-bench` and Python's `Model` all start here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cervix_engine.backends import Backend, open_backend
+from cervix_engine.backends.device import ANY, Device
+from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.certificate import Certificate
+from cervix_engine.contract import ModelContract
+from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.journal import RunIdentity
+from cervix_engine.run.record import Provenance
+from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
+from cervix_engine.run.tuning import Auto, choose_sizes, fit_memory, golden_sample, sample_of
+from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.discover import Listing
+from cervix_engine.values import Pixels, Probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """What is asked of a session.
+
+    Attributes:
+        bundle: opened, and so its digest pinned where one was asked for.
+        precision: `auto`, or the one that must run.
+        backend: the runtime that must run it; None takes what `precision` chooses.
+        device: where it may compute.
+        batch_size: tiles a batch; None takes 32, `auto` what a short measurement finds.
+        workers: decode workers; None takes one a usable core, `auto` as many as the model needs.
+        require_parity: refuse to run without a certificate.
+        keep_batch_size: whether rows of such batches exist already, so that a GPU's memory must not halve them.
+        began: when the start began, by `time.perf_counter`.
+    """
+
+    bundle: Bundle
+    precision: RequestedPrecision = "auto"
+    backend: str | None = None
+    device: Device = ANY
+    batch_size: int | Auto | None = None
+    workers: int | Auto | None = None
+    require_parity: bool = False
+    keep_batch_size: bool = False
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A backend that is not loaded yet, and the certificate that covers it, if any does."""
+
+    backend: Backend
+    certificate: Certificate | None = None
+
+
+Choose = Callable[[SessionRequest], Chosen]
+
+
+def choose_backend(request: SessionRequest) -> Chosen:
+    """The fastest certified way to run what is asked, on this machine.
+
+    Raises:
+        CervixError: as `selection.select` and `open_backend`.
+    """
+    selection = select(
+        request.bundle,
+        precision=request.precision,
+        backend=request.backend,
+        device=request.device,
+        require_parity=request.require_parity,
+    )
+    backend = open_backend(request.bundle, combination=selection.combination, device=request.device)
+    return Chosen(backend, selection.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A loaded model and how it is used. One thread at a time may ask it.
+
+    Attributes:
+        contract: of its bundle.
+        backend: loaded.
+        batch_size: tiles a batch. Answers can depend on it, so every batch has this size, the last one padded.
+        workers: decode workers. No answer depends on them.
+        provenance: where its answers come from, and what its start showed and took.
+        tiles: those that it was opened on, if any.
+    """
+
+    contract: ModelContract
+    backend: Backend
+    batch_size: int
+    workers: int
+    provenance: Provenance
+    tiles: Listing | None = None
+
+    @property
+    def listing(self) -> Listing:
+        """The tiles that it was opened on.
+
+        Raises:
+            ValueError: it was opened on none.
+        """
+        if self.tiles is None:
+            raise ValueError("this session was opened without tiles")
+        return self.tiles
+
+    def predict(
+        self,
+        batches: Iterable[TileBatch],
+        *,
+        root: Path,
+        columns: Collection[str] = (),
+        stats: StreamStats | None = None,
+        source: TileSource | None = None,
+    ) -> Generator[BatchResult, None, None]:
+        """Read, decode and infer batches of tiles below `root`; closing the generator stops all that works for it.
+
+        Args:
+            batches: each of at most `batch_size` tiles.
+            root: the folder that their paths are relative to.
+            columns: the table's; `sha256` and `quality` among them ask for those notes of each tile.
+            stats: filled meanwhile.
+            source: how a tile becomes pixels; None reads and decodes it.
+
+        Raises:
+            CervixError: whatever stopped the stream first.
+        """
+        settings = StreamSettings(
+            root,
+            self.contract,
+            self.batch_size,
+            self.workers,
+            hash_tiles="sha256" in columns,
+            judge_quality="quality" in columns,
+        )
+        return stream(batches, backend=self.backend, settings=settings, stats=stats or StreamStats(), source=source)
+
+    def infer(self, pixels: Pixels) -> Probabilities:
+        """Compute `float32 (N, classes)` probabilities of `uint8 (N, height, width, 3)` RGB tiles of the input size.
+
+        In the session's batches, so that answers are those of a run over the same tiles in the same order.
+
+        Raises:
+            InferenceError: the runtime failed.
+        """
+        answers = np.empty((len(pixels), len(self.contract.classes)), np.float32)
+        batch = np.zeros((self.batch_size, *self.contract.input_size, 3), np.uint8)
+        for start in range(0, len(pixels), self.batch_size):
+            count = len(pixels[start : start + self.batch_size])
+            batch[:count], batch[count:] = pixels[start : start + count], 0
+            answers[start : start + count] = self.backend.infer(batch)[:count]
+        return answers
+
+    def identity(
+        self, listing: Listing, *, optional: Collection[str] = (), coords: str = NAMES, retry_of: str | None = None
+    ) -> RunIdentity:
+        """Everything that the rows of a run over `listing` depend on.
+
+        Args:
+            listing: what is predicted.
+            optional: columns beyond the standard ones.
+            coords: how names say where tiles lie, as `places.identified` gives it.
+            retry_of: the SHA-256 of the table whose failed rows are predicted again.
+        """
+        info = self.backend.info
+        with output_errors("cannot read the listing"):
+            listing_sha256 = sha256_file(listing.path)
+        return RunIdentity(
+            root=os.fspath(listing.root.resolve()),
+            bundle_digest=self.provenance.bundle_digest,
+            artefact_sha256=info.artefact_sha256,
+            backend=info.backend,
+            backend_version=info.version,
+            device_class=info.digits_depend_on,
+            precision=info.precision,
+            threads=info.threads,
+            batch_size=self.batch_size,
+            columns=RowFormat(self.contract, optional=optional).columns,
+            listing_sha256=listing_sha256,
+            retry_of=retry_of,
+            coords=coords,
+        )
+
+
+@contextmanager
+def open_session(
+    request: SessionRequest, *, list_tiles: Callable[[], Listing] | None = None, choose: Choose = choose_backend
+) -> Iterator[Session]:
+    """Load a bundle's model, choose its sizes, and prove on golden tiles that it answers as training did.
+
+    Args:
+        request: what is asked.
+        list_tiles: lists what will be predicted, once it is known that something here can run it and before anything
+            is loaded; `auto` sizes are measured on some of these tiles, without them on golden ones.
+        choose: gives the backend; tests hand in one of their own.
+
+    Raises:
+        CervixError: nothing here runs what is asked, or it does not answer as it must.
+    """
+    bundle, chosen = request.bundle, choose(request)
+    listing = list_tiles() if list_tiles else None
+
+    def sample() -> Sequence[bytes]:
+        return sample_of(listing) if listing else golden_sample(bundle)
+
+    with chosen.backend as backend:
+        batch_size, workers = choose_sizes(
+            backend, sample, contract=bundle.contract, batch_size=request.batch_size, workers=request.workers
+        )
+        if not request.keep_batch_size:
+            batch_size = fit_memory(backend, batch_size, contract=bundle.contract)
+        provenance = Provenance(
+            bundle_digest=bundle.digest,
+            certificate=chosen.certificate.path if chosen.certificate else None,
+            replay_absdiff=replay_golden(bundle, backend, batch_size=batch_size),
+            start_s=time.perf_counter() - request.began,
+        )
+        yield Session(bundle.contract, backend, batch_size, workers, provenance, listing)

@@ -1,0 +1,84 @@
+"""Rows on their way to the table: whole batches, gathered until a shard is full."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cervix_engine.files import sha256_bytes
+from cervix_engine.run.journal import Shard
+from cervix_engine.run.stream.stream import BatchResult
+from cervix_engine.table.formats import csv_line
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.tile import TileFailure
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSize:
+    """When a shard is closed: at whichever comes first. A kill costs at most this much work."""
+
+    tiles: int = 4096
+    seconds: float = 30.0
+
+
+class ShardWriter:
+    """Gathers rows into shards; leaving the `with` block keeps what is complete, whatever the reason.
+
+    Args:
+        store: makes a shard's bytes durable.
+        row_format: of the table.
+        size: when a shard is full.
+    """
+
+    def __init__(self, store: Callable[[Shard, bytes], None], row_format: RowFormat, size: ShardSize) -> None:
+        self._store = store
+        self._format = row_format
+        self._size = size
+        self._results: list[BatchResult] = []
+        self._tiles = 0
+        self._since = time.monotonic()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def write(self, result: BatchResult) -> None:
+        """Take the next batch. A gap, which a resumed run has, ends a shard."""
+        if self._results and result.batch.index != self._results[-1].batch.index + 1:
+            self.close_shard()
+        self._results.append(result)
+        self._tiles += len(result.outcomes)
+        if self._tiles >= self._size.tiles or time.monotonic() - self._since >= self._size.seconds:
+            self.close_shard()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close_shard()
+
+    def close_shard(self) -> None:
+        """Store what was gathered; does nothing when there is nothing."""
+        results, self._results, self._tiles, self._since = self._results, [], 0, time.monotonic()
+        if results:
+            self._store(*shard_of(results, self._format))
+
+
+def shard_of(results: list[BatchResult], row_format: RowFormat) -> tuple[Shard, bytes]:
+    """Consecutive batches as a shard, and its bytes."""
+    rows = [
+        row_format.row(*of_tile)
+        for result in results
+        for of_tile in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)
+    ]
+    failures = Counter(
+        outcome.kind for result in results for outcome in result.outcomes if isinstance(outcome, TileFailure)
+    )
+    data = b"".join(map(csv_line, rows))
+    shard = Shard(
+        first_batch=results[0].batch.index,
+        batches=len(results),
+        ok=len(rows) - failures.total(),
+        failures=dict(failures),
+        sha256=sha256_bytes(data),
+        flagged=sum(bool(notes.quality) for result in results for notes in result.notes),
+    )
+    return shard, data
