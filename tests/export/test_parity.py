@@ -343,7 +343,7 @@ def test_a_manifest_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("file,label\n")
     result = run("--data", tmp_path / "manifest.csv", "--model", tmp_path)
     assert result.exit_code == 2
-    with pytest.raises(Exception, match="has no column path, split"):
+    with pytest.raises(Exception, match="line 1: no column path, split"):
         manifest_tiles(tmp_path / "manifest.csv", splits=["val"], contract=CONTRACT)
     with pytest.raises(Exception, match="cannot read"):
         manifest_tiles(tmp_path / "none.csv", splits=[], contract=CONTRACT)

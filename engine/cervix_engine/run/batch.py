@@ -24,11 +24,12 @@ from cervix_engine.run.predict import Progress, no_progress, predict_partial
 from cervix_engine.run.record import Provenance, RunReport, report_beside, settle_report
 from cervix_engine.run.retry import finished_run, list_failed, require_same_run
 from cervix_engine.run.tuning import Auto, fit_memory, settle
+from cervix_engine.table.columns import OPTIONAL
 from cervix_engine.table.coordinates import NAMES
 from cervix_engine.table.formats import require_writer
+from cervix_engine.table.locations import identified
 from cervix_engine.table.names import escape_name
-from cervix_engine.table.places import identified
-from cervix_engine.table.rows import OPTIONAL, RowFormat
+from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing, discover
 
 __all__ = ["BatchConfig", "discover_beside", "predict_folder", "predict_partial", "run_identity"]

@@ -17,7 +17,7 @@ from cervix_engine.run.record import Provenance, ReportFile, RunReport, replaced
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.run.stream.stream import BatchResult, StreamSettings, batches_of, stream
 from cervix_engine.table.coordinates import NAMES
-from cervix_engine.table.places import locating_for_run
+from cervix_engine.table.locations import locating_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
 from cervix_engine.tiles.tile import TileFailure
