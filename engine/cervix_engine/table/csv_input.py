@@ -21,7 +21,7 @@ from cervix_engine.errors import UsageError
 # The line of the file at which a row begins, from 1, and the row's cells.
 NumberedRows = Generator[tuple[int, list[str]], None, None]
 
-# A longer line or header is no CSV; whoever reads it must not run out of memory.
+# Bounds on what is held and shown of a file that is no CSV.
 _LONGEST_LINE = 2**20
 _LONGEST_SHOWN = 200
 
