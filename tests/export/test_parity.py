@@ -34,7 +34,7 @@ from cervix_engine.values import Pixels
 from cervix_export.cli.parity import main
 from cervix_export.parity import measure as measure_module
 from cervix_export.parity.accuracy import accuracy_change
-from cervix_export.parity.layers import Comparison, LayerResult, Limits
+from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
 from cervix_export.parity.tiles import manifest_tiles
 
@@ -238,7 +238,7 @@ def measured(limits: Limits, *, flipped: int = 0) -> LayerResult:
     after = truth.copy()
     after[:flipped] = (after[:flipped] + 1) % 5
     before = answers(*truth, confidence=0.3)
-    comparison = Comparison([str(tile) for tile in range(100)], truth, CONTRACT.class_names, limits)
+    comparison = AnswerComparison([str(tile) for tile in range(100)], truth, CONTRACT.class_names, limits)
     candidate = answers(*after, confidence=0.3) + np.float32(0.001)
     return comparison.measure("artefact", "x", precision="int8", reference=before, candidate=candidate)
 
@@ -343,7 +343,7 @@ def test_a_manifest_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("file,label\n")
     result = run("--data", tmp_path / "manifest.csv", "--model", tmp_path)
     assert result.exit_code == 2
-    with pytest.raises(Exception, match="has no column path, split"):
+    with pytest.raises(Exception, match="line 1: no column path, split"):
         manifest_tiles(tmp_path / "manifest.csv", splits=["val"], contract=CONTRACT)
     with pytest.raises(Exception, match="cannot read"):
         manifest_tiles(tmp_path / "none.csv", splits=[], contract=CONTRACT)

@@ -43,25 +43,25 @@ def test_only_the_required_columns_and_a_spreadsheets_byte_order_mark(folder: Pa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no column path or label"),
+        ("", "is empty"),
         ("path,group\n", "no column label"),
         ("path,label\n", "lists no tiles"),
         ("path,label,grup\ntiles/a.png,cervix_dyk,1\n", "unknown column 'grup'"),
-        ("path,label,label\ntiles/a.png,cervix_dyk,x\n", "has a column twice"),
+        ("path,label,label\ntiles/a.png,cervix_dyk,x\n", "line 1: column 'label' twice"),
         ("path,label\ntiles/none.png,cervix_dyk\n", "line 2: no such tile: tiles/none.png"),
         ("path,label\n/etc/passwd,cervix_dyk\n", "line 2: path '/etc/passwd' must be relative"),
         ("path,label\n../a.png,cervix_dyk\n", "line 2: path '../a.png' must be relative"),
-        ("path,label\n,cervix_dyk\n", "line 2: path '' must be relative"),
+        ("path,label\n,cervix_dyk\n", "line 2: no path"),
         ("path,label\ntiles,cervix_dyk\n", "line 2: no such tile: tiles"),
         ("path,label\ntiles/a.png,cat\n", "line 2: unknown class 'cat'"),
         ("path,label,split\ntiles/a.png,cervix_dyk,dev\n", "line 2: unknown split 'dev'"),
-        ("path,label\ntiles/a.png\n", "line 2: expected as many fields"),
-        ("path,label\ntiles/a.png,cervix_dyk,x\n", "line 2: expected as many fields"),
+        ("path,label\ntiles/a.png\n", "line 2: 1 of 2 cells"),
+        ("path,label\ntiles/a.png,cervix_dyk,x\n", "line 2: 3 of 2 cells"),
         (
             "path,label\ntiles/a.png,cervix_dyk\n./tiles//a.png,cervix_koc\n",
-            "line 3: tiles/a.png is already listed in line 2",
+            "line 3: './tiles//a.png' is already in line 2",
         ),
-        ('path,label\n"tiles/a.png,cervix_dyk\n', "is not a CSV file"),
+        ('path,label\n"tiles/a.png,cervix_dyk\n', "line 2: quotation marks do not match"),
     ],
 )
 def test_what_is_refused_and_how_it_is_said(folder: Path, text: str, words: str) -> None:
@@ -75,5 +75,5 @@ def test_what_is_refused_and_how_it_is_said(folder: Path, text: str, words: str)
 def test_bytes_that_are_no_text(folder: Path) -> None:
     manifest = folder / "manifest.csv"
     manifest.write_bytes(b"path,label\n\xff\xfe,cervix_dyk\n")
-    with pytest.raises(DatasetError, match="is not a CSV file in UTF-8"):
+    with pytest.raises(DatasetError, match="line 2: bytes that are not text in UTF-8"):
         read_manifest(manifest, class_names=NAMES)

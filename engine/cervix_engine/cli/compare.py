@@ -13,7 +13,7 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 
 if TYPE_CHECKING:
-    from cervix_engine.table.compare import Comparison
+    from cervix_engine.table.compare import TableComparison
 
 _FILE = click.Path(path_type=Path)
 SHOWN = 20
@@ -22,9 +22,9 @@ SHOWN = 20
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("new", type=_FILE)
 @click.argument("old", type=_FILE)
-@click.option("--labels", type=_FILE, help="A CSV with path,label: adds who is right, and McNemar's test.")
-@click.option("-o", "--out", type=_FILE, help="Where every change goes, such as changes.csv.")
-@click.option("--overwrite", is_flag=True, help="Replace what lies there already.")
+@click.option("--labels", type=_FILE, help="CSV file with path,label: adds which table is right, and McNemar's test.")
+@click.option("-o", "--out", type=_FILE, help="CSV file for every change, such as changes.csv.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
 @click.version_option(__version__)
 @cervix_errors
@@ -39,21 +39,17 @@ def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite:
 
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
-    comparison = compare(Table.open(new), Table.open(old), labels=read_labels(labels) if labels else None)
+    labelled = read_labels(labels) if labels else {}
+    comparison = compare(Table.open(new), Table.open(old), labels=labelled)
     if out is not None:
         write_changes(out, comparison.changes)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=2))
     else:
-        _print(comparison)
+        click.echo("\n".join(_lines(comparison, labels=len(labelled))))
 
 
-def _print(comparison: Comparison) -> None:
-    for line in _lines(comparison):
-        click.echo(line)
-
-
-def _lines(comparison: Comparison) -> list[str]:
+def _lines(comparison: TableComparison, *, labels: int) -> list[str]:
     changes = sorted(comparison.changes, key=lambda change: -change.margin)
     lines = [
         f"{comparison.tiles} tiles in both tables; {len(changes)} decisions changed; "
@@ -67,15 +63,16 @@ def _lines(comparison: Comparison) -> list[str]:
         lines.append(f"  {change.path}: {change.old} -> {change.new}   margin {margins}{label}")
     if len(changes) > SHOWN:
         lines.append(f"  … and {len(changes) - SHOWN} more with smaller margins: --out writes all")
-    return [*lines, *_label_lines(comparison)]
+    return [*lines, *_label_lines(comparison, labels)]
 
 
-def _label_lines(comparison: Comparison) -> list[str]:
+def _label_lines(comparison: TableComparison, labels: int) -> list[str]:
     right, total = comparison.right, comparison.labelled
     if comparison.p_value is None:
         return []
     new, old = right[True, True] + right[True, False], right[True, True] + right[False, True]
     return [
+        f"{total} of {labels} labels match a tile in both tables",
         f"of {total} labelled tiles, new is right on {new} ({new / total:.2%}), old on {old} ({old / total:.2%})",
         f"only new right: {right[True, False]}, only old right: {right[False, True]}; "
         f"McNemar's exact test p {f'= {comparison.p_value:.3g}' if comparison.p_value else '< 1e-300'}",

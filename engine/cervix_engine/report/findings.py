@@ -34,7 +34,7 @@ class Findings:
         histogram: predicted tiles by bin of confidence and category.
         failures: failed tiles by kind; `examples` names a few of each.
         quality: flagged tiles by flag.
-        points: predicted tiles with a place, by slide.
+        points: predicted tiles with a location, by slide.
         suspicious, uncertain: the gallery, worst first.
     """
 
@@ -68,7 +68,7 @@ def gather(table: Table, *, categories: tuple[Category, ...], locator: Locating 
     """
     findings = Findings(table, categories, SlideSummaries(table.class_names, categories))
     findings.classes = [0] * len(table.class_names)
-    places = {name: at for at, name in enumerate(table.class_names)}
+    index = {name: at for at, name in enumerate(table.class_names)}
     suspicious, uncertain = _Best(top), _Best(top)
     for row in table.rows():
         findings.tiles += 1
@@ -78,14 +78,16 @@ def gather(table: Table, *, categories: tuple[Category, ...], locator: Locating 
         if row.pred is None or row.category is None:
             _count_failure(findings, row)
             continue
-        findings.classes[places[row.pred]] += 1
+        findings.classes[index[row.pred]] += 1
         findings.histogram[min(BINS - 1, int(row.confidence * BINS))][row.category] += 1
         second, first = sorted(row.probabilities)[-2:]
         suspicious.offer(abnormal, row)
         uncertain.offer(second - first, row)
-        if locator is not None and (place := locator(row)) is not None:
-            points = findings.points.get(place.slide_id) or findings.points.setdefault(place.slide_id, SlidePoints())
-            points.add(place.box, abnormal)
+        if locator is not None and (location := locator(row)) is not None:
+            points = findings.points.get(location.slide_id) or findings.points.setdefault(
+                location.slide_id, SlidePoints()
+            )
+            points.add(location.box, abnormal)
     findings.suspicious = [_pick(row, categories) for row in suspicious.rows()]
     findings.uncertain = [_pick(row, categories) for row in uncertain.rows()]
     return findings

@@ -13,7 +13,7 @@ from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import write_page
 from cervix_engine.table.geojson import write_geojson
-from cervix_engine.table.places import locating_for_table
+from cervix_engine.table.locations import locating_for_table
 from cervix_engine.table.reader import Table
 from cervix_engine.table.summary import write_summary
 

@@ -18,7 +18,7 @@ from cervix_engine.run.shards import ShardWriter
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import TableTransaction
-from cervix_engine.table.places import locating_for_run
+from cervix_engine.table.locations import locating_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import TileFailure
 

@@ -17,10 +17,10 @@ from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.run.record import record_beside
 from cervix_engine.run.session import SessionRequest
 from cervix_engine.run.tuning import Auto
+from cervix_engine.table.columns import OPTIONAL
 from cervix_engine.table.formats import require_writer
+from cervix_engine.table.locations import identified
 from cervix_engine.table.names import escape_name
-from cervix_engine.table.places import identified
-from cervix_engine.table.rows import OPTIONAL
 
 
 @dataclass(frozen=True, slots=True)

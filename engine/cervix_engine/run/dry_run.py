@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import resource
 import tempfile
 import time
@@ -20,9 +18,10 @@ from cervix_engine.run.session import Choose, Session, choose_backend, open_sess
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.table.coordinates import NAMES
-from cervix_engine.table.places import locating_for_run
+from cervix_engine.table.locations import locating_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.tile import TileFailure
 
 # The first two batches fill the stream and are not timed.
 SAMPLED_BATCHES = 8
@@ -122,9 +121,6 @@ def _spread(listing: Listing, batch_size: int) -> list[TileBatch]:
 
 
 def _add(seen: _Sample, result: BatchResult, rows: RowFormat) -> None:
-    text = io.StringIO(newline="")
-    table = [rows.row(*of_tile) for of_tile in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)]
-    csv.writer(text, lineterminator="\n").writerows(table)
-    seen.tiles += len(table)
-    seen.failed += sum(row[rows.columns.index("status")] == "failed" for row in table)
-    seen.row_bytes += len(text.getvalue().encode("utf-8", "surrogateescape"))
+    seen.tiles += len(result.outcomes)
+    seen.failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
+    seen.row_bytes += len(rows.lines(result.batch.tiles, result.outcomes, result.notes))

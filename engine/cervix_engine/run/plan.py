@@ -31,7 +31,7 @@ from cervix_engine.run.session import Session, SessionRequest
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.coordinates import NAMES
-from cervix_engine.table.places import identified
+from cervix_engine.table.locations import identified
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine.errors import OutputError, UsageError
-from cervix_engine.files import atomic_path
+from cervix_engine.errors import UsageError
+from cervix_engine.table.csv_input import read_csv
+from cervix_engine.table.formats import write_csv
 from cervix_engine.table.intervals import mcnemar_exact
-from cervix_engine.table.names import escape_name
+from cervix_engine.table.names import composed, unescape_name
 from cervix_engine.table.reader import Row, Table
 
 COLUMNS = ("path", "slide_id", "change", "old", "old_margin", "new", "new_margin", "label")
@@ -45,7 +46,7 @@ class Change:
 
 
 @dataclass(slots=True)
-class Comparison:
+class TableComparison:
     """What `compare` found.
 
     Attributes:
@@ -91,7 +92,7 @@ class Comparison:
         }
 
 
-def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) -> Comparison:
+def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) -> TableComparison:
     """Join two tables on `path`.
 
     Where both list their tiles in the same order, as `cervix-batch` does, nothing is held but the changes; a row
@@ -99,7 +100,7 @@ def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) 
 
     Args:
         new, old: the tables; their classes must be the same, in the same order.
-        labels: true class by the path as the table has it.
+        labels: true class of a tile by its name, as from `read_labels`.
 
     Raises:
         UsageError: other classes, a path twice in a table, a label that is no class, or no tile in common.
@@ -108,30 +109,27 @@ def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) 
         raise UsageError(f"the tables' classes differ: {new.class_names} and {old.class_names}")
     if unknown := sorted(set((labels or {}).values()) - set(new.class_names)):
         raise UsageError(f"label {unknown[0]!r} is none of the classes {', '.join(new.class_names)}")
-    comparison = Comparison()
+    comparison = TableComparison()
     for mine, other in _pairs(new, old, comparison):
-        _count(comparison, mine, other, (labels or {}).get(mine.path))
+        _count(comparison, mine, other, labels.get(_name(mine)) if labels else None)
     if not comparison.tiles:
         raise UsageError(f"{new.path} and {old.path} have no path in common: are both relative to one folder?")
+    if labels and not comparison.labelled:
+        raise UsageError(
+            f"none of {len(labels)} labels is of a tile in both tables: a label's path is {next(iter(labels))!r}, a "
+            f"tile's {next(new.rows()).path!r}; are both relative to one folder?"
+        )
     return comparison
 
 
 def read_labels(manifest: Path) -> dict[str, str]:
-    """True classes from a CSV with the columns `path` and `label`; the paths are escaped as in a table.
+    """True classes from a CSV with the columns `path` and `label`, by the `composed` path, which is not escaped.
 
     Raises:
-        UsageError: it cannot be read, or lacks a column.
+        UsageError: as `read_csv`.
     """
-    try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            if not {"path", "label"} <= set(rows.fieldnames or ()):
-                raise UsageError(f"{manifest} lacks the columns path and label")
-            return {escape_name(row["path"]): row["label"] for row in rows if row["label"]}
-    except OSError as error:
-        raise UsageError(f"cannot read {manifest}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{manifest} is no CSV table: {error}") from error
+    rows = read_csv(manifest, ("path", "label"), any_bytes=True, same=composed)
+    return {composed(row["path"]): row["label"] for _, row in rows if row["label"]}
 
 
 def write_changes(path: Path, changes: list[Change]) -> None:
@@ -140,41 +138,34 @@ def write_changes(path: Path, changes: list[Change]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    ranked = sorted(changes, key=lambda change: -change.margin)
-    try:
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(_cells(change) for change in ranked)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    write_csv(path, COLUMNS, map(_cells, sorted(changes, key=lambda change: -change.margin)))
 
 
-def _pairs(new: Table, old: Table, comparison: Comparison) -> Iterator[tuple[Row, Row]]:
+def _name(row: Row) -> str:
+    """What a row's tile is compared by: its path, not escaped, in one normal form."""
+    return composed(unescape_name(row.path) if "%" in row.path else row.path)
+
+
+def _pairs(new: Table, old: Table, comparison: TableComparison) -> Iterator[tuple[Row, Row]]:
     waiting_new: dict[str, Row] = {}
     waiting_old: dict[str, Row] = {}
-    rows_new, rows_old = new.rows(), old.rows()
-    while True:
-        mine, other = next(rows_new, None), next(rows_old, None)
-        if mine is None and other is None:
-            break
+    for mine, other in zip_longest(new.rows(), old.rows()):
         if mine is not None:
-            _wait(waiting_new, mine, new)
+            waiting_new[mine.path] = mine
         if other is not None:
-            _wait(waiting_old, other, old)
-        for path in {row.path for row in (mine, other) if row is not None}:
-            if path in waiting_new and path in waiting_old:
-                yield waiting_new.pop(path), waiting_old.pop(path)
+            waiting_old[other.path] = other
+        for row in (mine, other):
+            if row is not None and row.path in waiting_new and row.path in waiting_old:
+                yield waiting_new.pop(row.path), waiting_old.pop(row.path)
+    # Only then by normal form: a folder on Linux may hold two names that differ in nothing else.
+    named = {_name(row): row for row in waiting_old.values()}
+    for mine in list(waiting_new.values()):
+        if (other := named.pop(_name(mine), None)) is not None:
+            yield waiting_new.pop(mine.path), waiting_old.pop(other.path)
     comparison.only_new, comparison.only_old = len(waiting_new), len(waiting_old)
 
 
-def _wait(waiting: dict[str, Row], row: Row, table: Table) -> None:
-    if row.path in waiting:
-        raise UsageError(f"{table.path} has {row.path} twice")
-    waiting[row.path] = row
-
-
-def _count(comparison: Comparison, new: Row, old: Row, label: str | None) -> None:
+def _count(comparison: TableComparison, new: Row, old: Row, label: str | None) -> None:
     comparison.tiles += 1
     if label is not None:
         comparison.right[new.pred == label, old.pred == label] += 1

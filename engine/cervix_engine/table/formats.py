@@ -12,21 +12,22 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, closing
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from cervix_engine.errors import BackendUnavailableError, OutputError, UsageError
 from cervix_engine.files import atomic_path
+from cervix_engine.table.columns import column_type
+from cervix_engine.table.csv_input import NumberedRows, csv_rows
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet")
 
-_INTEGERS = frozenset({"minx", "miny", "width", "height"})
 _PARQUET_ROWS = 65_536
 
-Cells = Generator[list[str], None, None]
+Cells = Iterator[list[str]]
 
 
 def table_suffix(path: Path) -> str:
@@ -56,29 +57,48 @@ def csv_lines(path: Path) -> Generator[bytes, None, None]:
     """The header and then every row of a table as the run's CSV has or had it, each with its line's end.
 
     Raises:
-        OSError, UsageError: as `open_cells`.
+        OSError, UsageError: as `numbered_cells`.
     """
-    if table_suffix(path) == ".csv":
-        with path.open("rb") as file:
+    suffix = table_suffix(path)
+    if suffix in (".csv", ".csv.gz"):
+        with _open_csv(path) as file, _gzip_errors(path):
             yield from file
         return
-    with closing(open_cells(path)) as rows:
-        yield from map(csv_line, rows)
+    with closing(numbered_cells(path)) as rows:
+        yield from (csv_line(cells) for _, cells in rows)
 
 
 def csv_line(cells: Iterable[str]) -> bytes:
     """One row of a CSV table."""
+    return csv_text(cells).encode("utf-8")
+
+
+def csv_text(cells: Iterable[str]) -> str:
+    """One row of a CSV table, with its line's end."""
     text = io.StringIO(newline="")
-    _csv_writer(text).writerow(cells)
-    return text.getvalue().encode("utf-8")
+    _write_rows(text, [cells])
+    return text.getvalue()
 
 
-def open_cells(path: Path) -> Cells:
-    """The header and then every row of a table, as the CSV's text, streamed.
+def csv_cell(cell: str) -> str:
+    """One of several cells of a row: as it is, unless the CSV needs quotation marks around it."""
+    if "," in cell or '"' in cell or "\n" in cell or "\r" in cell:
+        return csv_text([cell, ""])[:-2]
+    return cell
+
+
+def open_cells(path: Path) -> Generator[list[str], None, None]:
+    """As `numbered_cells`, without the lines."""
+    with closing(numbered_cells(path)) as rows:
+        yield from (cells for _, cells in rows)
+
+
+def numbered_cells(path: Path) -> NumberedRows:
+    """The header and then every row of a table, streamed, as the CSV's text; each with its line there.
 
     Raises:
         OSError: it cannot be read.
-        UsageError: its suffix is no table's.
+        UsageError: its suffix is no table's, or what it holds is not what the suffix says.
     """
     return _READERS[table_suffix(path)](path)
 
@@ -94,57 +114,79 @@ def publish_as(table_csv: Path, out: Path) -> None:
     """
     suffix = table_suffix(out)
     try:
-        with atomic_path(out) as temporary, closing(_read_csv(table_csv)) as cells:
+        with atomic_path(out) as temporary, closing(open_cells(table_csv)) as cells:
             header = next(cells)
             _WRITERS[suffix](temporary, header, cells)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _read_csv(path: Path) -> Cells:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.reader(file)
+def _read_csv(path: Path) -> NumberedRows:
+    with _open_csv(path) as file, _gzip_errors(path):
+        yield from csv_rows(file, path)
 
 
-def _read_gzip(path: Path) -> Cells:
+def _open_csv(path: Path) -> BinaryIO:
+    packed = table_suffix(path) == ".csv.gz"
+    return cast("BinaryIO", gzip.GzipFile(path)) if packed else path.open("rb")
+
+
+@contextmanager
+def _gzip_errors(path: Path) -> Iterator[None]:
     try:
-        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
-            yield from csv.reader(file)
+        yield
     except EOFError as error:
         raise UsageError(f"{path} was cut off") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UsageError(f"{path} is no gzip file, or a damaged one: {error}") from error
 
 
-def _read_jsonl(path: Path) -> Cells:
-    number = 0
+def _read_jsonl(path: Path) -> NumberedRows:
+    number, header = 0, None
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 record: dict[str, Any] = json.loads(line)
-                if number == 1:
-                    yield list(record)
-                yield [_text(name, value) for name, value in record.items()]
+                if header is None:
+                    header = list(record)
+                    yield number, header
+                if list(record) != header:
+                    raise ValueError("other keys than in line 1")
+                yield number, [_text(name, value) for name, value in record.items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"{path}, line {number}: {error}") from error
 
 
-def _read_parquet(path: Path) -> Cells:
+def _read_parquet(path: Path) -> NumberedRows:
     pyarrow, parquet = _pyarrow()
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            yield list(names)
+            yield 1, list(names)
+            lines = count(2)
             for batch in file.iter_batches(_PARQUET_ROWS):
                 columns = [[_text(name, value) for value in batch.column(name).to_pylist()] for name in names]
-                yield from map(list, zip(*columns, strict=True))
+                yield from ((next(lines), list(row)) for row in zip(*columns, strict=True))
     except pyarrow.ArrowException as error:
         raise UsageError(f"{path} is no Parquet table: {error}") from error
 
 
-def _write_csv(path: Path, header: list[str], cells: Cells) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file, atomically and durably.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            _write_csv(temporary, header, rows)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        _write_rows(file, header, cells)
+        _write_rows(file, chain([header], rows))
 
 
 def _write_gzip(path: Path, header: list[str], cells: Cells) -> None:
@@ -153,17 +195,11 @@ def _write_gzip(path: Path, header: list[str], cells: Cells) -> None:
         # No name and no time in the gzip header: equal tables are equal files.
         packed = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0))
         text = stack.enter_context(io.TextIOWrapper(packed, newline="", encoding="utf-8"))
-        _write_rows(text, header, cells)
+        _write_rows(text, chain([header], cells))
 
 
-def _write_rows(file: Any, header: list[str], cells: Cells) -> None:
-    writer = _csv_writer(file)
-    writer.writerow(header)
-    writer.writerows(cells)
-
-
-def _csv_writer(file: Any) -> Any:
-    return csv.writer(file, lineterminator="\n")
+def _write_rows(file: Any, rows: Iterable[Iterable[str]]) -> None:
+    csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _write_jsonl(path: Path, header: list[str], cells: Cells) -> None:
@@ -175,7 +211,7 @@ def _write_jsonl(path: Path, header: list[str], cells: Cells) -> None:
 
 def _write_parquet(path: Path, header: list[str], cells: Cells) -> None:
     pyarrow, parquet = _pyarrow()
-    schema = pyarrow.schema([(name, getattr(pyarrow, _arrow_type(name))()) for name in header])
+    schema = pyarrow.schema([(name, getattr(pyarrow, _ARROW_TYPES[column_type(name)])()) for name in header])
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while rows := list(islice(cells, _PARQUET_ROWS)):
             columns = [
@@ -185,24 +221,17 @@ def _write_parquet(path: Path, header: list[str], cells: Cells) -> None:
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 
-def _is_real(name: str) -> bool:
-    return name == "confidence" or name.startswith("prob_")
-
-
-def _arrow_type(name: str) -> str:
-    return "int64" if name in _INTEGERS else "float64" if _is_real(name) else "string"
+_ARROW_TYPES = {int: "int64", float: "float64", str: "string"}
 
 
 def _value(name: str, cell: str) -> int | float | str | None:
-    if cell == "":
-        return None
-    return int(cell) if name in _INTEGERS else float(cell) if _is_real(name) else cell
+    return None if cell == "" else column_type(name)(cell)
 
 
 def _text(name: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6f}" if _is_real(name) else str(value)
+    return f"{value:.6f}" if column_type(name) is float else str(value)
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -214,9 +243,9 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-_READERS: dict[str, Callable[[Path], Cells]] = {
+_READERS: dict[str, Callable[[Path], NumberedRows]] = {
     ".csv": _read_csv,
-    ".csv.gz": _read_gzip,
+    ".csv.gz": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }

@@ -18,7 +18,8 @@ from typing import Any
 from cervix_engine.contract import Category
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import fsync_folder
-from cervix_engine.table.coordinates import Locating, Place
+from cervix_engine.table.columns import probability_column
+from cervix_engine.table.coordinates import Locating, Location
 from cervix_engine.table.reader import Row, Table
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
@@ -34,16 +35,16 @@ _LONGEST_NAME = 200
 
 
 def write_geojson(table: Table, folder: Path, *, locator: Locating, overwrite: bool = False) -> int:
-    """Write `folder/<slide>.geojson` for every slide with a tile whose place is known; all of them appear at once.
+    """Write `folder/<slide>.geojson` for every slide with a tile whose location is known; all of them appear at once.
 
-    Failed tiles, and those without a place, are left out.
+    Failed tiles, and those without a location, are left out.
 
     Returns:
-        How many tiles were placed.
+        How many tiles were written.
 
     Raises:
         OutputExistsError: the folder is there and `overwrite` is not set.
-        UsageError: no tile's place is known.
+        UsageError: no tile's location is known.
         OutputError: the folder cannot be written.
     """
     if folder.exists() and not overwrite:
@@ -52,24 +53,24 @@ def write_geojson(table: Table, folder: Path, *, locator: Locating, overwrite: b
     try:
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
-        placed = _write_slides(made, table, locator)
+        written = _write_slides(made, table, locator)
         _swap(made, folder)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return placed
+    return written
 
 
-def feature(row: Row, place: Place, class_names: tuple[str, ...]) -> dict[str, Any]:
+def feature(row: Row, location: Location, class_names: tuple[str, ...]) -> dict[str, Any]:
     """One tile as a GeoJSON feature; its identity depends on slide and path only."""
-    x, y, width, height = place.box
+    x, y, width, height = location.box
     corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
     colour = list(COLOURS[row.category]) if row.category else None
-    measurements = {f"prob_{name}": value for name, value in zip(class_names, row.probabilities, strict=True)}
+    measurements = {probability_column(name): value for name, value in zip(class_names, row.probabilities, strict=True)}
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, f"{place.slide_id}\n{row.path}")),
+        "id": str(uuid.uuid5(_NAMESPACE, f"{location.slide_id}\n{row.path}")),
         "geometry": {"type": "Polygon", "coordinates": [corners]},
         "properties": {
             "objectType": "tile",
@@ -90,28 +91,28 @@ def slide_file(slide_id: str) -> str:
 
 
 def _write_slides(folder: Path, table: Table, locator: Locating) -> int:
-    placed, files = 0, set()
+    written, files = 0, set()
     # Rows come in order of their paths, so a slide's are mostly together; a slide that comes again is gone on with.
-    for slide_id, group in groupby(_placed(table, locator), key=lambda item: item[1].slide_id):
+    for slide_id, group in groupby(_located(table, locator), key=lambda item: item[1].slide_id):
         path = folder / slide_file(slide_id)
         with path.open("a", encoding="utf-8") as file:
-            for row, place in group:
+            for row, location in group:
                 file.write(",\n" if path in files else _HEAD)
-                file.write(json.dumps(feature(row, place, table.class_names), ensure_ascii=False))
+                file.write(json.dumps(feature(row, location, table.class_names), ensure_ascii=False))
                 files.add(path)
-                placed += 1
+                written += 1
     for path in files:
         with path.open("a", encoding="utf-8") as file:
             file.write(_TAIL)
-    if not placed:
+    if not written:
         raise UsageError(f"no tile of {table.path} says where it lies on its slide: name its pattern with --coords")
-    return placed
+    return written
 
 
-def _placed(table: Table, locator: Locating) -> Iterator[tuple[Row, Place]]:
+def _located(table: Table, locator: Locating) -> Iterator[tuple[Row, Location]]:
     for row in table.rows():
-        if row.pred is not None and (place := locator(row)) is not None:
-            yield row, place
+        if row.pred is not None and (location := locator(row)) is not None:
+            yield row, location
 
 
 def _swap(made: Path, folder: Path) -> None:

@@ -1,19 +1,21 @@
-"""Reads a finished table back, row by row, in memory that does not grow with it."""
+"""Reads a finished table back, row by row, in memory that does not grow with it, as long as it is in a run's order."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract
 from cervix_engine.errors import UsageError
-from cervix_engine.table.formats import open_cells
+from cervix_engine.table.columns import REQUIRED, class_names, probability_column
+from cervix_engine.table.csv_input import NumberedRows, check_header, repeated, whole_number
+from cervix_engine.table.formats import numbered_cells
+from cervix_engine.table.names import unescape_name
 
-FIXED = ("path", "slide_id", "minx", "miny", "width", "height", "pred", "confidence", "category", "status", "error")
-_PROBABILITY = "prob_"
 _CATEGORIES: dict[str, Category] = {name: name for name in get_args(Category)}
 
 
@@ -30,7 +32,7 @@ class Row(NamedTuple):
     """One row, typed. A named tuple and not a dataclass: a million are made, and this is three times as fast.
 
     Attributes:
-        number: its place in the table, from 0.
+        number: of the row in the table, from 0.
         path, slide_id: as they stand in the table, escaped.
         width, height: of the tile in pixels; None where it failed.
         corner: (minx, miny) where the table knows them.
@@ -81,31 +83,29 @@ class Table:
         Raises:
             UsageError: there is no table, or not one of `cervix-batch`.
         """
-        columns = tuple(next(_cells(path), ()))
-        missing = [name for name in FIXED if name not in columns]
-        names = tuple(name.removeprefix(_PROBABILITY) for name in columns if name.startswith(_PROBABILITY))
-        if missing or len(names) < 2:
-            lacks = ", ".join(missing or ["prob_<class>"])
-            raise UsageError(f"{path} is no table of cervix-batch: it lacks the columns {lacks}")
-        return cls(path, columns, names)
+        with closing(_cells(path)) as cells:
+            _, columns = next(cells, (1, []))
+        names = class_names(columns)
+        needed = (*REQUIRED, *([] if len(names) > 1 else [probability_column("<class>")]))
+        check_header(path, columns, needed, expected="a table of cervix-batch")
+        return cls(path, tuple(columns), names)
 
     def rows(self) -> Iterator[Row]:
         """Every row, in order.
 
         Raises:
-            UsageError: a row is not what `cervix-batch` writes; the message names its line.
+            UsageError: a row is not what `cervix-batch` writes, or has the path of another; the message names its line.
         """
-        parse = _RowParser(self.columns)
-        cells = _cells(self.path)
-        next(cells)
-        number = 0
-        try:
-            for number, values in enumerate(cells, start=1):
-                yield parse(number - 1, values)
-        except UsageError:
-            raise
-        except ValueError as error:
-            raise UsageError(f"{self.path}, row {number}: {error}") from error
+        parse, paths = _RowParser(self.columns), _Paths(self.path)
+        with closing(_cells(self.path)) as cells:
+            next(cells)
+            for number, (line, values) in enumerate(cells):
+                try:
+                    row = parse(number, values)
+                except ValueError as error:
+                    raise UsageError(f"{self.path}, line {line}: {error}") from error
+                paths.add(row.path, line)
+                yield row
 
     def categories(self, contract: ModelContract | None = None) -> tuple[Category, ...]:
         """The clinical category of each class: the contract's, else what the table's own rows say.
@@ -134,47 +134,75 @@ def _contract_categories(contract: ModelContract, table: Table) -> tuple[Categor
     return tuple(item.category for item in contract.classes)
 
 
-def _cells(path: Path) -> Iterator[list[str]]:
+def _cells(path: Path) -> NumberedRows:
     try:
-        yield from open_cells(path)
+        yield from numbered_cells(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is no table of cervix-batch: {error}") from error
+
+
+class _Paths:
+    """Refuses a path that a table has twice.
+
+    A run writes paths in ascending order, in which equal ones would be neighbours, so only the last is held. Where a
+    table was sorted anew, the first that does not ascend makes it read all paths before, and hold every one.
+    """
+
+    def __init__(self, table: Path) -> None:
+        self._table = table
+        self._last = ""
+        self._lines: dict[str, int] | None = None
+
+    def add(self, path: str, line: int) -> None:
+        if self._lines is None:
+            name = unescape_name(path) if "%" in path else path
+            if name > self._last:
+                self._last = name
+                return
+            self._lines = self._before(line)
+        if (first := self._lines.setdefault(path, line)) != line:
+            raise repeated(self._table, line, path, first)
+
+    def _before(self, line: int) -> dict[str, int]:
+        with closing(_cells(self._table)) as cells:
+            _, header = next(cells)
+            at = header.index("path")
+            return {values[at]: earlier for earlier, values in takewhile(lambda item: item[0] < line, cells)}
 
 
 class _RowParser:
-    """Cells to a `Row`, with the columns' places looked up once."""
+    """Cells to a `Row`, with the columns' indices looked up once."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
-        places = [columns.index(name) for name in FIXED]
-        self._path, self._slide, self._minx, self._miny, self._width, self._height = places[:6]
-        self._pred, self._confidence, self._category, self._status, self._error = places[6:]
-        self._probabilities = [at for at, name in enumerate(columns) if name.startswith(_PROBABILITY)]
-        self._quality = columns.index("quality") if "quality" in columns else None
-        self._count = len(columns)
+        at = {name: index for index, name in enumerate(columns)}
+        self._path, self._slide = at["path"], at["slide_id"]
+        self._minx, self._miny, self._width, self._height = at["minx"], at["miny"], at["width"], at["height"]
+        self._pred, self._confidence, self._category = at["pred"], at["confidence"], at["category"]
+        self._status, self._error, self._quality = at["status"], at["error"], at.get("quality")
+        self._probabilities = [at[probability_column(name)] for name in class_names(columns)]
+        self._classes = frozenset(class_names(columns))
 
     def __call__(self, number: int, cells: list[str]) -> Row:
-        if len(cells) != self._count:
-            raise ValueError(f"{len(cells)} cells, expected {self._count}")
         flags = cells[self._quality] if self._quality is not None else ""
         quality = tuple(flags.split(";")) if flags else ()
         minx, width = cells[self._minx], cells[self._width]
-        corner = (int(minx), int(cells[self._miny])) if minx else None
-        place = (
+        # A cell empty in a failed row alone makes pandas write floats into the others.
+        corner = (whole_number(minx), whole_number(cells[self._miny])) if minx else None
+        tile = (
             number,
             cells[self._path],
             cells[self._slide],
-            int(width) if width else None,
-            int(cells[self._height]) if width else None,
+            whole_number(width) if width else None,
+            whole_number(cells[self._height]) if width else None,
             corner,
         )
         status = cells[self._status]
         if status == "failed":
-            return Row(*place, None, 0.0, (), None, cells[self._error], quality)
+            return Row(*tile, None, 0.0, (), None, cells[self._error], quality)
         category = _CATEGORIES.get(cells[self._category])
-        if status != "ok" or category is None:
-            raise ValueError(f"status {status!r} with category {cells[self._category]!r}")
+        pred = cells[self._pred]
+        if status != "ok" or category is None or pred not in self._classes:
+            raise ValueError(f"status {status!r}, class {pred!r} and category {cells[self._category]!r} are no row's")
         probabilities = tuple([float(cells[at]) for at in self._probabilities])
         confidence = float(cells[self._confidence])
-        return Row(*place, cells[self._pred], confidence, probabilities, category, None, quality)
+        return Row(*tile, pred, confidence, probabilities, category, None, quality)

@@ -1,27 +1,28 @@
-"""One tile's outcome as one row; the columns are WSInfer's where it has them, so that its QuPath tools read them."""
+"""Outcomes as rows of a table: the cells of one row, or the CSV lines of a whole batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
-from cervix_engine.contract import ModelContract
+from cervix_engine.contract import ModelContract, TileClass
+from cervix_engine.table.columns import OPTIONAL, predicted_columns, table_columns
 from cervix_engine.table.coordinates import BY_NAMES, Locating
+from cervix_engine.table.formats import csv_cell, csv_text
 from cervix_engine.table.names import escape_name
 from cervix_engine.tiles.tile import NO_NOTES, Outcome, TileFailure, TileNotes, TileRef, TileSize
 
-# What a run can be asked for besides, each behind the standard columns.
-OPTIONAL: dict[str, Callable[[TileNotes], str]] = {
+_NOTE_CELLS: dict[str, Callable[[TileNotes], str]] = {
     "quality": lambda notes: ";".join(notes.quality),
     "sha256": lambda notes: notes.sha256,
 }
 
 
 class RowFormat:
-    """Turns outcomes into cells.
+    """Turns outcomes into rows.
 
     `pred` is the argmax of the unrounded probabilities, `%.6f` is for the reader. A failed tile's prediction
-    columns are empty, never zero. `locator` finds a tile's slide and place in its name. `optional` names columns of
-    `OPTIONAL`; they stand last, in its order.
+    columns are empty, never zero. `locator` finds a tile's slide and location in its name. `optional` names columns of
+    `columns.OPTIONAL`.
     """
 
     def __init__(
@@ -29,30 +30,26 @@ class RowFormat:
     ) -> None:
         self._locator = locator
         self._classes = contract.classes
-        self._optional = {name: cell for name, cell in OPTIONAL.items() if name in optional}
-        self.columns: tuple[str, ...] = (
-            *("path", "slide_id", "minx", "miny", "width", "height", "pred", "confidence"),
-            *(f"prob_{name}" for name in contract.class_names),
-            *("category", "status", "error"),
-            *self._optional,
-        )
+        self._notes = [_NOTE_CELLS[name] for name in OPTIONAL if name in optional]
+        self._failed_cells = [""] * len(predicted_columns(contract.class_names))
+        self._predictions = [_prediction_format(item, len(self._classes)) for item in self._classes]
+        self.columns = table_columns(contract.class_names, optional)
 
     def row(self, tile: TileRef, outcome: Outcome, notes: TileNotes = NO_NOTES) -> list[str]:
         """The cells of one row, in the order of `columns`."""
         size = TileSize(0, 0) if isinstance(outcome, TileFailure) else outcome.size
-        place = self._locator.place(tile.path, tile.slide_id, size.width, size.height)
-        name, slide = escape_name(tile.path), escape_name(place.slide_id if place else tile.slide_id)
-        optional = [cell(notes) for cell in self._optional.values()]
+        location = self._locator.locate(tile.path, tile.slide_id, size.width, size.height)
+        name, slide = escape_name(tile.path), escape_name(location.slide_id if location else tile.slide_id)
+        optional = [cell(notes) for cell in self._notes]
         if isinstance(outcome, TileFailure):
-            empty = [""] * (len(self.columns) - 4 - len(optional))
-            return [name, slide, *empty, "failed", outcome.reason, *optional]
+            return [name, slide, *self._failed_cells, "failed", outcome.reason, *optional]
         probabilities = outcome.probabilities
         confidence = max(probabilities)
         best = self._classes[probabilities.index(confidence)]
         return [
             name,
             slide,
-            *(map(str, place.box) if place else ("", "", str(size.width), str(size.height))),
+            *(map(str, location.box) if location else ("", "", str(size.width), str(size.height))),
             best.name,
             f"{confidence:.6f}",
             *[f"{value:.6f}" for value in probabilities],
@@ -61,3 +58,27 @@ class RowFormat:
             "",
             *optional,
         ]
+
+    def lines(self, tiles: Iterable[TileRef], outcomes: Iterable[Outcome], notes: Iterable[TileNotes]) -> bytes:
+        """The rows of a batch as CSV: what `csv_line` makes of each `row`, in a third of the time."""
+        return "".join(map(self._line, tiles, outcomes, notes)).encode("utf-8")
+
+    def _line(self, tile: TileRef, outcome: Outcome, notes: TileNotes) -> str:
+        if isinstance(outcome, TileFailure):
+            return csv_text(self.row(tile, outcome, notes))
+        size, probabilities = outcome.size, outcome.probabilities
+        location = self._locator.locate(tile.path, tile.slide_id, size.width, size.height)
+        if location is None:
+            slide, geometry = tile.slide_id, f",,{size.width},{size.height}"
+        else:
+            slide, geometry = location.slide_id, ",".join(map(str, location.box))
+        confidence = max(probabilities)
+        prediction = self._predictions[probabilities.index(confidence)] % (confidence, *probabilities)
+        optional = "".join([f",{csv_cell(cell(notes))}" for cell in self._notes])
+        names = f"{csv_cell(escape_name(tile.path))},{csv_cell(escape_name(slide))}"
+        return f"{names},{geometry},{prediction}{optional}\n"
+
+
+def _prediction_format(best: TileClass, classes: int) -> str:
+    """A `%` format for confidence and probabilities: the cells from `pred` to `error` of a tile of class `best`."""
+    return f"{best.name},%.6f{',%.6f' * classes},{best.category},ok,"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cervix_engine.contract import Category
-from cervix_engine.errors import OutputError
-from cervix_engine.files import atomic_path
+from cervix_engine.table.formats import write_csv
 from cervix_engine.table.intervals import wilson
 from cervix_engine.table.reader import Row
 
@@ -58,7 +56,7 @@ class SlideSummary:
         abnormal: tiles whose predicted class is abnormal.
         mean_abnormal: mean probability of the abnormal classes together.
         suspects: the tiles with the largest such probability, the most suspicious first.
-        flags: why to doubt the numbers, such as `few_tiles` or `blank 12`.
+        flags: what makes the numbers uncertain, such as `few_tiles` or `blank 12`.
     """
 
     slide_id: str
@@ -95,7 +93,7 @@ class SlideSummaries:
 
     def __init__(self, class_names: Sequence[str], categories: Sequence[Category], *, top: int = 5) -> None:
         self.class_names = tuple(class_names)
-        self._places = {name: at for at, name in enumerate(class_names)}
+        self._index = {name: at for at, name in enumerate(class_names)}
         self._abnormal = [at for at, category in enumerate(categories) if category == "abnormal"]
         self._top = top
         self._slides: dict[str, _Totals] = {}
@@ -115,7 +113,7 @@ class SlideSummaries:
         probability = 0.0
         for at in self._abnormal:
             probability += row.probabilities[at]
-        totals.counts[self._places[row.pred]] += 1
+        totals.counts[self._index[row.pred]] += 1
         totals.confidence_sum += row.confidence
         totals.abnormal_sum += probability
         keep_largest(totals.suspects, (probability, -row.number, row.path), self._top)
@@ -169,13 +167,7 @@ def write_summary(path: Path, slides: SlideSummaries, *, top: int = 5) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_header(slides.class_names, top))
-            writer.writerows(_cells(slide, top) for slide in slides)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    write_csv(path, _header(slides.class_names, top), (_cells(slide, top) for slide in slides))
 
 
 def _header(class_names: Iterable[str], top: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, stream
+from cervix_engine.table.csv_input import read_csv
 from cervix_engine.tiles.tile import TileFailure, TileRef
 from cervix_engine.values import Pixels, Probabilities
 
@@ -70,19 +70,20 @@ def manifest_tiles(manifest: Path, *, splits: Collection[str], contract: ModelCo
         UsageError: it cannot be read, lacks a column, names a class or split that is not there, or a path outside
             its folder.
     """
-    rows = _rows(manifest, {"path", "label"} | ({"split"} if splits else set()))
-    chosen = [row for row in rows if not splits or row["split"] in splits]
-    missing = set(splits) - {row["split"] for row in chosen}
+    rows = read_csv(manifest, ("path", "label", *(["split"] if splits else [])), any_bytes=True)
+    chosen = [(line, row) for line, row in rows if not splits or row["split"] in splits]
+    missing = set(splits) - {row["split"] for _, row in chosen}
     if missing or not chosen:
         raise UsageError(f"{manifest} has no tiles{' of the split ' + ', '.join(sorted(missing)) if missing else ''}")
-    for row in chosen:
+    known = ", ".join(contract.class_names)
+    for line, row in chosen:
         path = PurePosixPath(row["path"])
         if path.is_absolute() or ".." in path.parts:
-            raise UsageError(f"{manifest} names a path outside of its folder: {row['path']!r}")
+            raise UsageError(f"{manifest}, line {line}: a path outside of its folder: {row['path']!r}")
         if row["label"] not in contract.class_names:
-            raise UsageError(f"{manifest}: unknown class {row['label']!r}; known: {', '.join(contract.class_names)}")
-    labels = _labels([row["label"] for row in chosen], contract)
-    return ParityTiles(manifest.parent, tuple(row["path"] for row in chosen), labels)
+            raise UsageError(f"{manifest}, line {line}: unknown class {row['label']!r}; known: {known}")
+    labels = _labels([row["label"] for _, row in chosen], contract)
+    return ParityTiles(manifest.parent, tuple(row["path"] for _, row in chosen), labels)
 
 
 def received(tiles: ParityTiles, *, contract: ModelContract, batch_size: int) -> Received:
@@ -108,18 +109,6 @@ class _Recorder(FakeBackend):
     def infer(self, pixels: Pixels) -> Probabilities:
         self.batches.append(pixels.copy())
         return super().infer(pixels)
-
-
-def _rows(manifest: Path, columns: set[str]) -> list[dict[str, str]]:
-    try:
-        with manifest.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            missing = columns - set(reader.fieldnames or ())
-            if missing:
-                raise UsageError(f"{manifest} has no column {', '.join(sorted(missing))}")
-            return list(reader)
-    except (OSError, csv.Error) as error:
-        raise UsageError(f"cannot read {manifest}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _labels(names: Sequence[str | None], contract: ModelContract) -> Labels:

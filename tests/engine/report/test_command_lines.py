@@ -57,7 +57,7 @@ WRONG = [
     ("report {}/preds.csv --out {}/r.html --top many", "not a valid integer"),
     ("report {}/preds.csv {}/preds.csv --out {}/r.html", "unexpected extra argument"),
     ("report {}/notes.txt --out {}/r.html", "a table's name ends in"),
-    ("report {}/other.csv --out {}/r.html", "no table of cervix-batch"),
+    ("report {}/other.csv --out {}/r.html", "expected a table of cervix-batch"),
     ("report {}/preds.csv --out {}/preds.csv", "must all be different"),
     ("report {}/preds.csv --out {}/r.html --coords {{x}}", "coordinates"),
     ("report {}/preds.csv --out {}/r.html --config {}/none.toml", "No such file"),
@@ -128,3 +128,19 @@ def test_help_and_version_are_no_errors(name: str, tmp_path: Path) -> None:
         done = _run(f"{name} {option}", tmp_path)
         assert (done.exit_code, done.stderr) == (0, "")
         assert f"cervix-{name}" in done.stdout
+
+
+def test_a_file_of_options_may_begin_with_a_byte_order_mark(write_table: WriteTable, tmp_path: Path) -> None:
+    write_table([Tile("a.png")])
+    (tmp_path / "options.toml").write_text(f'out = "{tmp_path}/r.html"\n', encoding="utf-8-sig")
+    done = _run("report {}/preds.csv --config {}/options.toml", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "r.html").is_file()
+
+
+def test_a_file_of_options_that_is_not_utf8_is_refused_with_its_line(write_table: WriteTable, tmp_path: Path) -> None:
+    write_table([Tile("a.png")])
+    (tmp_path / "options.toml").write_bytes(b'overwrite = true\nout = "\xfc.html"\n')
+    done = _run("report {}/preds.csv --config {}/options.toml", tmp_path)
+    assert done.exit_code == 2
+    assert "options.toml, line 2: bytes that are not UTF-8: save the file as UTF-8" in done.stderr

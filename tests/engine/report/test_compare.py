@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from cervix_engine.cli.compare import main
 from cervix_engine.errors import UsageError
-from cervix_engine.table.compare import Comparison, compare
+from cervix_engine.table.compare import TableComparison, compare
 from cervix_engine.table.reader import Table
 from engine.report.tables import Tile
 
@@ -36,7 +36,7 @@ NEW = [
 ]
 
 
-def _compare(new: Path, old: Path, labels: dict[str, str] | None = None) -> Comparison:
+def _compare(new: Path, old: Path, labels: dict[str, str] | None = None) -> TableComparison:
     return compare(Table.open(new), Table.open(old), labels=labels)
 
 
@@ -87,7 +87,7 @@ def test_labels_say_who_is_right(write_table: WriteNamed) -> None:
 
 def test_what_cannot_be_compared_is_refused(write_table: WriteNamed) -> None:
     one, twice = write_table([Tile("a")], "one.csv"), write_table([Tile("a"), Tile("b"), Tile("b")], "twice.csv")
-    with pytest.raises(UsageError, match="b twice"):
+    with pytest.raises(UsageError, match="line 4: 'b' is already in line 3"):
         _compare(one, twice)
     with pytest.raises(UsageError, match="no path in common"):
         _compare(one, write_table([Tile("z")], "z.csv"))
@@ -122,3 +122,44 @@ def test_wrong_labels_are_one_clear_line(write_table: WriteNamed, tmp_path: Path
         (tmp_path / "labels.csv").write_text(labels, encoding="utf-8")
     done = _run(table, table, "--labels", tmp_path / "labels.csv")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+def test_labels_are_counted_and_compared_in_one_normal_form(write_table: WriteNamed, tmp_path: Path) -> None:
+    new, old = (
+        write_table([Tile("caf\u00e9"), Tile("a,b")], "new.csv"),
+        write_table([Tile("cafe\u0301"), Tile("a,b")], "old.csv"),
+    )
+    labels = 'path,label\ncafe\u0301,cervix_mep\n"a,b",cervix_koc\nother,cervix_mep\nunlabelled,\n'
+    (tmp_path / "labels.csv").write_text(labels, encoding="utf-8-sig")
+    done = _run(new, old, "--labels", tmp_path / "labels.csv")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("2 tiles in both tables; 0 decisions changed")
+    assert "2 of 3 labels match a tile in both tables\n" in done.stdout
+    assert "of 2 labelled tiles, new is right on 1 (50.00%)" in done.stdout
+
+
+def test_names_that_only_their_normal_form_makes_equal_stay_two_tiles(write_table: WriteNamed) -> None:
+    both = [Tile("cafe\u0301", probabilities=MEP), Tile("caf\u00e9", probabilities=KOC)]
+    result = _compare(write_table(both[::-1], "new.csv"), write_table(both, "old.csv"))
+    assert (result.tiles, result.changes, result.only_new, result.only_old) == (2, [], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("path,label\na,cervix_dyk\na,cervix_koc\n", "line 3: 'a' is already in line 2: keep one of the two"),
+        ("path,label\ncaf\u00e9,cervix_dyk\ncafe\u0301,cervix_dyk\n", "line 3: 'cafe\u0301' is already in line 2"),
+        ("label,path\ncervix_dyk\ncervix_dyk,a\n", "line 2: 1 of 2 cells that the header has; complete the row"),
+        ("path;label\na;cervix_dyk\n", "line 1: columns are separated by semicolons"),
+        ("path,label\ntiles/a,cervix_dyk\n", "none of 1 labels is of a tile in both tables"),
+    ],
+)
+def test_labels_that_could_mislead_are_refused(
+    write_table: WriteNamed, tmp_path: Path, labels: str, words: str
+) -> None:
+    table = write_table(OLD, "old.csv")
+    (tmp_path / "labels.csv").write_text(labels, encoding="utf-8")
+    done = _run(table, table, "--labels", tmp_path / "labels.csv")
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1

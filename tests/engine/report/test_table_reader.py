@@ -46,22 +46,30 @@ def test_a_corner_makes_a_box(write_table: WriteTable) -> None:
 )
 def test_a_broken_row_is_refused_with_its_number(write_table: WriteTable, column: str, cell: str) -> None:
     path = _edit(write_table([Tile("a"), Tile("b")]), column, cell)
-    with pytest.raises(UsageError, match="row 2"):
+    with pytest.raises(UsageError, match=r"preds\.csv, line 3: "):
         list(Table.open(path).rows())
 
 
 def test_a_short_row_is_refused(write_table: WriteTable) -> None:
     path = write_table([Tile("a")])
     path.write_text(path.read_text(encoding="utf-8") + "b,s\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="row 2: 2 cells, expected 16"):
+    with pytest.raises(UsageError, match="line 3: 2 of 16 cells"):
         list(Table.open(path).rows())
 
 
-@pytest.mark.parametrize("content", [b"", b"path,pred\n", b"\xff\xfe\x00", b"path\x00\n"])
-def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "other.csv is empty"),
+        (b"path,pred\n", "line 1: no column slide_id, .*: found path, pred; expected a table of cervix-batch"),
+        (b"\xff\xfe\x00", "line 1: bytes that are not text in UTF-8"),
+        (b"path\x00\n", "line 1: bytes that are not text in UTF-8"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "other.csv"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="no table of cervix-batch"):
+    with pytest.raises(UsageError, match=words):
         Table.open(path)
 
 
@@ -86,3 +94,45 @@ def test_a_category_that_nothing_tells_is_asked_for(write_table: WriteTable) -> 
     path.write_text(path.read_text(encoding="utf-8").replace("prob_cervix_koc", "prob_new"), encoding="utf-8")
     with pytest.raises(UsageError, match="never predicts new: name its bundle with --model"):
         Table.open(path).categories()
+
+
+def test_a_table_that_pandas_wrote_is_read_alike(write_table: WriteTable) -> None:
+    path = write_table([Tile("a"), Tile("b", reason="truncated: it ends"), Tile("c")])
+    before = list(Table.open(path).rows())
+    # pandas makes floats of a column of whole numbers with an empty cell.
+    content = path.read_text(encoding="utf-8").replace(",120,100,", ",120.0,100.0,")
+    path.write_text(content, encoding="utf-8-sig")
+    assert content.count(",120.0,") == 2
+    assert list(Table.open(path).rows()) == before
+
+
+def test_a_table_that_was_saved_with_semicolons_is_refused(write_table: WriteTable) -> None:
+    path = write_table([Tile("a")])
+    path.write_text(path.read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
+    with pytest.raises(UsageError, match="line 1: columns are separated by semicolons: save the file with commas"):
+        Table.open(path)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [["a", "a"], ["a", "b", "c", "b"], ["c", "b", "a", "c"], ["a", "a%b", "a%b"]],
+    ids=["neighbours", "one returns", "in descending order", "escaped"],
+)
+def test_a_path_that_is_there_twice_is_refused(write_table: WriteTable, paths: list[str]) -> None:
+    *first, last = [Tile(path) for path in paths]
+    earlier = 2 + paths.index(paths[-1])
+    with pytest.raises(
+        UsageError, match=f"line {1 + len(paths)}: '{paths[-1].replace('%', '%25')}' is already in line {earlier}"
+    ):
+        list(Table.open(write_table([*first, last])).rows())
+
+
+@pytest.mark.parametrize("order", [["a", "b", "é", "\udcff"], ["b", "a", "d", "c"]])
+def test_paths_in_any_order_are_read(write_table: WriteTable, order: list[str]) -> None:
+    assert len(list(Table.open(write_table([Tile(path) for path in order])).rows())) == len(order)
+
+
+def test_a_class_that_the_table_does_not_have_is_refused(write_table: WriteTable) -> None:
+    path = _edit(write_table([Tile("a"), Tile("b")]), "pred", "cervix_new")
+    with pytest.raises(UsageError, match=r"line 3: .*'cervix_new'"):
+        list(Table.open(path).rows())

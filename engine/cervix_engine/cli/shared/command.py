@@ -65,7 +65,7 @@ def _config_option() -> click.Option:
         is_eager=True,
         expose_value=False,
         callback=_load,
-        help="Take options from this TOML file; the command line goes first.",
+        help="TOML file to take options from; the command line goes before it.",
     )
 
 
@@ -101,15 +101,17 @@ def _load(ctx: click.Context, _parameter: click.Parameter, path: Path | None) ->
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
-        import tomllib
-    except ImportError as error:
-        raise click.UsageError("--config needs Python 3.11.") from error
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # TOML has no byte-order mark, but editors write one.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:  # TOML's errors, and bytes that are not UTF-8
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise click.UsageError(f"{path}, line {line}: bytes that are not UTF-8: save the file as UTF-8.") from error
+    except ValueError as error:
         raise click.UsageError(f"{path} is no TOML: {error}.") from error
 
 

@@ -12,7 +12,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.report import main as report_main
 from cervix_engine.errors import UsageError
-from cervix_engine.table.places import Places, identified, locating_for_run
+from cervix_engine.table.locations import Locations, identified, locating_for_run
 from engine.run.support import drawn_tile, read_table
 
 GEOMETRY = ("slide_id", "minx", "miny", "width", "height")
@@ -104,11 +104,11 @@ def test_a_report_takes_the_file_too(study: Path, bundle: Bundle, places: Path, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,minx\n", "has no column miny"),
-        ("path,minx,miny\na.png,1,2\na.png,3,4\n", "line 3: 'a.png' is there twice"),
+        ("path,minx\n", "line 1: no column miny: found path, minx"),
+        ("path,minx,miny\na.png,1,2\na.png,3,4\n", "line 3: 'a.png' is already in line 2"),
         ("path,minx,miny\n,1,2\n", "line 2: no path"),
         ("path,minx,miny\na.png,-1,2\n", "line 2: '-1' is no number of pixels"),
-        ("path,minx,miny\na.png,1\n", "line 2: None is no number of pixels"),
+        ("path,minx,miny\na.png,1\n", "line 2: 2 of 3 cells"),
         ("path,minx,miny,width\na.png,1,2,wide\n", "line 2: 'wide' is no number of pixels"),
     ],
 )
@@ -131,7 +131,7 @@ def test_no_file_is_an_error_of_one_line(study: Path, bundle: Bundle) -> None:
 def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
     path = tmp_path / "places.csv"
     path.write_bytes(b"path,minx,miny\n\xff.png,1,2\n")
-    place = Places.load(path).place("\udcff.png", "s", 3, 4)
+    place = Locations.load(path).locate("\udcff.png", "s", 3, 4)
     assert place is not None
     assert tuple(place.box) == (1, 2, 3, 4)
 
@@ -139,6 +139,6 @@ def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
 def test_what_identifies_a_file_finds_it_again(places: Path) -> None:
     coords = identified(str(places))
     assert identified(coords) == coords
-    assert locating_for_run(coords).place("deep/one.png", "s", 1, 1) is not None
+    assert locating_for_run(coords).locate("deep/one.png", "s", 1, 1) is not None
     with pytest.raises(UsageError, match="expected"):
         identified("{x}")

@@ -1,13 +1,11 @@
 """Where tiles lie, from a CSV file with `path,minx,miny` and, where wanted, `width,height,slide_id`.
 
-Paths are those of the table, relative to the folder of tiles and not escaped. A tile that the file does not name has no
-place. All of it is in memory while a run writes: about 200 bytes a tile.
+Paths are relative to the folder of tiles and not escaped. A tile that the file does not name has no location. All of it
+is in memory while a run writes: about 200 bytes a tile.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +13,18 @@ from pathlib import Path
 
 from cervix_engine.errors import UsageError
 from cervix_engine.files import sha256_bytes
-from cervix_engine.table.coordinates import Locating, Locator, Place
+from cervix_engine.table.coordinates import Locating, Location, Locator
+from cervix_engine.table.csv_input import read_csv, whole_number
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Box, Row, Table
-
-NEEDED = ("path", "minx", "miny")
 
 # How a run remembers the file: its bytes decide, and its path lets a resumed run find it.
 _PREFIX = "file:"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The places that a file names.
+class Locations:
+    """The locations that a file names.
 
     Attributes:
         named: (slide or "", x, y, width or 0, height or 0) by path.
@@ -38,11 +35,11 @@ class Places:
     coords: str
 
     @classmethod
-    def load(cls, coords: str | Path) -> Places:
+    def load(cls, coords: str | Path) -> Locations:
         """Read a file, or the one that an earlier run read.
 
         Args:
-            coords: its path; or `Places.coords` of an earlier run, whose file must still be the same.
+            coords: its path; or `Locations.coords` of an earlier run, whose file must still be the same.
 
         Raises:
             UsageError: it cannot be read, is no such file, or has changed since.
@@ -59,20 +56,20 @@ class Places:
             raise UsageError(f"the coordinates {path} have changed since the run began: pass --no-resume to begin anew")
         return cls(dict(_rows(path, data)), f"{_PREFIX}{now}:{path.resolve()}")
 
-    def place(self, name: str, slide_id: str, width: int, height: int) -> Place | None:
-        """As `Locator.place`."""
+    def locate(self, name: str, slide_id: str, width: int, height: int) -> Location | None:
+        """As `Locator.locate`."""
         found = self.named.get(name)
         if found is None:
             return None
         slide, x, y, own_width, own_height = found
-        return Place(slide or slide_id, Box(x, y, own_width or width, own_height or height))
+        return Location(slide or slide_id, Box(x, y, own_width or width, own_height or height))
 
-    def __call__(self, row: Row) -> Place | None:
+    def __call__(self, row: Row) -> Location | None:
         """As `Locator.__call__`; the file goes before what the table says."""
         if row.width is None or row.height is None:
             return None
-        place = self.place(unescape_name(row.path), row.slide_id, row.width, row.height)
-        return place or (Place(row.slide_id, row.box) if row.box is not None else None)
+        location = self.locate(unescape_name(row.path), row.slide_id, row.width, row.height)
+        return location or (Location(row.slide_id, row.box) if row.box is not None else None)
 
 
 def locating_for_run(coords: str) -> Locating:
@@ -84,7 +81,7 @@ def locating_for_run(coords: str) -> Locating:
     Raises:
         UsageError: the pattern names no position, or the file cannot be used.
     """
-    return Places.load(coords) if _is_file(coords) else Locator.for_run(coords)
+    return Locations.load(coords) if _is_file(coords) else Locator.for_run(coords)
 
 
 def locating_for_table(table: Table, coords: str | None) -> Locating:
@@ -94,7 +91,7 @@ def locating_for_table(table: Table, coords: str | None) -> Locating:
         UsageError: as `locating_for_run`.
     """
     if coords is not None and _is_file(coords):
-        return Places.load(coords)
+        return Locations.load(coords)
     return Locator.for_table(table, pattern=coords)
 
 
@@ -105,7 +102,7 @@ def identified(coords: str) -> str:
         UsageError: as `locating_for_run`.
     """
     if _is_file(coords):
-        return Places.load(coords).coords
+        return Locations.load(coords).coords
     locating_for_run(coords)
     return coords
 
@@ -119,25 +116,11 @@ def _is_remembered(coords: str) -> bool:
 
 
 def _rows(path: Path, data: bytes) -> Iterator[tuple[str, tuple[str, int, int, int, int]]]:
-    reader = csv.DictReader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
-    missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-    if missing:
-        raise UsageError(f"{path} has no column {', '.join(missing)}: expected {','.join(NEEDED)}")
-    seen: set[str] = set()
-    for row in reader:
-        name = row["path"]
-        if not name or name in seen:
-            raise UsageError(f"{path}, line {reader.line_num}: {f'{name!r} is there twice' if name else 'no path'}")
-        seen.add(name)
+    optional = ("width", "height", "slide_id")
+    for line, row in read_csv(path, ("path", "minx", "miny"), optional, data=data, any_bytes=True):
         try:
-            x, y = _number(row["minx"]), _number(row["miny"])
-            width, height = _number(row.get("width") or "0"), _number(row.get("height") or "0")
+            x, y = whole_number(row["minx"]), whole_number(row["miny"])
+            width, height = (whole_number(row.get(name) or "0") for name in ("width", "height"))
         except ValueError as error:
-            raise UsageError(f"{path}, line {reader.line_num}: {error}") from error
-        yield name, (row.get("slide_id") or "", x, y, width, height)
-
-
-def _number(text: str | None) -> int:
-    if not (text or "").strip().isdecimal():
-        raise ValueError(f"{text!r} is no number of pixels, 0 or more")
-    return int(text or "")
+            raise UsageError(f"{path}, line {line}: {error}") from error
+        yield row["path"], (row.get("slide_id") or "", x, y, width, height)
