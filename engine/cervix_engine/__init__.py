@@ -1,6 +1,24 @@
 """Runs a certified bundle over directories of Pap-smear slide tiles.
 
-Importing this package loads nothing heavy: neither a runtime nor OpenCV.
+`from cervix_engine import Model` is the door for Python, see `model.py`. Importing this package loads nothing heavy:
+neither a runtime nor OpenCV.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cervix_engine.model import Model
+
+__all__ = ["Model", "__version__"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Model":
+        from cervix_engine.model import Model
+
+        return Model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ class RunIdentity:
     """Everything that a row can depend on. Equal identities give byte-identical tables.
 
     `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
-    `coords` is how names say where tiles lie: a pattern or `names`; None in runs that wrote no places.
+    `coords` is how names say where tiles lie: a pattern or `names`; None in runs that wrote no locations.
     """
 
     root: str

@@ -51,7 +51,7 @@ class Plan:
         kind: see above.
         request: the session that it needs.
         optional: the table's columns beyond the standard ones.
-        coords: how names say where tiles lie, as `places.identified` gives it.
+        coords: how names say where tiles lie, as `locations.identified` gives it.
         partial: the identity of the partial run that goes on.
         base: the finished table whose failed rows are predicted again.
     """

@@ -177,7 +177,7 @@ class Session:
         Args:
             listing: what is predicted.
             optional: columns beyond the standard ones.
-            coords: how names say where tiles lie, as `places.identified` gives it.
+            coords: how names say where tiles lie, as `locations.identified` gives it.
             retry_of: the SHA-256 of the table whose failed rows are predicted again.
         """
         info = self.backend.info
