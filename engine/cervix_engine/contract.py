@@ -138,7 +138,7 @@ class ModelContract:
         values["input_size"] = list(self.input_size)
         for key in ("classes", "tile_statistics"):
             values[key] = [_plain(item) for item in values[key]]
-        # Named only where it is true: whoever does not know it must refuse it, and needs to know nothing else.
+        # Named only where it is true: a reader that does not know it must refuse it, and needs to know nothing else.
         if not self.scaled_decoding:
             del values["scaled_decoding"]
         return {"schema": self.schema, **values}

@@ -34,7 +34,7 @@ from cervix_engine.values import Pixels
 from cervix_export.cli.parity import main
 from cervix_export.parity import measure as measure_module
 from cervix_export.parity.accuracy import accuracy_change
-from cervix_export.parity.layers import Comparison, LayerResult, Limits
+from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
 from cervix_export.parity.tiles import manifest_tiles
 
@@ -238,7 +238,7 @@ def measured(limits: Limits, *, flipped: int = 0) -> LayerResult:
     after = truth.copy()
     after[:flipped] = (after[:flipped] + 1) % 5
     before = answers(*truth, confidence=0.3)
-    comparison = Comparison([str(tile) for tile in range(100)], truth, CONTRACT.class_names, limits)
+    comparison = AnswerComparison([str(tile) for tile in range(100)], truth, CONTRACT.class_names, limits)
     candidate = answers(*after, confidence=0.3) + np.float32(0.001)
     return comparison.measure("artefact", "x", precision="int8", reference=before, candidate=candidate)
 

@@ -9,7 +9,7 @@ from cervix_engine.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RateChange:
     """One figure now and then, in tiles per second."""
 
     what: str
@@ -24,7 +24,7 @@ class Comparison:
         return f"{self.what}: {self.now:.1f} tiles/s, {self.then:.1f} in the baseline ({self.ratio:.3f})"
 
 
-def regressions(now: BenchReport, then: BenchReport | None, *, least: float) -> tuple[Comparison, ...]:
+def regressions(now: BenchReport, then: BenchReport | None, *, least: float) -> tuple[RateChange, ...]:
     """The guarded figures that fell below `least` of what they were; none where there is nothing to compare with.
 
     Raises:
@@ -33,7 +33,7 @@ def regressions(now: BenchReport, then: BenchReport | None, *, least: float) -> 
     return tuple(item for item in compare(now, then) if item.ratio < least) if then else ()
 
 
-def compare(now: BenchReport, then: BenchReport) -> tuple[Comparison, ...]:
+def compare(now: BenchReport, then: BenchReport) -> tuple[RateChange, ...]:
     """Every guarded figure that both runs have.
 
     Raises:
@@ -44,7 +44,7 @@ def compare(now: BenchReport, then: BenchReport) -> tuple[Comparison, ...]:
         if value != earlier:
             raise UsageError(f"the baseline has {what} {earlier}, this run {value}: measure it anew under the same")
     rates = then.guarded()
-    return tuple(Comparison(what, rate, rates[what]) for what, rate in now.guarded().items() if what in rates)
+    return tuple(RateChange(what, rate, rates[what]) for what, rate in now.guarded().items() if what in rates)
 
 
 def _setting(report: BenchReport) -> dict[str, object]:

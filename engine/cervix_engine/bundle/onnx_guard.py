@@ -51,7 +51,7 @@ def refuse_external_data(data: bytes) -> None:
     Raises:
         ContractError: a tensor refers to another file, or the data are not an ONNX model in protobuf form.
     """
-    # ONNX Runtime takes bytes with this mark for its own flatbuffer format, which is not what is checked here.
+    # ONNX Runtime takes bytes with this signature for its own flatbuffer format, which is not what is checked here.
     if data[4:8] == b"ORTM":
         raise ContractError("the model is in ONNX Runtime's own format, expected ONNX protobuf")
     found: set[str] = set()

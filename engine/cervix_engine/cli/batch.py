@@ -48,7 +48,7 @@ def main(
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.batch_messages import summary_lines
-    from cervix_engine.cli.derived_outputs import Afterwards
+    from cervix_engine.cli.derived_outputs import DerivedOutputs
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.logs import debug_log
     from cervix_engine.cli.shared.signals import prompt_interruption
@@ -62,8 +62,8 @@ def main(
         budget=FailureBudget.parse(max_failures),
         **asked,
     )
-    afterwards = Afterwards(summary, geojson, report)
-    afterwards.check(config)
+    derived = DerivedOutputs(summary, geojson, report)
+    derived.check(config)
     if dry_run:
         return _forecast(config, as_json=as_json)
     if as_json:
@@ -75,9 +75,9 @@ def main(
     if not quiet:
         for line in summary_lines(done, config.out, verbose=verbose):
             click.echo(line, err=True)
-    afterwards.make(config)
+    derived.make(config)
     if not quiet:
-        for name, path in afterwards.targets.items():
+        for name, path in derived.targets.items():
             click.echo(f"{name}: {path}", err=True)
     return SOME_FAILED if done.failed else 0
 

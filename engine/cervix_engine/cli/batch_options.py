@@ -23,19 +23,17 @@ class IntegerOrAuto(click.IntRange):
 
 
 _OPTIONS = (
-    click.option(
-        "-o", "--out", type=_FILE, required=True, help="Where the table goes: .csv, .csv.gz, .jsonl, .parquet."
-    ),
-    click.option("--model", type=_FILE, help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"),
+    click.option("-o", "--out", type=_FILE, required=True, help="Table to write: .csv, .csv.gz, .jsonl or .parquet."),
+    click.option("--model", type=_FILE, help="Bundle to run. [default: $CERVIX_MODEL, else models/cervix]"),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
         default="auto",
         show_default=True,
-        help="auto takes the fastest certified one on this machine, else fp32.",
+        help="Precision; auto takes the fastest certified one on this machine, else fp32.",
     ),
-    click.option("--fp16", "precision", flag_value="fp16", help="Short for --precision fp16."),
-    click.option("--int8", "precision", flag_value="int8", help="Short for --precision int8."),
+    click.option("--fp16", "precision", flag_value="fp16", help="Same as --precision fp16."),
+    click.option("--int8", "precision", flag_value="int8", help="Same as --precision int8."),
     click.option(
         "--backend",
         type=click.Choice(
@@ -48,7 +46,7 @@ _OPTIONS = (
         "-b",
         "--batch-size",
         type=IntegerOrAuto(1, 4096),
-        help="Tiles a batch; auto finds a size by a short measurement. [default: 32]",
+        help="Tiles per batch; auto finds a size by a short measurement. [default: 32]",
     ),
     click.option(
         "-j",
@@ -56,50 +54,48 @@ _OPTIONS = (
         type=IntegerOrAuto(1, 256),
         help="Decode threads; auto takes as many as keep the model busy. [default: one a core]",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace a finished table, and what else is asked for."),
+    click.option("--overwrite", is_flag=True, help="Replace a finished table and other existing outputs."),
     click.option(
-        "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run; else discard it."
+        "--resume/--no-resume", default=True, show_default=True, help="Go on with a partial run, or discard it."
     ),
     click.option(
         "--retry-failures",
         is_flag=True,
-        help="Predict only the failed tiles of a finished table again; its other rows stay as they are.",
+        help="Predict the failed tiles of a finished table again; its other rows stay as they are.",
     ),
     click.option(
         "--max-failures",
         default="10%",
         show_default=True,
         metavar="COUNT|SHARE%",
-        help="Stop, resumable, when more tiles fail; a share counts from the 1,000th tile on.",
+        help="Stop, resumable, when more tiles than this fail; a share counts from the 1,000th tile on.",
     ),
     click.option(
         "--quality",
         "judge_quality",
         is_flag=True,
-        help="Put flags such as blank, blurred, dark or off_colour in a column quality where a tile looks so.",
+        help="Add a column quality, which flags tiles that look blank, blurred, dark, off_colour and so on.",
     ),
-    click.option("--hash", "hash_tiles", is_flag=True, help="Put the SHA-256 of each tile's bytes in a column sha256."),
+    click.option("--hash", "hash_tiles", is_flag=True, help="Add a column sha256: the digest of each tile's bytes."),
     click.option(
         "--coords",
         metavar="PATTERN|FILE.csv",
-        help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'; or a file with path,minx,miny.",
+        help="Where tiles lie: a pattern of names, such as '{slide}_x{x}_y{y}', or a CSV file with path,minx,miny.",
     ),
-    click.option("--summary", type=_FILE, help="Then also write a line for each slide, such as slides.csv."),
-    click.option(
-        "--geojson", type=_FILE, metavar="DIR", help="Then also write QuPath's objects, a file for each slide."
-    ),
-    click.option("--report", type=_FILE, help="Then also make a page for people, such as report.html."),
+    click.option("--summary", type=_FILE, help="Also write a CSV file with a line for each slide."),
+    click.option("--geojson", type=_FILE, metavar="DIR", help="Also write GeoJSON for QuPath, a file for each slide."),
+    click.option("--report", type=_FILE, help="Also write a page for people, such as report.html."),
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Count the tiles, predict a few, say how long and how large a run would be; write nothing.",
+        help="Count the tiles, predict a few, print how long and how large a run would be; write nothing.",
     ),
-    click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit 4)."),
-    click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other."),
-    click.option("--log-file", type=_FILE, help="Write details there, names of tiles included."),
-    click.option("--json", "as_json", is_flag=True, help="Print events on standard output, one JSON object a line."),
+    click.option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit code 4)."),
+    click.option("--expect-digest", metavar="SHA256", help="Refuse a bundle with another digest."),
+    click.option("--log-file", type=_FILE, help="File for details of the run, names of tiles included."),
+    click.option("--json", "as_json", is_flag=True, help="Print events on standard output, one JSON object per line."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="Also say how long each stage was busy and waited."),
+    click.option("-v", "--verbose", is_flag=True, help="Also print how long each stage was busy and waited."),
 )
 
 

@@ -25,19 +25,19 @@ REGRESSED = 6
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("tiles", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+    "--model", type=click.Path(path_type=Path), help="Bundle to measure. [default: $CERVIX_MODEL, else models/cervix]"
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
     default="auto",
     show_default=True,
-    help="auto takes the fastest certified one on this machine, else fp32.",
+    help="Precision; auto takes the fastest certified one on this machine, else fp32.",
 )
 @device_option
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
 @click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
-@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Tiles to measure with, at most.")
+@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Maximum number of tiles.")
 @click.option(
     "--sweep",
     default="1,2,4,8,16,32,64",
@@ -50,30 +50,28 @@ REGRESSED = 6
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.1,
     show_default=True,
-    help="How far the last 5 rounds may differ, as a share.",
+    help="Share by which the last 5 rounds of a figure may differ.",
 )
 @click.option(
-    "--max-rounds", type=click.IntRange(5), default=20, show_default=True, help="Then a figure is called unstable."
+    "--max-rounds", type=click.IntRange(5), default=20, show_default=True, help="Maximum number of rounds of a figure."
 )
 @click.option(
-    "--round-seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="How long a round takes at least."
+    "--round-seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="Minimum seconds of a round."
 )
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="Where the measured table is written. [default: $TMPDIR]"
-)
-@click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there, to be a baseline later.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw it there, such as bench.png.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="Folder for the measured table. [default: $TMPDIR]")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file for the report, a baseline for later runs.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Picture of the report, such as bench.png.")
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
-    help="A report of before: exit 6 where this run is slower, and a second one too.",
+    help="Earlier report: exit code 6 if this run is slower, and a second one too.",
 )
 @click.option(
     "--fail-below",
     type=click.FloatRange(0, min_open=True),
     default=0.95,
     show_default=True,
-    help="The least share of the baseline.",
+    help="Share of the baseline below which a figure is slower.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
 @click.version_option(__version__)

@@ -22,9 +22,9 @@ SHOWN = 20
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("new", type=_FILE)
 @click.argument("old", type=_FILE)
-@click.option("--labels", type=_FILE, help="A CSV with path,label: adds who is right, and McNemar's test.")
-@click.option("-o", "--out", type=_FILE, help="Where every change goes, such as changes.csv.")
-@click.option("--overwrite", is_flag=True, help="Replace what lies there already.")
+@click.option("--labels", type=_FILE, help="CSV file with path,label: adds which table is right, and McNemar's test.")
+@click.option("-o", "--out", type=_FILE, help="CSV file for every change, such as changes.csv.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
 @click.version_option(__version__)
 @cervix_errors

@@ -1,4 +1,4 @@
-"""What `cervix-batch` makes of its table once that is in its place; a failure here leaves the table as it is."""
+"""What `cervix-batch` makes from its finished table; a failure here leaves the table as it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Afterwards:
+class DerivedOutputs:
     """Where summary, GeoJSON and page go; None leaves one out."""
 
     summary: Path | None

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+    "--model", type=click.Path(path_type=Path), help="Bundle to look at. [default: $CERVIX_MODEL, else models/cervix]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on standard output.")
 @click.version_option(__version__)
 @cervix_errors
 def main(model: Path | None, as_json: bool) -> int:

@@ -20,18 +20,18 @@ _FILE = click.Path(path_type=Path)
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=_FILE)
-@click.option("-o", "--out", type=_FILE, help="Where the page goes, such as report.html.")
-@click.option("--tiles", type=_FILE, help="The folder that the table's paths are relative to: gives the page pictures.")
-@click.option("--summary", type=_FILE, help="Where a line for each slide goes, such as slides.csv.")
-@click.option("--geojson", type=_FILE, metavar="DIR", help="Where QuPath's objects go, a file for each slide.")
+@click.option("-o", "--out", type=_FILE, help="Page to write, such as report.html.")
+@click.option("--tiles", type=_FILE, help="Folder that the table's paths are relative to: adds pictures to the page.")
+@click.option("--summary", type=_FILE, help="CSV file with a line for each slide, such as slides.csv.")
+@click.option("--geojson", type=_FILE, metavar="DIR", help="Folder for GeoJSON for QuPath, a file for each slide.")
 @click.option(
     "--coords",
     metavar="PATTERN|FILE.csv",
-    help="How names say where tiles lie, such as '{slide}_x{x}_y{y}'; or a file with path,minx,miny.",
+    help="Where tiles lie: a pattern of names, such as '{slide}_x{x}_y{y}', or a CSV file with path,minx,miny.",
 )
-@click.option("--model", type=_FILE, help="The bundle that made the table: adds certificate and calibration.")
+@click.option("--model", type=_FILE, help="Bundle that made the table: adds its certificate and calibration.")
 @click.option("--top", type=click.IntRange(0, 200), default=48, show_default=True, help="Tiles in each gallery.")
-@click.option("--overwrite", is_flag=True, help="Replace what lies there already.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @click.version_option(__version__)
 @cervix_errors
 def main(
@@ -69,10 +69,10 @@ def main(
 
 def _summarise(findings: Findings, config: ReportConfig) -> None:
     slides = len(findings.slides)
-    placed = sum(len(points.x) for points in findings.points.values())
+    located = sum(len(points.x) for points in findings.points.values())
     click.echo(
         f"{findings.tiles} tiles: {findings.predicted} predicted, {findings.failed} failed, on {slides} "
-        f"slide{'s' * (slides != 1)}; {placed} with a place on their slide",
+        f"slide{'s' * (slides != 1)}; {located} with a location on their slide",
         err=True,
     )
     for name, path in (("report", config.out), ("summary", config.summary), ("GeoJSON", config.geojson)):

@@ -56,7 +56,7 @@ def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunReport | None
     except OutputError as error:
         return None, [f"run: {error}"]
     if (run.found, run.failed) != (tiles, failed):
-        return None, [f"run: {path.name} speaks of {run.found} tiles, {run.failed} failed, so it is another table's"]
+        return None, [f"run: {path.name} counts {run.found} tiles, {run.failed} failed: it belongs to another table"]
     return run, []
 
 

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """One row, typed. A named tuple and not a dataclass: a million are made, and this is three times as fast.
 
     Attributes:
-        number: its index in the table, from 0.
+        number: of the row in the table, from 0.
         path, slide_id: as they stand in the table, escaped.
         width, height: of the tile in pixels; None where it failed.
         corner: (minx, miny) where the table knows them.

@@ -1,4 +1,4 @@
-"""Outcomes as rows of a table: cells for whoever looks at one, the CSV's bytes of a whole batch for a run."""
+"""Outcomes as rows of a table: the cells of one row, or the CSV lines of a whole batch."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class SlideSummary:
         abnormal: tiles whose predicted class is abnormal.
         mean_abnormal: mean probability of the abnormal classes together.
         suspects: the tiles with the largest such probability, the most suspicious first.
-        flags: why to doubt the numbers, such as `few_tiles` or `blank 12`.
+        flags: what makes the numbers uncertain, such as `few_tiles` or `blank 12`.
     """
 
     slide_id: str

@@ -1,4 +1,4 @@
-"""The words the engine speaks in: a tile that was found, and the two things that can become of it."""
+"""The types that every room exchanges: a tile that was found, and its outcome, a prediction or a failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TileRef:
     """One tile of the listing.
 
     Attributes:
-        index: its place in the listing, from 0.
+        index: in the listing, from 0.
         path: relative to the root, `/`-separated, undecodable bytes as surrogate escapes. It is the
             tile's identity: a stem alone is not unique.
         slide_id: the manifest's value, else the parent folder, else the root's name.

@@ -41,11 +41,9 @@ _OPTIONS = (
         callback=_capabilities,
         help="Build a tensorrt-rtx engine ahead of time for these GPUs, such as 8.0,8.9; needs no GPU.",
     ),
-    click.option(
-        "--min-batch", type=click.IntRange(1), default=1, show_default=True, help="Least tiles an engine takes."
-    ),
-    click.option("--opt-batch", type=click.IntRange(1), default=32, show_default=True, help="Tiles it is tuned for."),
-    click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Most tiles it takes."),
+    click.option("--min-batch", type=click.IntRange(1), default=1, show_default=True, help="Smallest batch size."),
+    click.option("--opt-batch", type=click.IntRange(1), default=32, show_default=True, help="Most usual batch size."),
+    click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Largest batch size."),
     click.option(
         "--workspace",
         "workspace_mib",
@@ -53,7 +51,7 @@ _OPTIONS = (
         type=click.IntRange(1),
         default=1024,
         show_default=True,
-        help="Scratch memory that its kernels may use.",
+        help="Scratch memory that the engine's kernels may use.",
     ),
     click.option(
         "--hardware-compat",

@@ -24,7 +24,7 @@ SHOWN_FLIPS = 10
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="The bundle. [default: $CERVIX_MODEL, else models/cervix]"
+    "--model", type=click.Path(path_type=Path), help="Bundle to compare. [default: $CERVIX_MODEL, else models/cervix]"
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Manifest of labelled tiles. [default: golden tiles]")
 @click.option("--split", "splits", multiple=True, help="Only tiles of this split of --data; may be repeated.")
@@ -33,16 +33,16 @@ SHOWN_FLIPS = 10
     default=None,
     help="Compare with Keras itself, or with what the golden tiles record of it. [default: Keras where installed]",
 )
-@click.option("--atol", type=click.FloatRange(0, 1), help="Bound on every difference, beside each precision's gate.")
+@click.option("--atol", type=click.FloatRange(0, 1), help="Bound on every difference, beside each precision's own.")
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Least share of equal classes."
 )
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles a batch.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all numbers there.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML there, for a build server.")
-@click.option("--history", type=click.Path(path_type=Path), help="Append this night to a JSON-lines file.")
-@click.option("--drift-plot", type=click.Path(path_type=Path), help="Draw the nights of --history there, as PNG.")
-@click.option("--expect-digest", metavar="SHA256", help="Pin the bundle: refuse any other.")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="JSON file for all numbers.")
+@click.option("--junit", type=click.Path(path_type=Path), help="JUnit XML file, for a build server.")
+@click.option("--history", type=click.Path(path_type=Path), help="JSON-lines file to append the results to.")
+@click.option("--drift-plot", type=click.Path(path_type=Path), help="PNG file for a plot of --history.")
+@click.option("--expect-digest", metavar="SHA256", help="Refuse a bundle with another digest.")
 @click.version_option(package_name="cervix")
 @cervix_errors
 def main(

@@ -86,7 +86,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerComparison:
     """What stays the same while answers are compared.
 
     Attributes:

@@ -21,7 +21,7 @@ from cervix_engine.errors import BackendError, ContractError, UsageError
 from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
 from cervix_export.certify import UNASKED, answers_of
-from cervix_export.parity.layers import Comparison, LayerResult, Limits, compare_pixels
+from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits, compare_pixels
 from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
         reference, answers = keras_answers(bundle, pixels, batch_size=plan.batch_size)
     else:
         reference, answers = "the golden tiles' recorded answers", golden.probabilities()
-    comparison = Comparison(list(tiles.paths), tiles.labels, bundle.contract.class_names, plan.limits)
+    comparison = AnswerComparison(list(tiles.paths), tiles.labels, bundle.contract.class_names, plan.limits)
     layers += _answer_layers(bundle, pixels, comparison, reference=(reference, answers), batch_size=plan.batch_size)
     return ParityReport(
         bundle=bundle.digest,
@@ -162,7 +162,7 @@ def _readable(tiles: ParityTiles, bundle: Bundle, plan: ParityPlan) -> Pixels:
 def _answer_layers(
     bundle: Bundle,
     pixels: Pixels,
-    comparison: Comparison,
+    comparison: AnswerComparison,
     *,
     reference: tuple[str, Probabilities],
     batch_size: int,

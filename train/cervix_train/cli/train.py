@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cervix_train.learning.config import TrainConfig
-    from cervix_train.results.comparators import Comparison
+    from cervix_train.results.comparators import BackboneComparison
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -186,7 +186,7 @@ def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
         raise CervixError(f"not trained: {', '.join(failed)}; see the warnings above")
 
 
-def _comparison_table(comparison: Comparison) -> Table:
+def _comparison_table(comparison: BackboneComparison) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 

@@ -46,8 +46,8 @@ class Comparator:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """All of them, in the order asked for."""
+class BackboneComparison:
+    """What each network reached, in the order asked for."""
 
     comparators: tuple[Comparator, ...]
 
@@ -59,7 +59,7 @@ class Comparison:
 
 def compare_backbones(
     config: TrainConfig, backbones: Sequence[Backbone], *, weights_of: Callable[[Backbone], Weights]
-) -> Comparison:
+) -> BackboneComparison:
     """Train each of `backbones` into `config.out/<backbone>`, and write `comparison.json` beside them.
 
     Args:
@@ -76,7 +76,7 @@ def compare_backbones(
         log.info("--- %s", backbone)
         own = replace(config, backbone=backbone, weights=weights_of(backbone), out=config.out / backbone)
         found.append(_comparator(own))
-    comparison = Comparison(tuple(found))
+    comparison = BackboneComparison(tuple(found))
     write_json(comparison_file(config.out), comparison.to_json())
     return comparison
 

@@ -99,7 +99,7 @@ class GpuStreams:
     """A GPU and its three streams.
 
     Args:
-        ordinal: the GPU's place in the driver's order.
+        ordinal: the GPU's index in the driver's order.
     """
 
     def __init__(self, ordinal: int) -> None:

@@ -65,7 +65,7 @@ def _config_option() -> click.Option:
         is_eager=True,
         expose_value=False,
         callback=_load,
-        help="Take options from this TOML file; the command line goes first.",
+        help="TOML file to take options from; the command line goes before it.",
     )
 
 

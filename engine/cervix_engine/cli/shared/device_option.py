@@ -9,5 +9,5 @@ device_option = click.option(
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda[:N,...]",
-    help="Compute there only; several GPUs, as cuda:0,1, take batches by turns.",
+    help="Device to compute on; several GPUs, as cuda:0,1, take batches by turns.",
 )
