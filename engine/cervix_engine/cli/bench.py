@@ -35,9 +35,7 @@ REGRESSED = 6
     help="Precision; auto takes the fastest certified one on this machine, else fp32.",
 )
 @device_option
-@click.option(
-    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles per batch."
-)
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
 @click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
 @click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Maximum number of tiles.")
 @click.option(
@@ -55,11 +53,7 @@ REGRESSED = 6
     help="Share by which the last 5 rounds of a figure may differ.",
 )
 @click.option(
-    "--max-rounds",
-    type=click.IntRange(5),
-    default=20,
-    show_default=True,
-    help="Rounds after which a figure is unstable.",
+    "--max-rounds", type=click.IntRange(5), default=20, show_default=True, help="Maximum number of rounds of a figure."
 )
 @click.option(
     "--round-seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="Minimum seconds of a round."

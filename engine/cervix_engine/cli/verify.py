@@ -19,9 +19,7 @@ SHOWN = 20
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=click.Path(path_type=Path))
-@click.option(
-    "--tiles", type=click.Path(path_type=Path), help="Folder of tiles to compare with the hashes in the table."
-)
+@click.option("--tiles", type=click.Path(path_type=Path), help="Folder of tiles to compare with the table's hashes.")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")
 @click.version_option(__version__)
 @cervix_errors

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -104,7 +105,7 @@ def check_header(path: Path, header: Sequence[str], required: Sequence[str], *, 
     if missing := [name for name in required if name not in header]:
         shown = found if len(found) <= _LONGEST_SHOWN else f"{found[:_LONGEST_SHOWN]}…"
         raise UsageError(f"{path}, line 1: no column {', '.join(missing)}: found {shown}; expected {expected}")
-    if doubled := [name for at, name in enumerate(header) if name and name in header[:at]]:
+    if doubled := [name for name, times in Counter(header).items() if name and times > 1]:
         raise UsageError(f"{path}, line 1: column {doubled[0]!r} twice: remove or rename one")
 
 

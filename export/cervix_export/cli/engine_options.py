@@ -41,15 +41,9 @@ _OPTIONS = (
         callback=_capabilities,
         help="Build a tensorrt-rtx engine ahead of time for these GPUs, such as 8.0,8.9; needs no GPU.",
     ),
-    click.option(
-        "--min-batch", type=click.IntRange(1), default=1, show_default=True, help="Smallest batch of the engine."
-    ),
-    click.option(
-        "--opt-batch", type=click.IntRange(1), default=32, show_default=True, help="Batch that the engine is tuned for."
-    ),
-    click.option(
-        "--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Largest batch of the engine."
-    ),
+    click.option("--min-batch", type=click.IntRange(1), default=1, show_default=True, help="Smallest batch size."),
+    click.option("--opt-batch", type=click.IntRange(1), default=32, show_default=True, help="Most usual batch size."),
+    click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Largest batch size."),
     click.option(
         "--workspace",
         "workspace_mib",

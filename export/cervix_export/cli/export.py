@@ -33,12 +33,7 @@ SHOWN_BLOCKS = 10
 @engine_options
 @click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
 @click.option(
-    "-b",
-    "--batch-size",
-    type=click.IntRange(1, 4096),
-    default=32,
-    show_default=True,
-    help="Tiles per batch to certify.",
+    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size to certify."
 )
 @click.option("--tiles", type=click.IntRange(1), help="Number of golden tiles to certify on.  [default: all]")
 @click.version_option(package_name="cervix")

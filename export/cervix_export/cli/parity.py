@@ -37,9 +37,7 @@ SHOWN_FLIPS = 10
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Least share of equal classes."
 )
-@click.option(
-    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Tiles per batch."
-)
+@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="JSON file for all numbers.")
 @click.option("--junit", type=click.Path(path_type=Path), help="JUnit XML file, for a build server.")
 @click.option("--history", type=click.Path(path_type=Path), help="JSON-lines file to append the results to.")
