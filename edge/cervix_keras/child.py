@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cervix_engine.errors import CervixError, ConversionError
+from cervix_engine.privacy import keep_out_of_home
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def run_job(module: str, job: Mapping[str, Any], *, what: str, timeout_s: float)
         ConversionError: it failed, in its own words where it has any.
     """
     command = [sys.executable, "-m", module, json.dumps(job)]
+    keep_out_of_home()
     environment = os.environ | _ENVIRONMENT
     try:
         done = subprocess.run(  # the child's exit code is part of its answer

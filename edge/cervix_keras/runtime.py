@@ -15,6 +15,7 @@ from typing import Any
 
 from cervix_engine import __version__
 from cervix_engine.errors import BackendUnavailableError
+from cervix_engine.privacy import keep_out_of_home
 
 KerasModel = Any  # keras.Model: Keras has no complete types
 
@@ -31,6 +32,7 @@ def load_keras(*, seed: int | None = None) -> Any:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
+        keep_out_of_home()
         with native_stderr_held():
             _import_tensorflow()
     keras = _import_keras()

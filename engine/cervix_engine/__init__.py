@@ -1,12 +1,15 @@
 """Runs a certified bundle over directories of Pap-smear slide tiles.
 
 `from cervix_engine import Model` is the door for Python, see `model.py`. Importing this package loads nothing heavy:
-neither a runtime nor OpenCV.
+neither a runtime nor OpenCV. It turns the runtimes' telemetry off, which has to come before any of them is imported,
+here or by whoever uses this package.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from cervix_engine.privacy import forbid_telemetry
 
 if TYPE_CHECKING:
     from cervix_engine.model import Model
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Model", "__version__"]
 
 __version__ = "0.1.0"
+
+forbid_telemetry()
 
 
 def __getattr__(name: str) -> Any:

@@ -57,6 +57,11 @@ def fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def cache_beside(made: Path) -> Path:
+    """The folder of what can be computed again, beside what is made: a job may have no home folder, or a small one."""
+    return made.absolute().parent / ".cervix-cache"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; rename it there, durably, if the block succeeds."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError, ExportError, UsageError
-from cervix_engine.files import sha256_file, write_json
+from cervix_engine.files import cache_beside, sha256_file, write_json
 
 if TYPE_CHECKING:
     from cervix_engine.bundle.certificate import Certificate
@@ -86,7 +86,7 @@ def _export(bundle: Bundle, plan: ExportPlan) -> ExportReport:
     from cervix_export.publish import publish, staging_folder
 
     golden = GoldenSet.load(bundle)
-    builder = _engine_builder(plan)
+    builder = _engine_builder(plan, caches=cache_beside(bundle.root))
     with staging_folder(bundle.root) as staging:
         reference, int8 = _make_graphs(bundle, staging, plan)
         if builder:
@@ -101,12 +101,12 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
-def _engine_builder(plan: ExportPlan) -> EngineBuilder | None:
+def _engine_builder(plan: ExportPlan, *, caches: Path) -> EngineBuilder | None:
     if plan.engine is None:
         return None
     from cervix_export.engines.builder import EngineBuilder
 
-    return EngineBuilder.for_plan(plan.engine)
+    return EngineBuilder.for_plan(plan.engine, caches=caches)
 
 
 def _make_engine(builder: EngineBuilder, bundle: Bundle, folder: Path, plan: ExportPlan) -> None:

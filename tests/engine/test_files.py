@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cervix_engine.files import atomic_path, sha256_bytes, sha256_file, write_json
+from cervix_engine.files import atomic_path, cache_beside, sha256_bytes, sha256_file, write_json
 
 MIB = 2**20
 
@@ -127,3 +127,13 @@ def test_numbers_that_json_does_not_have_are_refused(tmp_path: Path, value: floa
         write_json(tmp_path / "a.json", {"loss": value})
     assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 0.5}
     assert names_in(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("made", ["models/cervix", "models/.", "models"])
+def test_a_cache_lies_beside_what_is_made_wherever_the_home_is(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    beside = tmp_path / made / ".." if made.endswith("cervix") else tmp_path
+    assert cache_beside(Path(made)) == Path(os.path.normpath(beside)) / ".cervix-cache"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cervix_engine.gpu import Gpu
 from cervix_export.engines.timing_cache import keep_timing_cache, timing_cache_file, use_timing_cache
 
@@ -33,26 +31,21 @@ class Config:
         return self.times + b"a time "
 
 
-@pytest.fixture(autouse=True)
-def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-def test_the_name_holds_all_that_times_depend_on(caches: Path) -> None:
+def test_the_name_holds_all_that_times_depend_on() -> None:
+    caches = Path("models/.cervix-cache")
     names = {
-        timing_cache_file(gpu, cuda=cuda, tensorrt=tensorrt)
+        timing_cache_file(caches, gpu, cuda=cuda, tensorrt=tensorrt)
         for gpu in (H100, A10)
         for cuda in ("12.8", "13.0")
         for tensorrt in ("10.9.0", "11.0.0")
     }
     assert len(names) == 8
-    expected = "cervix/tensorrt/nvidia-h100-80gb-hbm3-sm9.0-cuda13.0-tensorrt10.9.0.timing"
+    expected = "tensorrt/nvidia-h100-80gb-hbm3-sm9.0-cuda13.0-tensorrt10.9.0.timing"
     assert caches / expected in names
 
 
-def test_times_are_there_for_the_next_build() -> None:
-    file = timing_cache_file(H100, cuda="13.0", tensorrt="11.0.0")
+def test_times_are_there_for_the_next_build(tmp_path: Path) -> None:
+    file = timing_cache_file(tmp_path, H100, cuda="13.0", tensorrt="11.0.0")
     for builds in range(3):
         config = Config()
         use_timing_cache(config, file)

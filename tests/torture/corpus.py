@@ -32,7 +32,7 @@ from engine.encoded_tiles import (
 from engine.refused_tiles import CLAIMS, OTHERS, REFUSED, TRANSPARENT, one_hole
 
 # Outcomes beside the kinds of failure.
-OK, IGNORED, HIDDEN = "ok", "ignored", "hidden"
+OK, IGNORED, FOLDER = "ok", "ignored", "folder"
 
 SUFFIXES = {"jpeg": ".jpg", "png": ".png", "bmp": ".bmp", "tiff": ".tif", "webp": ".webp"}
 
@@ -46,7 +46,7 @@ class Hostile:
     Attributes:
         path: relative to the root, of any bytes.
         plant: puts it at the path that it is given, whose folder is there.
-        outcome: `ok`, the kind of its failure, `ignored` (counted, no row) or `hidden` (not even counted).
+        outcome: `ok`, the kind of its failure, `ignored` (counted, no row) or `folder` (entered, and holds nothing).
     """
 
     path: str
@@ -161,9 +161,9 @@ def _special() -> Iterator[Hostile]:
     yield _tile("special/tile.jpg~", data, IGNORED)
     yield _tile("special/Thumbs.db", b"", IGNORED)
     yield _tile("special/slide.svs", data, IGNORED)
-    yield _tile("special/.hidden.jpg", data, HIDDEN)
-    yield _tile(".hidden/tile.jpg", data, HIDDEN)
-    yield Hostile("empty.jpg", Path.mkdir, HIDDEN)
+    yield _tile("special/.hidden.jpg", data, IGNORED)
+    yield _tile(".hidden/tile.jpg", data, IGNORED)
+    yield Hostile("empty.jpg", Path.mkdir, FOLDER)
 
 
 def _link(path: Path, to: str) -> None:

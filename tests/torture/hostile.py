@@ -18,7 +18,7 @@ from cervix_engine.cli.batch import SOME_FAILED
 from cervix_engine.run.record import RunRecord
 from cervix_engine.tiles.headers import MAX_AREA_PX
 from engine.run.support import read_table
-from torture.corpus import HIDDEN, IGNORED, OK, Hostile
+from torture.corpus import FOLDER, IGNORED, OK, Hostile
 
 WORKERS = 2
 HANGS_AFTER_S = 600.0
@@ -83,7 +83,7 @@ def judge(finished: Finished, things: list[Hostile], *, out: Path, ordinary: Fin
     if not out.exists():
         return [*violations, f"no table: {finished.stderr[-500:]}"]
     seen = outcomes(out)
-    wanted = {os.fsencode(thing.path): thing.outcome for thing in things if thing.outcome not in (IGNORED, HIDDEN)}
+    wanted = {os.fsencode(thing.path): thing.outcome for thing in things if thing.outcome not in (IGNORED, FOLDER)}
     violations += _differences(wanted, seen)
     report = RunRecord.load(out.with_name(out.name + ".run.json"))
     ignored = sum(thing.outcome == IGNORED for thing in things)

@@ -23,8 +23,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "xdg")}
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
         [sys.executable, "-m", "cervix_train.cli.train", str(drawn), "-o", str(tmp_path / "models/mine"), *QUICK],
         capture_output=True,
@@ -57,7 +56,7 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
     )
     assert [line for line in lines if not line.startswith(ours)] == []
     assert Bundle.open(tmp_path / "models/mine").contract.input_size == (32, 32)
-    assert list((tmp_path / "xdg/cervix/features").glob("*.sqlite3"))
+    assert list((tmp_path / "models/.cervix-cache/features").glob("*.sqlite3"))
 
 
 def test_only_overwrite_replaces_a_bundle(drawn: Path, bundle: Path, config: TrainConfig, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cervix_engine.errors import OutputError
 from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.tiles.tile import TileSize
 from cervix_keras.runtime import load_keras
-from cervix_train.features.features import FeatureSet, compute_features, default_cache
+from cervix_train.features.features import FeatureSet, compute_features
 from cervix_train.features.passes import cache_keys
 from cervix_train.features.runtime import runtime_names
 from cervix_train.features.store import FeatureStore, TileRecord
@@ -200,11 +200,3 @@ def test_asking_what_a_store_holds_makes_none(tmp_path: Path) -> None:
     with asked as store:
         store.put({"a": record(1.0)})
     assert asked.held(["a", "b"]) == {"a"}
-
-
-def test_default_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert default_cache() == Path("/x/cervix/features")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert default_cache() == Path("/home/me/.cache/cervix/features")

@@ -7,6 +7,7 @@ from typing import Any
 
 from cervix_engine.bench.report import BenchReport
 from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.privacy import keep_out_of_home
 
 
 def plot(report: BenchReport, path: Path) -> None:
@@ -16,6 +17,7 @@ def plot(report: BenchReport, path: Path) -> None:
         UsageError: matplotlib is not installed or knows no such format.
         OutputError: the file cannot be written.
     """
+    keep_out_of_home()
     try:
         # Not `pyplot`: it would look for a display.
         from matplotlib.figure import Figure

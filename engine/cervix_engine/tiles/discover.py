@@ -1,97 +1,96 @@
-"""Finds the tiles below one root and lists them in byte order of their paths, in bounded memory.
+"""Finds the tiles below one root: which files are tiles, and why each of the others is not.
 
-The listing is a file of records `path NUL size NUL mtime_ns NUL`, sorted by the path's bytes. It is written
-once and then read, by the run and by whoever resumes it: what was found is decided here and nowhere else.
+Nothing is passed over in silence: whatever is no tile is counted by its reason and named in the debug log. A folder
+that is not entered counts once, whatever it holds.
 """
 
 from __future__ import annotations
 
 import errno
-import heapq
 import logging
 import os
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from operator import itemgetter
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Literal, get_args
 
-from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles.tile import TileRef, TileStamp
+from cervix_engine.errors import ListingError, UsageError
+from cervix_engine.tiles.listing import (
+    FolderChanges,
+    Listing,
+    Record,
+    SameRoot,
+    folder_changes,
+    list_again,
+    write_sorted,
+)
+
+__all__ = ["Listing", "SameRoot", "changes_since", "discover", "ignored_words", "list_again"]
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
 
-# 16,384 records of about 100 bytes: the sort holds a few MB however many tiles there are.
-_RUN_LENGTH = 16_384
+# Whole slides, as scanners write them; what is a TIFF too (.ome.tif) only shows when it is read.
+SLIDE_SUFFIXES = tuple(
+    f".{name}".encode()
+    for name in (
+        *("svs", "svslide", "ndpi", "ndpis", "mrxs", "scn", "vms", "vmu", "bif", "czi", "zvi", "lif", "vsi", "ets"),
+        *("isyntax", "i2syntax", "qptiff", "tmap", "sdpc", "kfb", "mds", "mdsx", "dcm"),
+    )
+)
+
+# What file servers and systems put among files: thumbnails, waste baskets, snapshots. In any case.
+SYSTEM_FOLDERS = frozenset(
+    {
+        *(b"@eadir", b"#recycle", b"#snapshot", b"@tmp", b"@sharebin"),  # Synology
+        *(b"@recycle", b"@recently-snapshot", b"@transcode"),  # QNAP
+        *(b"$recycle.bin", b"recycler", b"system volume information"),  # Windows
+        *(b"__macosx", b"network trash folder", b"temporary items"),  # macOS
+        *(b"lost+found", b"~snapshot"),  # Linux, NetApp
+    }
+)
+
+Reason = Literal["hidden", "link", "link_loop", "gone", "suffix", "system_folder", "whole_slide", "special"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+_WORDS: Mapping[str, str] = {
+    "hidden": "hidden",
+    "link": "links that lead elsewhere",
+    "link_loop": "links in a loop",
+    "gone": "broken links or gone meanwhile",
+    "suffix": "with another suffix",
+    "system_folder": "system folders",
+    "whole_slide": "whole slides",
+    "special": "special files",
+}
+
+_HINTS: Mapping[str, str] = {
+    "link": "--follow-links follows links",
+    "suffix": f"known suffixes are {' '.join(suffix.decode() for suffix in SUFFIXES)}",
+    "whole_slide": "a whole slide has to be cut into tiles first",
+}
 
 # A link that leads nowhere, or a file that went away meanwhile.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
-Record = tuple[bytes, int, int]  # path relative to the root, size in bytes, mtime in ns
+
+ScanDir = Callable[[bytes], AbstractContextManager[Iterator["os.DirEntry[bytes]"]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The tiles that were found, on disk.
-
-    Attributes:
-        root: the folder that paths are relative to.
-        path: the file of records.
-        found: number of tiles.
-        ignored: files passed over, for their suffix or as special files.
-    """
-
-    root: Path
-    path: Path
-    found: int
-    ignored: int
-
-    def __iter__(self) -> Iterator[TileRef]:
-        root_name = self.root.resolve().name or "root"
-        for index, (name, size, mtime_ns) in enumerate(self._records()):
-            folder = name.rpartition(b"/")[0]
-            slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
-            yield TileRef(index, os.fsdecode(name), slide, TileStamp(size, mtime_ns))
-
-    def _records(self) -> Iterator[Record]:
-        try:
-            with self.path.open("rb") as file:
-                yield from _read_records(file)
-        except OSError as error:
-            raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
-
-
-class SameRoot:
-    """Tells a tile that cannot be read from an input share that has gone: then no tile can, and the run must stop."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._device = self._now()
-
-    def require(self) -> None:
-        """Raises ListingError where the root is not the folder, on the device, that it was at the start."""
-        if self._now() != self._device:
-            raise ListingError(f"the folder of tiles is gone or was replaced: {self._root}")
-
-    def _now(self) -> tuple[int, int] | None:
-        try:
-            status = self._root.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
-
-
-def discover(root: Path, *, spool: Path) -> Listing:
+def discover(root: Path, *, spool: Path, follow_links: bool = False) -> Listing:
     """List every tile below `root` into `spool / "listing"`.
 
     A tile is a regular file, or a link to one inside the root, whose suffix is an image's in any case and whose
-    path has no hidden part. Folders that are links are not entered.
+    path has no hidden part and no system folder. Folders that are links are not entered.
+
+    Args:
+        root: the folder.
+        spool: where the listing is written and sorted.
+        follow_links: also take links to files elsewhere, and enter folders that are links, but for those that lead
+            back to a folder which they are in.
 
     Raises:
         UsageError: `root` is no folder or holds no tile.
@@ -99,74 +98,131 @@ def discover(root: Path, *, spool: Path) -> Listing:
         OutputError: the listing cannot be written.
     """
     with _listing_errors(os.fsencode(root)):
-        if not root.is_dir():
-            raise UsageError(f"no such folder: {root}" if not root.exists() else f"not a folder: {root}")
-    ignored = [0]
-    try:
-        with ExitStack() as stack:
-            runs = [stack.enter_context(run) for run in _sorted_runs(_walk(os.fsencode(root), ignored), spool)]
-            found = _write_records(spool / "listing", heapq.merge(*map(_read_records, runs), key=itemgetter(0)))
-    except OSError as error:
-        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+        _require_folder(root)
+    walk = Walk(root, follow_links=follow_links)
+    found = write_sorted(walk, spool)
     if not found:
-        raise UsageError(f"no tiles in {root}: {ignored[0]} other files; known suffixes are {_known()}")
-    return Listing(root, spool / "listing", found, ignored[0])
+        raise UsageError(f"no tiles in {root}: {_why_none(walk.ignored)}")
+    return Listing(root, spool / "listing", found, walk.ignored.total(), dict(walk.ignored))
 
 
-def list_again(names: Iterable[bytes], root: Path, *, spool: Path, ignored: int) -> Listing:
-    """List tiles that were found before, in the order given, into `spool / "listing"`, as they are now.
-
-    One that is gone, or leads out of `root` by now, is listed as an empty file of no time, which it cannot be read as.
+def changes_since(listing: Listing, *, spool: Path, follow_links: bool = False) -> FolderChanges:
+    """How the folder differs by now from its listing; a tile whose bytes changed is not counted.
 
     Raises:
-        OutputError: the listing cannot be written.
+        ListingError: a folder cannot be listed.
+        OutputError: `spool` cannot be written, or the listing not read.
     """
-    inside = os.path.realpath(os.fsencode(root)) + b"/"
-    records = ((name, *_size_and_time(inside + name, inside)) for name in names)
+    return folder_changes(listing, Walk(listing.root, follow_links=follow_links), spool=spool)
+
+
+def ignored_words(reasons: Mapping[str, int]) -> str:
+    """Such as `2 hidden, 1 whole slides`, the most frequent first."""
+    counted = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {_WORDS[reason]}" for reason, count in counted)
+
+
+def _require_folder(root: Path) -> None:
+    if root.is_dir():
+        return
+    if os.fsencode(root).lower().endswith(SLIDE_SUFFIXES):
+        raise UsageError(f"{root} is a whole slide, expected a folder: {_HINTS['whole_slide']}")
+    raise UsageError(f"not a folder: {root}" if root.exists() else f"no such folder: {root}")
+
+
+def _why_none(reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return "there is nothing in it"
+    hints = [hint for reason, hint in _HINTS.items() if reason in reasons]
+    return "; ".join([f"only {ignored_words(reasons)}", *hints])
+
+
+class Walk:
+    """One pass over a folder: yields its tiles in no order, and counts what is passed over.
+
+    Raises:
+        ListingError: a folder cannot be listed.
+    """
+
+    def __init__(self, root: Path, *, follow_links: bool = False, scandir: ScanDir | None = None) -> None:
+        self._root = os.fsencode(root)
+        self._scandir = scandir or os.scandir
+        self._inside = os.path.realpath(self._root) + b"/"
+        self._follow_links = follow_links
+        self.ignored: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Record]:
+        # With each folder, the ones that it lies in: by a link it may be one of them again.
+        folders: list[tuple[bytes, tuple[tuple[int, int], ...]]] = [(b"", ())]
+        while folders:
+            folder, above = folders.pop()
+            if self._follow_links:
+                here = self._identity(folder)
+                if here in above:
+                    self._ignore("link_loop", folder)
+                    continue
+                above = (*above, here)
+            for entry in self._entries(self._root + b"/" + folder):
+                name = folder + b"/" + entry.name if folder else entry.name
+                with _listing_errors(name):
+                    is_folder = _is_folder(entry)
+                    reason = self._objection(entry, is_folder=is_folder)
+                    status = None if reason else _status(entry)
+                if status is None:
+                    self._ignore(reason or "gone", name)
+                elif is_folder:
+                    folders.append((name, above))
+                else:
+                    yield name, status.st_size, status.st_mtime_ns
+
+    def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+        with _listing_errors(folder), self._scandir(folder) as entries:
+            yield from entries
+
+    def _identity(self, folder: bytes) -> tuple[int, int]:
+        with _listing_errors(folder):
+            status = os.stat(self._root + b"/" + folder)  # noqa: PTH116 - bytes
+        return status.st_dev, status.st_ino
+
+    def _objection(self, entry: os.DirEntry[bytes], *, is_folder: bool) -> Reason | None:
+        """Why an entry is neither a tile nor a folder to enter, or None."""
+        name = entry.name.lower()
+        if name.startswith(b"."):
+            return "hidden"
+        if is_folder:
+            if name in SYSTEM_FOLDERS:
+                return "system_folder"
+            return "link" if entry.is_symlink() and not self._follow_links else None
+        if not name.endswith(SUFFIXES):
+            return "whole_slide" if name.endswith(SLIDE_SUFFIXES) else "suffix"
+        if entry.is_symlink():
+            if _status(entry) is None:
+                return "gone"
+            if not self._follow_links and not os.path.realpath(entry.path).startswith(self._inside):
+                return "link"
+        return None if entry.is_file() else "special"
+
+    def _ignore(self, reason: Reason, name: bytes) -> None:
+        self.ignored[reason] += 1
+        log.debug("ignored, %s: %r", reason, os.fsdecode(name))
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    """Also for a link to a folder; unlike `entry.is_dir`, it takes a link that leads round in circles for none."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    status = _status(entry)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _status(entry: os.DirEntry[bytes]) -> os.stat_result | None:
+    """What an entry leads to; None where that is nothing, or nothing any more."""
     try:
-        found = _write_records(spool / "listing", records)
+        return entry.stat()
     except OSError as error:
-        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
-    return Listing(root, spool / "listing", found, ignored)
-
-
-def _size_and_time(path: bytes, inside: bytes) -> tuple[int, int]:
-    try:
-        if os.path.realpath(path).startswith(inside):
-            status = os.stat(path)  # noqa: PTH116 - bytes
-            return status.st_size, status.st_mtime_ns
-    except (OSError, ValueError):
-        pass
-    return 0, 0
-
-
-def _known() -> str:
-    return " ".join(suffix.decode() for suffix in SUFFIXES)
-
-
-def _walk(root: bytes, ignored: list[int]) -> Iterator[Record]:
-    inside = os.path.realpath(root) + b"/"
-    folders = [b""]
-    while folders:
-        folder = folders.pop()
-        for entry in _scan(root + b"/" + folder):
-            if entry.name.startswith(b"."):
-                continue
-            name = folder + b"/" + entry.name if folder else entry.name
-            with _listing_errors(name):
-                is_folder = entry.is_dir(follow_symlinks=False)
-                status = None if is_folder else _tile_status(entry, inside)
-            if is_folder:
-                folders.append(name)
-            elif status is None:
-                ignored[0] += 1
-            else:
-                yield name, status.st_size, status.st_mtime_ns
-
-
-def _scan(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
-    with _listing_errors(folder), os.scandir(folder) as entries:
-        yield from entries
+        if error.errno in _GONE:
+            return None
+        raise
 
 
 @contextmanager
@@ -179,50 +235,3 @@ def _listing_errors(path: bytes) -> Iterator[None]:
         log.debug("cannot list %r", os.fsdecode(path))
         message = f"a folder of the input cannot be listed ({error.strerror}); --log-file says which"
         raise ListingError(message) from error
-
-
-def _tile_status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | None:
-    if not entry.name.lower().endswith(SUFFIXES):
-        return None
-    try:
-        if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
-            return None
-        status = entry.stat()
-    except OSError as error:
-        if error.errno in _GONE:
-            return None
-        raise
-    return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _sorted_runs(records: Iterable[Record], spool: Path) -> Iterator[IO[bytes]]:
-    iterator = iter(records)
-    while run := sorted(islice(iterator, _RUN_LENGTH)):
-        file = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115 - the caller's ExitStack closes it
-        file.writelines(map(_encode, run))
-        file.seek(0)
-        yield file
-
-
-def _encode(record: Record) -> bytes:
-    return b"%b\0%d\0%d\0" % record
-
-
-def _write_records(path: Path, records: Iterable[Record]) -> int:
-    count = 0
-    with path.open("wb") as file:
-        for record in records:
-            file.write(_encode(record))
-            count += 1
-    return count
-
-
-def _read_records(file: IO[bytes]) -> Iterator[Record]:
-    rest = b""
-    while block := file.read(1 << 16):
-        *fields, rest = (rest + block).split(b"\0")
-        # Records have three fields; what does not fill one waits for the next block.
-        whole = len(fields) // 3 * 3
-        for at in range(0, whole, 3):
-            yield fields[at], int(fields[at + 1]), int(fields[at + 2])
-        rest = b"\0".join([*fields[whole:], rest])

@@ -54,14 +54,16 @@ class EngineBuilder:
         plan: what to build.
         trt: the runtime's module.
         gpu: the GPU to build for; None ahead of time.
+        caches: a folder where kernel times are kept between builds; None keeps none.
     """
 
     plan: EnginePlan
     trt: Any
     gpu: Gpu | None
+    caches: Path | None = None
 
     @classmethod
-    def for_plan(cls, plan: EnginePlan) -> EngineBuilder:
+    def for_plan(cls, plan: EnginePlan, *, caches: Path | None = None) -> EngineBuilder:
         """Load the runtime and check that it can do what is planned, before the long work starts.
 
         Raises:
@@ -78,7 +80,7 @@ class EngineBuilder:
                 f"{plan.runtime} {trt.__version__} builds for no compute capability {', '.join(unknown)}; it knows "
                 f"{', '.join(_known_capabilities(trt))}"
             )
-        return cls(plan, trt, None if plan.options.compute_capabilities else find_gpus()[0])
+        return cls(plan, trt, None if plan.options.compute_capabilities else find_gpus()[0], caches)
 
     def build(self, graph: bytes, *, source: str, precision: Precision, contract: ModelContract) -> BuiltEngine:
         """Build the engine of an ONNX graph.
@@ -131,9 +133,9 @@ class EngineBuilder:
         return config
 
     def _timing_cache(self) -> Path | None:
-        if self.gpu is None or self.plan.runtime == "tensorrt-rtx":
+        if self.caches is None or self.gpu is None or self.plan.runtime == "tensorrt-rtx":
             return None
-        return timing_cache_file(self.gpu, cuda=cuda_version(), tensorrt=self.trt.__version__)
+        return timing_cache_file(self.caches, self.gpu, cuda=cuda_version(), tensorrt=self.trt.__version__)
 
     def _fingerprinted(
         self, data: bytes, graph: bytes, *, source: str, precision: Precision, share: float

@@ -6,7 +6,6 @@ times nothing while building.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from cervix_engine.files import atomic_path
 from cervix_engine.gpu import Gpu
 
 
-def timing_cache_file(gpu: Gpu, *, cuda: str | None, tensorrt: str) -> Path:
-    """`$XDG_CACHE_HOME/cervix/tensorrt/…`, by default below `~/.cache`."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def timing_cache_file(caches: Path, gpu: Gpu, *, cuda: str | None, tensorrt: str) -> Path:
+    """Where below the folder `caches` these times lie."""
     key = f"{gpu.name}-sm{gpu.compute_capability}-cuda{cuda}-tensorrt{tensorrt}"
-    return caches / "cervix" / "tensorrt" / f"{slug(key)}.timing"
+    return caches / "tensorrt" / f"{slug(key)}.timing"
 
 
 def slug(text: str) -> str:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from cervix_engine.errors import OutputError, UsageError
 from cervix_engine.files import atomic_path
+from cervix_engine.privacy import keep_out_of_home
 from cervix_export.parity.measure import ParityReport
 
 HISTORY = "cervix/parity-history/1"
@@ -73,6 +74,7 @@ def plot_drift(path: Path, nights: list[dict[str, Any]]) -> None:
     Raises:
         OutputError: matplotlib is not installed.
     """
+    keep_out_of_home()
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

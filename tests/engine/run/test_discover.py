@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles import discover as module
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import Walk, changes_since, discover, ignored_words
+from cervix_engine.tiles.listing import FolderChanges, Listing, read_records, write_sorted
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
 
@@ -73,11 +74,15 @@ def test_suffixes_in_any_case_and_what_is_ignored(root: Path, spool: Path) -> No
     listing = discover(root, spool=spool)
     assert set(paths(listing)) == {*good, "u.JPG", "v.TiFf", "x.y.PNG"}
     assert listing.ignored == 6
+    assert listing.reasons == {"suffix": 5, "whole_slide": 1}
 
 
 def test_hidden_names_are_no_tiles_at_any_depth(root: Path, spool: Path) -> None:
-    touch(root, "a.png", ".b.png", ".cache/c.png", "d/.e/f.png", "d/.g.png", ".png")
-    assert paths(discover(root, spool=spool)) == ["a.png"]
+    touch(root, "a.png", ".b.png", ".cache/c.png", ".cache/d.png", "d/.e/f.png", "d/.g.png", ".png")
+    listing = discover(root, spool=spool)
+    assert paths(listing) == ["a.png"]
+    # A folder that is not entered counts once.
+    assert (listing.ignored, listing.reasons) == (5, {"hidden": 5})
 
 
 def test_a_hidden_root_is_what_was_asked_for(tmp_path: Path, spool: Path) -> None:
@@ -102,7 +107,7 @@ def test_links_inside_the_root_are_tiles_and_links_out_of_it_are_not(root: Path,
     (root / "dangling.png").symlink_to("a/gone.png")
     listing = discover(root, spool=spool)
     assert paths(listing) == ["a/real.png", "absolute.png", "relative.png"]
-    assert listing.ignored == 3
+    assert listing.reasons == {"link": 2, "gone": 1}
 
 
 def test_links_to_folders_are_not_entered(root: Path, spool: Path, tmp_path: Path) -> None:
@@ -112,7 +117,9 @@ def test_links_to_folders_are_not_entered(root: Path, spool: Path, tmp_path: Pat
     (root / "a/up").symlink_to("..", target_is_directory=True)
     (root / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (root / "folder.png").symlink_to("a", target_is_directory=True)
-    assert paths(discover(root, spool=spool)) == ["a/1.png"]
+    listing = discover(root, spool=spool)
+    assert paths(listing) == ["a/1.png"]
+    assert listing.reasons == {"link": 4}
 
 
 def test_link_loops_end(root: Path, spool: Path) -> None:
@@ -122,7 +129,7 @@ def test_link_loops_end(root: Path, spool: Path) -> None:
     (root / "pong.png").symlink_to("ping.png")
     listing = discover(root, spool=spool)
     assert paths(listing) == ["a.png"]
-    assert listing.ignored == 3
+    assert listing.reasons == {"gone": 3}
 
 
 def test_the_root_may_be_a_link(root: Path, spool: Path, tmp_path: Path) -> None:
@@ -142,15 +149,138 @@ def test_special_files_are_ignored_and_never_opened(root: Path, spool: Path, mon
         server.bind("socket.png")
         listing = discover(root, spool=spool)
     assert paths(listing) == ["a.png"]
-    assert listing.ignored == 2
+    assert listing.reasons == {"special": 2}
 
 
-def test_an_empty_folder_is_refused_with_a_count(root: Path, spool: Path) -> None:
-    with pytest.raises(UsageError, match=r"no tiles in .*: 0 other files"):
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([], "there is nothing in it"),
+        (["a.txt"], "only 1 with another suffix; known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp"),
+        ([".a.png", "b/.c.png"], "only 2 hidden"),
+        (["@eaDir/a.png", "b/@eaDir/c.png", "#recycle/d.png"], "only 3 system folders"),
+        (["a.svs", "b.NDPI"], "only 2 whole slides; a whole slide has to be cut into tiles first"),
+        (["s.mrxs", "s/Data0000.dat", "s/Slidedat.ini"], "only 2 with another suffix, 1 whole slides; known suffixes"),
+    ],
+)
+def test_a_folder_without_a_tile_is_refused_with_the_true_reason(
+    root: Path, spool: Path, names: list[str], reason: str
+) -> None:
+    touch(root, *names)
+    with pytest.raises(UsageError) as refused:
         discover(root, spool=spool)
-    touch(root, "a.txt", "b/c.svs", ".d.png")
-    with pytest.raises(UsageError, match=r"no tiles in .*: 2 other files"):
+    assert str(refused.value).startswith(f"no tiles in {root}: {reason}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN", "__MACOSX"),
+        *("System Volume Information", "lost+found", "~snapshot", ".snapshot", ".Trash-1000"),
+    ],
+)
+def test_what_systems_put_among_tiles_is_not_entered(root: Path, spool: Path, name: str) -> None:
+    touch(root, "a.png", f"{name}/thumbnail.jpg", f"b/{name}/deep/thumbnail.jpg", f"{name}.png")
+    listing = discover(root, spool=spool)
+    hidden = name.startswith(".")
+    assert paths(listing) == (["a.png"] if hidden else sorted(["a.png", f"{name}.png"]))
+    assert listing.reasons == ({"hidden": 3} if hidden else {"system_folder": 2})
+
+
+def test_a_synology_share_has_no_thumbnails_for_tiles(root: Path, spool: Path) -> None:
+    tiles = [f"slide_{slide}/x{x}_y0.jpg" for slide in "ab" for x in range(3)]
+    touch(root, *tiles, "#recycle/old.jpg", "slide_a/Thumbs.db")
+    for tile in tiles:
+        folder, _, name = tile.rpartition("/")
+        touch(root, f"{folder}/@eaDir/{name}/SYNOPHOTO_THUMB_M.jpg", f"{folder}/@eaDir/{name}@SynoEAStream")
+    listing = discover(root, spool=spool)
+    assert paths(listing) == sorted(tiles)
+    assert listing.reasons == {"system_folder": 3, "suffix": 1}
+    assert ignored_words(listing.reasons) == "3 system folders, 1 with another suffix"
+
+
+def test_what_is_passed_over_is_named_in_the_debug_log_alone(
+    root: Path, spool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(root, "a.png", "doe/.b.png", "doe/c.txt", "@eaDir/d.png")
+    with caplog.at_level(logging.DEBUG, "cervix_engine"):
         discover(root, spool=spool)
+    assert {(record.levelname, record.getMessage()) for record in caplog.records} == {
+        ("DEBUG", "ignored, hidden: 'doe/.b.png'"),
+        ("DEBUG", "ignored, suffix: 'doe/c.txt'"),
+        ("DEBUG", "ignored, system_folder: '@eaDir'"),
+    }
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """A dataset as Hugging Face's cache holds it: links from names to blobs, beside the folder of names."""
+    top = tmp_path / "datasets--smears"
+    revision = top / "snapshots" / "0123abc"
+    (revision / "slide_1").mkdir(parents=True)
+    (top / "blobs").mkdir()
+    for number, name in enumerate(["a.jpg", "slide_1/b.jpg", "slide_1/c.png", "README.md"]):
+        blob = top / "blobs" / f"{number:064x}"
+        blob.write_bytes(b"x" * (number + 1))
+        up = "../" * (2 + name.count("/"))
+        (revision / name).symlink_to(f"{up}blobs/{blob.name}")
+    return revision
+
+
+def test_a_snapshot_of_links_is_refused_as_such_and_followed_when_asked(snapshot: Path, spool: Path) -> None:
+    with pytest.raises(UsageError, match="only 3 links that lead elsewhere, 1 with another suffix; --follow-links"):
+        discover(snapshot, spool=spool)
+    listing = discover(snapshot, spool=spool, follow_links=True)
+    assert paths(listing) == ["a.jpg", "slide_1/b.jpg", "slide_1/c.png"]
+    assert listing.reasons == {"suffix": 1}
+    # The stamps are those of the real files.
+    assert [tile.stamp.size_bytes for tile in listing if tile.stamp] == [1, 2, 3]
+    assert changes_since(listing, spool=spool, follow_links=True) == FolderChanges(0, 0)
+    # From above, the blobs lie inside the root, and their own names have no suffix.
+    above = discover(snapshot.parents[1], spool=spool)
+    assert paths(above) == [f"snapshots/0123abc/{name}" for name in ("a.jpg", "slide_1/b.jpg", "slide_1/c.png")]
+
+
+def test_a_staged_folder_of_links_to_files_and_folders_elsewhere(root: Path, spool: Path, tmp_path: Path) -> None:
+    touch(tmp_path, "work/ab/1/x.png", "work/cd/slide_2/y.png", "work/cd/slide_2/deep/z.png", "work/notes.txt")
+    (root / "x.png").symlink_to(tmp_path / "work/ab/1/x.png")
+    (root / "slide_2").symlink_to(tmp_path / "work/cd/slide_2", target_is_directory=True)
+    (root / "notes.txt").symlink_to(tmp_path / "work/notes.txt")
+    (root / "gone.png").symlink_to(tmp_path / "work/gone.png")
+    with pytest.raises(UsageError, match=r"only 2 links that lead elsewhere, 1 broken links or gone meanwhile, 1 with"):
+        discover(root, spool=spool)
+    listing = discover(root, spool=spool, follow_links=True)
+    assert paths(listing) == ["slide_2/deep/z.png", "slide_2/y.png", "x.png"]
+    assert listing.reasons == {"suffix": 1, "gone": 1}
+
+
+def test_followed_links_that_lead_back_end(root: Path, spool: Path, tmp_path: Path) -> None:
+    touch(root, "a/b/1.png")
+    touch(tmp_path, "elsewhere/2.png")
+    (root / "a/b/up").symlink_to("..", target_is_directory=True)
+    (root / "self").symlink_to(".", target_is_directory=True)
+    (root / "loop").symlink_to("loop")
+    (root / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere/back").symlink_to(root, target_is_directory=True)
+    listing = discover(root, spool=spool, follow_links=True)
+    assert paths(listing) == ["a/b/1.png", "out/2.png"]
+    assert listing.reasons == {"link_loop": 3, "suffix": 1}
+
+
+def test_changes_of_a_folder_are_counted_by_name(root: Path, tmp_path: Path) -> None:
+    touch(root, *(f"{folder}/{number}.png" for folder in "abc" for number in range(5)))
+    (tmp_path / "stored").mkdir()
+    listing = discover(root, spool=tmp_path / "stored")
+    assert changes_since(listing, spool=tmp_path) == FolderChanges(0, 0)
+    for name in ("a/0.png", "b/2.png", "b/3.png", "c/4.png"):
+        (root / name).unlink()
+    touch(root, "0.png", "b/25.png", "c/9.png", "b/1.txt")
+    (root / "a/1.png").write_bytes(b"other bytes, which a tile's own stamp shows")
+    assert changes_since(listing, spool=tmp_path) == FolderChanges(added=3, removed=4)
+    for name in list(paths(listing)):
+        (root / name).unlink(missing_ok=True)
+    assert changes_since(listing, spool=tmp_path) == FolderChanges(added=3, removed=15)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"stored", "study"}
 
 
 def test_a_missing_root_and_a_file_are_refused(root: Path, spool: Path) -> None:
@@ -159,67 +289,67 @@ def test_a_missing_root_and_a_file_are_refused(root: Path, spool: Path) -> None:
         discover(root / "gone", spool=spool)
     with pytest.raises(UsageError, match="not a folder"):
         discover(root / "a.png", spool=spool)
+    touch(root, "b.svs")
+    with pytest.raises(UsageError, match=r"b\.svs is a whole slide, expected a folder: a whole slide has to be cut"):
+        discover(root / "b.svs", spool=spool)
+
+
+class Entries:
+    """Entries of a folder, of which the one named `2.png` cannot be looked at."""
+
+    def __init__(self, folder: bytes, number: int) -> None:
+        with os.scandir(folder) as entries:
+            self._entries = [self._refusing(entry, number) if entry.name == b"2.png" else entry for entry in entries]
+
+    @staticmethod
+    def _refusing(entry: os.DirEntry[bytes], number: int) -> os.DirEntry[bytes]:
+        def stat() -> os.stat_result:
+            raise OSError(number, os.strerror(number))
+
+        names = ("name", "path", "is_dir", "is_file", "is_symlink")
+        return cast("os.DirEntry[bytes]", SimpleNamespace(stat=stat, **{name: getattr(entry, name) for name in names}))
+
+    def __enter__(self) -> Iterator[os.DirEntry[bytes]]:
+        return iter(self._entries)
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 @pytest.mark.parametrize("refused", ["", "s2", "s2/deep"])
 def test_a_folder_that_cannot_be_listed_stops_the_search(
-    root: Path, spool: Path, refused: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    root: Path, refused: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(root, "1.png", "s1/2.png", "s2/3.png", "s2/deep/4.png")
     denied = os.path.normpath(os.fsencode(root / refused))
-    scandir = os.scandir
 
-    def guarded(folder: bytes) -> object:
+    def guarded(folder: bytes) -> Entries:
         if os.path.normpath(folder) == denied:
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return Entries(folder, errno.ENOENT)
 
-    monkeypatch.setattr(os, "scandir", guarded)
     with (
         caplog.at_level(logging.DEBUG, "cervix_engine"),
         pytest.raises(ListingError, match=r"cannot be listed \(Permission denied\)") as raised,
     ):
-        discover(root, spool=spool)
+        list(Walk(root, scandir=guarded))
     # Names can identify patients: they are in the debug log alone.
     assert root.name not in str(raised.value)
     assert f"{root}/{refused}"[-8:] in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("number", "found"),
-    [
-        (errno.ENOENT, ["1.png", "s2/3.png"]),  # the file went away meanwhile
-        (errno.EIO, None),
-        (errno.EACCES, None),  # a folder that can be listed and not entered
-        (errno.ESTALE, None),
-    ],
-)
-def test_a_tile_that_cannot_be_looked_at_stops_the_search_and_is_never_lost(
-    root: Path, spool: Path, number: int, found: list[str] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tile_that_went_away_meanwhile_is_counted(root: Path) -> None:
     touch(root, "1.png", "s1/2.png", "s2/3.png")
-    module_status = module._tile_status
+    walk = Walk(root, scandir=lambda folder: Entries(folder, errno.ENOENT))
+    assert {name for name, _, _ in walk} == {b"1.png", b"s2/3.png"}
+    assert walk.ignored == {"gone": 1}
 
-    class Refusing:
-        def __init__(self, entry: os.DirEntry[bytes]) -> None:
-            self._entry = entry
 
-        def stat(self) -> os.stat_result:
-            raise OSError(number, os.strerror(number))
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._entry, name)
-
-    def status(entry: os.DirEntry[bytes], inside: bytes) -> os.stat_result | None:
-        refused = cast(os.DirEntry[bytes], Refusing(entry)) if entry.name == b"2.png" else entry
-        return module_status(refused, inside)
-
-    monkeypatch.setattr(module, "_tile_status", status)
-    if found is not None:
-        assert paths(discover(root, spool=spool)) == found
-        return
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_tile_that_cannot_be_looked_at_stops_the_search_and_is_never_lost(root: Path, number: int) -> None:
+    touch(root, "1.png", "s1/2.png", "s2/3.png")
     with pytest.raises(ListingError, match="cannot be listed") as raised:
-        discover(root, spool=spool)
+        list(Walk(root, scandir=lambda folder: Entries(folder, number)))
     assert "2.png" not in str(raised.value)
 
 
@@ -230,16 +360,13 @@ def test_a_spool_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run_length", [5, 64, 699, 700, 10_000])
-def test_a_listing_of_many_sort_runs_equals_that_of_one(
-    root: Path, spool: Path, run_length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_of_many_sort_runs_equals_that_of_one(root: Path, spool: Path, run_length: int) -> None:
     # 150 bytes a record: more than one block of the reader, so records lie across blocks.
     names = [f"{'s' * (index % 5)}/{index * 7919 % 700:03d}-{'x' * 130}.png" for index in range(700)]
     touch(root, *(name.lstrip("/") for name in names))
-    monkeypatch.setattr(module, "_RUN_LENGTH", run_length)
-    listing = discover(root, spool=spool)
-    assert paths(listing) == sorted(name.lstrip("/") for name in names)
-    assert listing.found == 700
+    found = write_sorted(Walk(root), spool, run_length=run_length)
+    assert found == 700
+    assert paths(Listing(root, spool / "listing", found, 0)) == sorted(name.lstrip("/") for name in names)
     assert {entry.name for entry in spool.iterdir()} == {"listing"}
 
 
@@ -248,7 +375,7 @@ def test_records_are_read_whole_wherever_a_block_ends(block: int) -> None:
     records = [(b"a/%d.png" % index, index * 37, 10**18 + index) for index in range(20)] + [(b"\xff\n.png", 0, -1)]
     data = io.BytesIO(b"".join(b"%b\0%d\0%d\0" % record for record in records))
     reader = SimpleNamespace(read=lambda _: data.read(block))
-    assert list(module._read_records(reader)) == records  # type: ignore[arg-type]
+    assert list(read_records(reader)) == records  # type: ignore[arg-type]
 
 
 NAME = st.binary(min_size=1, max_size=24).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_"))

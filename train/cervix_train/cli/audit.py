@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -32,7 +33,9 @@ SHOWN = 20
 @click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option("--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: ~/.cache/cervix/features]")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Feature cache, such as cervix-train's.  [default: none is kept]"
+)
 @click.version_option(__version__)
 @cervix_errors
 def main(**options: Any) -> None:
@@ -66,21 +69,21 @@ def _price(
     *, repeats: int, weights: str | None, backbone: Any, input_size: int, cache: Path | None, seed: int, **rest: Any
 ) -> dict[str, Any]:
     from cervix_train.audit.leak_cost import price_of_leak
-    from cervix_train.features.features import default_cache
     from cervix_train.learning.config import TrainConfig
 
-    config = TrainConfig(
-        out=Path(),  # nothing is kept
-        overwrite=False,
-        weights=parse_weights(weights, backbone=backbone),
-        backbone=backbone,
-        input_size=(input_size, input_size),
-        learning_rate=0.002,
-        cache=cache or default_cache(),
-        seed=seed,
-        **rest,
-    )
-    return price_of_leak(config, seeds=range(seed, seed + repeats)).to_json()
+    with TemporaryDirectory(prefix="cervix-") as folder:
+        config = TrainConfig(
+            out=Path(),  # nothing is kept
+            overwrite=False,
+            weights=parse_weights(weights, backbone=backbone),
+            backbone=backbone,
+            input_size=(input_size, input_size),
+            learning_rate=0.002,
+            cache=cache or Path(folder),
+            seed=seed,
+            **rest,
+        )
+        return price_of_leak(config, seeds=range(seed, seed + repeats)).to_json()
 
 
 def _print(findings: dict[str, Any]) -> None:

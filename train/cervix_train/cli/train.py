@@ -14,6 +14,7 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
+from cervix_engine.files import cache_beside
 from cervix_train.learning.network import BACKBONES, Backbone, Weights, parse_weights
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: ~/.cache/cervix/features]")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: .cervix-cache/features beside OUT]"
+)
 @click.option(
     "--resume/--no-resume",
     default=None,
@@ -138,7 +141,6 @@ def _train(
     **rest: Any,
 ) -> None:
     from cervix_train.data.dataset import read_classes
-    from cervix_train.features.features import default_cache
     from cervix_train.learning.config import TrainConfig
     from cervix_train.learning.training import train
 
@@ -149,7 +151,7 @@ def _train(
         backbone=backbone,
         weights="none" if compare is not None else parse_weights(weights, backbone=backbone),
         input_size=(input_size, input_size),
-        cache=cache or default_cache(),
+        cache=cache or cache_beside(out) / "features",
         fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
         fine_tune_learning_rate=fine_tune_rate,
         whole=recipe == "full",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +47,6 @@ class CopyFeatures:
 
     copies: tuple[Copy, ...]
     vectors: npt.NDArray[np.float32]
-
-
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/cervix/features`, else `~/.cache/cervix/features`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "cervix" / "features"
 
 
 def compute_features(

@@ -9,16 +9,18 @@ and head are joined by sharing layers, not by copying weights: training the head
 
 from __future__ import annotations
 
+import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.files import sha256_bytes
+from cervix_engine.privacy import keep_out_of_home
 from cervix_keras.runtime import KerasModel, load_keras
 
 Backbone = Literal["resnet101", "resnet50", "mobilenetv2", "cnn"]
@@ -149,6 +151,7 @@ def _application(backbone: Backbone, shape: tuple[int, int, int], weights: Weigh
         _calm_residuals(body, branch_end=application.branch_end)
         return body
     try:
+        _share_downloads()
         with _socket_timeout(_DOWNLOAD_TIMEOUT_S), warnings.catch_warnings():
             # MobileNetV2 warns that it takes the weights of 224 px, which fit any size.
             warnings.simplefilter("ignore", UserWarning)
@@ -158,6 +161,15 @@ def _application(backbone: Backbone, shape: tuple[int, int, int], weights: Weigh
             f"--weights imagenet cannot be had: {_one_line(error)}; without a network, fetch "
             f"{application.weights_file(shape[:2])} elsewhere and pass it with --weights FILE"
         ) from error
+
+
+def _share_downloads() -> None:
+    """Let Keras find and keep ImageNet's weights where it always does, though it reads no settings from there."""
+    downloads, shared = keep_out_of_home(), Path(os.environ["KERAS_HOME"], "models")
+    if downloads and downloads.parents[1].is_dir() and not shared.exists():
+        with suppress(OSError):
+            downloads.mkdir(parents=True, exist_ok=True)
+            shared.symlink_to(downloads, target_is_directory=True)
 
 
 def _calm_residuals(body: KerasModel, *, branch_end: str) -> None:

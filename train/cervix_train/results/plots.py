@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cervix_engine.privacy import keep_out_of_home
 from cervix_engine.values import Pixels
 from cervix_train.data.dataset import SPLITS
 
@@ -109,6 +110,7 @@ def plot_reliability(path: Path, calibration: dict[str, Any]) -> None:
 
 
 def _figure(*, width: float, height: float) -> Any:
+    keep_out_of_home()
     from matplotlib.figure import Figure
 
     # A Figure of its own, not pyplot's: no global state, and no display is ever looked for.

@@ -1,0 +1,199 @@
+"""What was found below a folder of tiles, on disk: one record a tile, in byte order of the paths.
+
+A record is `path NUL size NUL mtime_ns NUL`, of the real file where the path is a link. The listing is written once and
+then read, by the run and by whoever resumes it: what was found is decided there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import IO
+
+from cervix_engine.errors import ListingError, OutputError
+from cervix_engine.tiles.tile import TileRef, TileStamp
+
+# 16,384 records of about 100 bytes: the sort holds a few MB however many tiles there are.
+RUN_LENGTH = 16_384
+
+Record = tuple[bytes, int, int]  # path relative to the root, size in bytes, mtime in ns
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The tiles that were found, on disk.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        path: the file of records.
+        found: number of tiles.
+        ignored: files passed over, and folders that were not entered.
+        reasons: how many of these for which of `discover.REASONS`; empty where that is not known any more.
+    """
+
+    root: Path
+    path: Path
+    found: int
+    ignored: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[TileRef]:
+        root_name = self.root.resolve().name or "root"
+        for index, (name, size, mtime_ns) in enumerate(self.records()):
+            folder = name.rpartition(b"/")[0]
+            slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
+            yield TileRef(index, os.fsdecode(name), slide, TileStamp(size, mtime_ns))
+
+    def records(self) -> Iterator[Record]:
+        """Every record, in order.
+
+        Raises:
+            OutputError: the listing cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                yield from read_records(file)
+        except OSError as error:
+            raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
+
+
+class SameRoot:
+    """Tells a tile that cannot be read from an input share that has gone: then no tile can, and the run must stop."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._device = self._now()
+
+    def require(self) -> None:
+        """Raises ListingError where the root is not the folder, on the device, that it was at the start."""
+        if self._now() != self._device:
+            raise ListingError(f"the folder of tiles is gone or was replaced: {self._root}")
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            status = self._root.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+
+def list_again(names: Iterable[bytes], root: Path, *, spool: Path, ignored: int, follow_links: bool = False) -> Listing:
+    """List tiles that were found before, in the order given, into `spool / "listing"`, as they are now.
+
+    One that is gone, or leads out of `root` by now where links are not followed, is listed as an empty file of no
+    time, which it cannot be read as.
+
+    Raises:
+        OutputError: the listing cannot be written.
+    """
+    top = os.path.realpath(os.fsencode(root)) + b"/"
+    inside = b"/" if follow_links else top
+    records = ((name, *_size_and_time(top + name, inside)) for name in names)
+    try:
+        found = _write_records(spool / "listing", records)
+    except OSError as error:
+        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+    return Listing(root, spool / "listing", found, ignored)
+
+
+def _size_and_time(path: bytes, inside: bytes) -> tuple[int, int]:
+    try:
+        if os.path.realpath(path).startswith(inside):
+            status = os.stat(path)  # noqa: PTH116 - bytes
+            return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        pass
+    return 0, 0
+
+
+def write_sorted(records: Iterable[Record], spool: Path, *, run_length: int = RUN_LENGTH) -> int:
+    """Write `spool / "listing"` in byte order of the paths, sorted on disk; returns the number of records.
+
+    Args:
+        records: in any order.
+        spool: a folder.
+        run_length: records that are held in memory at once.
+
+    Raises:
+        OutputError: the listing cannot be written.
+    """
+    try:
+        with ExitStack() as stack:
+            return _write_records(spool / "listing", _merged(_sorted_runs(records, spool, run_length), stack))
+    except OSError as error:
+        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class FolderChanges:
+    """How a folder differs from its listing, by the names of its tiles."""
+
+    added: int
+    removed: int
+
+
+def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> FolderChanges:
+    """Compare a listing with what is found `now`, in any order and in bounded memory.
+
+    Raises:
+        OutputError: `spool` cannot be written, or the listing not read.
+    """
+    alone: Counter[str] = Counter()
+    try:
+        with ExitStack() as stack:
+            listed = ((name, "listing") for name, _, _ in listing.records())
+            there = ((name, "folder") for name, _, _ in _merged(_sorted_runs(now, spool), stack))
+            for _, group in groupby(heapq.merge(listed, there, key=itemgetter(0)), key=itemgetter(0)):
+                sides = [side for _, side in group]
+                if len(sides) == 1:
+                    alone[sides[0]] += 1
+    except OSError as error:
+        raise OutputError(f"cannot compare the folder with its listing in {spool}: {error.strerror}") from error
+    return FolderChanges(added=alone["folder"], removed=alone["listing"])
+
+
+def _merged(runs: Iterable[IO[bytes]], stack: ExitStack) -> Iterator[Record]:
+    files = [stack.enter_context(run) for run in runs]
+    return heapq.merge(*map(read_records, files), key=itemgetter(0))
+
+
+def _sorted_runs(records: Iterable[Record], spool: Path, run_length: int = RUN_LENGTH) -> Iterator[IO[bytes]]:
+    iterator = iter(records)
+    while run := sorted(islice(iterator, run_length)):
+        file = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115 - the caller's ExitStack closes it
+        file.writelines(map(_encode, run))
+        file.seek(0)
+        yield file
+
+
+def _encode(record: Record) -> bytes:
+    return b"%b\0%d\0%d\0" % record
+
+
+def _write_records(path: Path, records: Iterable[Record]) -> int:
+    count = 0
+    with path.open("wb") as file:
+        for record in records:
+            file.write(_encode(record))
+            count += 1
+    return count
+
+
+def read_records(file: IO[bytes]) -> Iterator[Record]:
+    """The records of an open listing, from where it stands."""
+    rest = b""
+    while block := file.read(1 << 16):
+        *fields, rest = (rest + block).split(b"\0")
+        # Records have three fields; what does not fill one waits for the next block.
+        whole = len(fields) // 3 * 3
+        for at in range(0, whole, 3):
+            yield fields[at], int(fields[at + 1]), int(fields[at + 2])
+        rest = b"\0".join([*fields[whole:], rest])
