@@ -1,16 +1,10 @@
-"""Makes deployable bundles of Keras models and certifies them.
+"""Makes bundles deployable: graphs from Keras, then engines and certificates for the machine at hand.
 
-cli_export.py          the command `cervix-export`
-export.py              one export: convert, certify, publish
-convert.py             Keras -> ONNX, the checking side
-_keras_to_onnx.py      Keras -> ONNX, the side that opens the Keras file, in a process of its own
-half.py                FP32 graph -> FP16 graph
-precision_proof.py     what share of a graph's arithmetic is done in half precision
-certify.py             how far a combination's answers are from Keras's
-engines.py             whether a TensorRT engine is made, and for what
-cli_engine.py          the options that say so
-engine_builder.py      graph -> TensorRT engine with its fingerprint, also without a GPU
-engine_proof.py        in what precision an engine will compute, read from the parsed network
-timing_cache.py        TensorRT's measured kernel times, kept between builds
-publish.py             puts finished files into a bundle
+export.py       one export, in its two halves
+graphs/         the first: Keras model -> FP32, FP16 and INT8 graphs, each proven to be what it is called
+engines/        the second: graph -> TensorRT engine with its fingerprint, also without a GPU
+certify.py      how far a combination's answers are from Keras's, on the golden tiles
+publish.py      puts finished files into a bundle, beside what other machines made
+parity/         compares a bundle with Keras in three layers, so that a fault names its place
+cli/            the commands `cervix-export` and `cervix-parity`
 """

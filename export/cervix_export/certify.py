@@ -11,10 +11,11 @@ from statistics import median
 import numpy as np
 
 from cervix_engine.backends import Backend, Combination, available_combinations, open_backend
+from cervix_engine.backends.selection import certificates as certificates_of
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate, measure_parity
 from cervix_engine.bundle.golden import GoldenSet
-from cervix_engine.errors import BackendError, InferenceError, ParityError
+from cervix_engine.errors import BackendError, ContractError, InferenceError, ParityError
 from cervix_engine.values import Pixels, Probabilities
 
 logger = logging.getLogger(__name__)
@@ -39,22 +40,18 @@ def certify_all(
         tiles: use only the first so many golden tiles, default all.
 
     Returns:
-        One certificate a combination, also where its gate failed.
+        One certificate a combination, also where its gate failed; none where no runtime is here.
 
     Raises:
         ContractError: this machine decodes the golden tiles to other pixels.
-        InferenceError: no runtime could compute a file of the bundle.
+        InferenceError: no runtime could compute a file that it should.
     """
     pixels = golden.pixels(tiles)
     certificates = []
-    for combination in available_combinations(bundle):
-        logger.info(
-            "measuring %s on %s in %s, %d tiles",
-            combination.artefact,
-            combination.backend,
-            combination.precision,
-            len(pixels),
-        )
+    combinations = available_combinations(bundle)
+    for combination in combinations:
+        way = f"{combination.artefact} on {combination.backend} in {combination.precision}"
+        logger.info("measuring %s, %d tiles", way, len(pixels))
         try:
             certificate = certify(
                 bundle, golden, pixels=pixels, combination=combination, reference=reference, batch_size=batch_size
@@ -64,8 +61,21 @@ def certify_all(
             continue
         logger.info("%s", describe(certificate))
         certificates.append(certificate)
-    _check_covered(bundle, certificates)
+    _check_covered(combinations, certificates)
     return _with_compared_rates(bundle, certificates, batch=_batches(pixels, batch_size)[0])
+
+
+def recorded_reference(bundle: Bundle, golden: GoldenSet) -> str:
+    """What gave the golden tiles' answers, such as `keras 3.15.1`: as they say, else as a certificate says.
+
+    Raises:
+        ContractError: neither does.
+    """
+    named = (golden.reference, *(item.reference for item in certificates_of(bundle)))
+    reference = next(filter(None, named), None)
+    if reference is None:
+        raise ContractError(f"{bundle.root} does not say what answered its golden tiles: export it where Keras is")
+    return reference
 
 
 def certify(
@@ -169,7 +179,7 @@ def _batches(pixels: Pixels, batch_size: int) -> list[Pixels]:
     return [padded[start : start + batch_size] for start in range(0, len(padded), batch_size)]
 
 
-def _check_covered(bundle: Bundle, certificates: list[Certificate]) -> None:
-    missing = {name for name in bundle.files if name.endswith(".onnx")} - {item.file for item in certificates}
+def _check_covered(combinations: list[Combination], certificates: list[Certificate]) -> None:
+    missing = {item.artefact for item in combinations} - {item.file for item in certificates}
     if missing:
         raise InferenceError(f"no runtime on this machine could compute {', '.join(sorted(missing))}")

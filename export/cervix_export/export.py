@@ -1,16 +1,30 @@
-"""One export: a Keras model's bundle becomes a deployable one."""
+"""One export, in two halves.
+
+1. Graphs come from the Keras model, on a machine that has Keras: see `graphs`.
+2. Engines and certificates are made for the machine that this runs on, from the bundle's graphs and golden tiles.
+   Nothing but the runtimes is needed: no TensorFlow, no Keras, no ONNX package.
+
+Where both halves are possible both are done, else the second one alone.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError, ExportError, UsageError
-from cervix_engine.files import cache_beside, sha256_file, write_json
+from cervix_engine.errors import BackendUnavailableError, ContractError, ExportError
+from cervix_engine.files import cache_beside, write_json
+from cervix_export.graphs.from_keras import (
+    HALF_FILE,
+    INT8_FILE,
+    ONNX_FILE,
+    can_make_graphs,
+    make_graphs,
+    require_graph_making,
+)
 
 if TYPE_CHECKING:
     from cervix_engine.bundle.certificate import Certificate
@@ -18,10 +32,9 @@ if TYPE_CHECKING:
     from cervix_export.engines.builder import EngineBuilder
     from cervix_export.engines.plan import EnginePlan
     from cervix_export.graphs.int8 import Int8Record
+    from cervix_export.publish import CandidateBundle
 
 logger = logging.getLogger(__name__)
-
-ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,10 @@ class ExportPlan:
     Attributes:
         fp16: also make the half-precision graph.
         int8: also make the integer graph.
-        engine: also build this TensorRT engine, of the half-precision graph where there is one.
+        engine: also build this TensorRT engine, of the half-precision graph where that was asked for.
         batch_size: tiles a batch while certifying.
         tiles: certify on the first so many golden tiles only; None takes all.
+        keep_graphs: take the bundle's graphs as they are, also where they could be made anew.
     """
 
     fp16: bool = False
@@ -41,6 +55,12 @@ class ExportPlan:
     engine: EnginePlan | None = None
     batch_size: int = 32
     tiles: int | None = None
+    keep_graphs: bool = False
+
+    @property
+    def graphs(self) -> list[str]:
+        """The graphs that this needs."""
+        return [ONNX_FILE, *([HALF_FILE] if self.fp16 else []), *([INT8_FILE] if self.int8 else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +73,10 @@ class ExportReport:
 
 
 def export_bundle(root: Path, plan: ExportPlan, *, expect_digest: str | None = None) -> ExportReport:
-    """Convert a bundle's Keras model, certify the result on its golden tiles, and put both into the bundle.
+    """Make a bundle's graphs where Keras is, its engine, and certificates for this machine, and put them into it.
 
-    Everything that an earlier export put there is replaced. Until all is measured the bundle stays as it was; a
+    Graphs that are made anew replace all earlier ones, and with them go the engines and certificates that were made
+    from those. All others stay: they may be other machines'. Until all is measured the bundle stays as it was; a
     combination whose gate failed is published with `passed: false`, which the caller must make an error.
 
     Args:
@@ -65,40 +86,58 @@ def export_bundle(root: Path, plan: ExportPlan, *, expect_digest: str | None = N
 
     Raises:
         UsageError: there is no bundle, or it holds an `.h5` model.
-        ContractError: it was altered.
+        ContractError: it was altered, or lacks graphs that it should bring.
         ExportError: the model cannot be converted, or the folder cannot be written.
         BackendError: no runtime is here to certify with, or to build the engine with.
     """
     logger.info("checking the digests of %s", root)
     bundle = Bundle.open(root, expect_digest=expect_digest)
-    require_keras_model(bundle)
-    require_tools()
+    make_anew = _makes_graphs(bundle, plan)
     try:
-        return _export(bundle, plan)
+        return _export(bundle, plan, make_anew=make_anew)
     except OSError as error:
         raise ExportError(f"cannot export into {root}: {error}") from error
 
 
-def _export(bundle: Bundle, plan: ExportPlan) -> ExportReport:
+def _makes_graphs(bundle: Bundle, plan: ExportPlan) -> bool:
+    """Whether this export makes the bundle's graphs; else it has them.
+
+    Raises:
+        CervixError: neither is possible.
+    """
+    if can_make_graphs(bundle) and not plan.keep_graphs:
+        require_graph_making(bundle)
+        return True
+    lacking = [name for name in plan.graphs if name not in bundle]
+    if not lacking:
+        logger.info("taking the bundle's graphs as they are")
+        return False
+    if plan.keep_graphs:
+        raise ContractError(f"{bundle.root} has no {', '.join(lacking)}: make it with cervix-export where Keras is")
+    require_graph_making(bundle, lacking)
+    return True
+
+
+def _export(bundle: Bundle, plan: ExportPlan, *, make_anew: bool) -> ExportReport:
     # Imported here: `cervix-export --help` needs neither OpenCV nor a runtime.
     from cervix_engine.bundle.golden import GoldenSet
-    from cervix_export.certify import certify_all
-    from cervix_export.publish import publish, staging_folder
+    from cervix_export.certify import certify_all, recorded_reference
+    from cervix_export.publish import CandidateBundle, publish, staging_folder
 
     golden = GoldenSet.load(bundle)
     builder = _engine_builder(plan, caches=cache_beside(bundle.root))
     with staging_folder(bundle.root) as staging:
-        reference, int8 = _make_graphs(bundle, staging, plan)
+        made = make_graphs(bundle, staging, fp16=plan.fp16, int8=plan.int8) if make_anew else None
+        reference = made.reference if made else recorded_reference(bundle, golden)
         if builder:
-            _make_engine(builder, bundle, staging, plan)
-        staged = replace(bundle, root=staging, files=_digests(staging))
-        certificates = certify_all(staged, golden, reference=reference, batch_size=plan.batch_size, tiles=plan.tiles)
-        return ExportReport(publish(bundle, staged, certificates=certificates), tuple(certificates), int8)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+            _make_engine(builder, CandidateBundle.of(bundle, staging), plan)
+        candidate = CandidateBundle.of(bundle, staging)
+        certificates = certify_all(candidate, golden, reference=reference, batch_size=plan.batch_size, tiles=plan.tiles)
+        if not certificates and not builder:
+            raise BackendUnavailableError(
+                "no runtime is here to certify: pip install 'cervix[cpu]', or 'cervix[gpu]' for NVIDIA GPUs"
+            )
+        return ExportReport(publish(candidate, certificates), tuple(certificates), made.int8 if made else None)
 
 
 def _engine_builder(plan: ExportPlan, *, caches: Path) -> EngineBuilder | None:
@@ -109,86 +148,19 @@ def _engine_builder(plan: ExportPlan, *, caches: Path) -> EngineBuilder | None:
     return EngineBuilder.for_plan(plan.engine, caches=caches)
 
 
-def _make_engine(builder: EngineBuilder, bundle: Bundle, folder: Path, plan: ExportPlan) -> None:
-    """Write the engine of the fastest graph that was asked for into `folder`, and its fingerprint beside it."""
+def _make_engine(builder: EngineBuilder, candidate: CandidateBundle, plan: ExportPlan) -> None:
+    """Stage the engine of the fastest graph that was asked for, and its fingerprint beside it."""
     from cervix_engine.backends import ARTEFACTS
     from cervix_engine.bundle.engine_file import fingerprint_path
 
     precision: Precision = "fp16" if plan.fp16 else "fp32"
     source = ARTEFACTS[precision]
     logger.info("building a %s engine of %s", builder.plan.runtime, source)
-    graph = (folder / source).read_bytes()
-    engine = builder.build(graph, source=source, precision=precision, contract=bundle.contract)
-    (folder / engine.path).parent.mkdir()
-    (folder / engine.path).write_bytes(engine.data)
-    write_json(folder / fingerprint_path(engine.path), engine.fingerprint.to_json())
+    engine = builder.build(candidate.read(source), source=source, precision=precision, contract=candidate.contract)
+    path = engine.path_in(candidate)
+    file = candidate.staging / path
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(engine.data)
+    write_json(candidate.staging / fingerprint_path(path), engine.fingerprint.to_json())
     share = engine.fingerprint.half_share
-    logger.info("%s: %.2f %% of its multiply-accumulates in half precision", engine.path, 100 * share)
-
-
-def _make_graphs(bundle: Bundle, folder: Path, plan: ExportPlan) -> tuple[str, Int8Record | None]:
-    """Write the graphs asked for into `folder`; return what they were made with, such as `keras 3.15.1`."""
-    from cervix_engine.bundle.calibration_tiles import calibration_pixels
-    from cervix_keras.convert import onnx_from_keras
-
-    # Read first: without them, the long conversion would be for nothing.
-    calibration = calibration_pixels(bundle) if plan.int8 else None
-    logger.info("converting model.keras to ONNX (a ResNet-101 takes about a minute)")
-    reference = onnx_from_keras(bundle, folder / ONNX_FILE)
-    if plan.fp16:
-        from cervix_export.graphs.half import fp16_from_onnx
-
-        logger.info("converting to FP16 and proving it")
-        fp16_from_onnx(folder / ONNX_FILE, folder / HALF_FILE, contract=bundle.contract)
-    if calibration is None:
-        return reference, None
-    from cervix_export.graphs.int8 import int8_from_onnx
-    from cervix_export.publish import INT8_RECORD
-
-    logger.info("converting to INT8 and finding out what that costs")
-    record = int8_from_onnx(folder / ONNX_FILE, folder / INT8_FILE, contract=bundle.contract, tiles=calibration)
-    write_json(folder / INT8_RECORD, record.to_json())
-    return reference, record
-
-
-_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
-
-
-def require_keras_model(bundle: Bundle) -> None:
-    """Check that the bundle's model is a Keras archive, by its first bytes, before any runtime sees it.
-
-    Raises:
-        UsageError: the model is an HDF5 file, whatever its name.
-        ContractError: there is no model, or it is no Keras archive.
-    """
-    legacy = [name for name in bundle.files if name in ("model.h5", "model.hdf5")]
-    if "model.keras" not in bundle:
-        if legacy:
-            raise UsageError(f"{bundle.root / legacy[0]}: {H5_REFUSED}")
-        raise ContractError(f"{bundle.root} has no model.keras: train one with cervix-train")
-    with (bundle.root / "model.keras").open("rb") as file:
-        start = file.read(len(_HDF5))
-    if start == _HDF5:
-        raise UsageError(f"{bundle.root / 'model.keras'} is an HDF5 file: {H5_REFUSED}")
-    if not start.startswith(_ZIP):
-        raise ContractError(f"{bundle.root / 'model.keras'} is no Keras archive: it does not start as a zip file")
-
-
-H5_REFUSED = (
-    "HDF5 models are not opened, since they can run code: train with cervix-train, which writes a bundle with "
-    "model.keras, and name that folder"
-)
-
-
-def require_tools() -> None:
-    """Check that what an export needs is installed, before the long work starts.
-
-    Raises:
-        ConversionError: a converter is missing.
-        BackendUnavailableError: ONNX Runtime is missing.
-    """
-    missing = [name for name in ("tensorflow", "keras", "tf2onnx", "onnx") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConversionError(f"{', '.join(missing)} not installed: pip install 'cervix[export]'")
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise BackendUnavailableError("ONNX Runtime is not installed: pip install 'cervix[cpu]'")
+    logger.info("%s: %.2f %% of its multiply-accumulates in half precision", path, 100 * share)

@@ -67,10 +67,9 @@ def available_combinations(bundle: Bundle, *, device: Device = ANY) -> list[Comb
     """Every combination of the bundle's files that this machine can run on such a device.
 
     Raises:
-        BackendUnavailableError: ONNX Runtime is not installed, or the device is not there.
+        BackendUnavailableError: the device is not there.
         UsageError: it is several GPUs of different kinds.
     """
-    _onnxruntime()
     device.gpus()
     graphs = [
         Combination(backend, precision)
@@ -98,7 +97,10 @@ def objection(backend: str, precision: Precision) -> str | None:
 
     if backend == openvino.NAME:
         return openvino.objection(precision)
-    runtime = _onnxruntime()
+    try:
+        runtime = _onnxruntime()
+    except BackendUnavailableError as error:
+        return str(error)
     if backend == "onnxruntime-cuda":
         from cervix_engine.backends import onnxruntime_cuda
 

@@ -82,12 +82,15 @@ class Bundle:
         if name not in self.files:
             raise ContractError(f"the bundle has no {name}: make it with cervix-export")
         try:
-            data = (self.root / name).read_bytes()
+            data = self._path(name).read_bytes()
         except OSError as error:
             raise ContractError(f"cannot read the bundle's {name}: {error.strerror}") from error
         if sha256_bytes(data) != self.files[name]:
             raise ContractError(f"{name} was altered while the bundle was in use")
         return data
+
+    def _path(self, name: str) -> Path:
+        return self.root / name
 
     def read_json(self, name: str, *, schema: str) -> dict[str, Any]:
         """A listed JSON file of the given schema.

@@ -158,7 +158,21 @@ class Certificate:
     @property
     def path(self) -> str:
         """Where it lies in the bundle."""
-        return f"certificates/{PurePosixPath(self.file).name}.{self.backend}.{self.precision}.json"
+        return f"certificates/{self._subject}.json"
+
+    @property
+    def path_beside_others(self) -> str:
+        """Where it lies in the bundle if another machine's certificate already lies at `path`."""
+        return f"certificates/{self._subject}.{self.device_class}.{self.backend_version}.json"
+
+    @property
+    def _subject(self) -> str:
+        return f"{PurePosixPath(self.file).name}.{self.backend}.{self.precision}"
+
+    @property
+    def covers(self) -> tuple[str, str, str, str, str]:
+        """What it applies to. A later certificate of the same replaces it; one of anything else lies beside it."""
+        return (self.file, self.backend, self.backend_version, self.precision, self.device_class)
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": self.schema, **asdict(self)}

@@ -45,10 +45,11 @@ class GoldenTile:
 
 @dataclass(frozen=True, slots=True)
 class GoldenSet:
-    """The golden tiles of one bundle, in order."""
+    """The golden tiles of one bundle, in order; `reference` is what answered them, such as `keras 3.15.1`, if known."""
 
     bundle: Bundle
     tiles: tuple[GoldenTile, ...]
+    reference: str | None = None
 
     @classmethod
     def load(cls, bundle: Bundle) -> GoldenSet:
@@ -70,7 +71,7 @@ class GoldenSet:
         classes = len(bundle.contract.classes)
         if any(len(tile.probabilities) != classes for tile in tiles):
             raise ContractError(f"{INDEX}: expected {classes} probabilities a tile, one for each class")
-        return cls(bundle, tiles)
+        return cls(bundle, tiles, data.get("reference"))
 
     def probabilities(self) -> npt.NDArray[np.float32]:
         """Keras's answers, `float32 (N, classes)`."""
@@ -104,6 +105,7 @@ def write_golden(
     labels: Sequence[str | None],
     probabilities: npt.NDArray[np.float32],
     contract: ModelContract,
+    reference: str | None = None,
 ) -> None:
     """Write golden tiles and their index into the bundle folder `root`, which the caller then seals.
 
@@ -113,6 +115,7 @@ def write_golden(
         labels: true classes, or None where unknown; one per tile.
         probabilities: Keras's answers, `float32 (N, classes)`.
         contract: how the tiles are decoded and resized.
+        reference: what gave the probabilities, such as `keras 3.15.1`.
     """
     folder = root / "golden"
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,4 +128,5 @@ def write_golden(
         digest = sha256_bytes(preprocess(data, contract=contract).data)
         answers = [float(value) for value in answer]
         tiles.append({"file": file, "label": label, "pixels_sha256": digest, "probabilities": answers})
-    write_json(root / INDEX, {"schema": SCHEMA, "tiles": tiles})
+    named = {"reference": reference} if reference else {}
+    write_json(root / INDEX, {"schema": SCHEMA, **named, "tiles": tiles})

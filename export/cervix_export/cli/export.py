@@ -13,9 +13,11 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.shared.logs import log_lines
 from cervix_engine.errors import UsageError
+from cervix_export.cli.certificate_table import certificate_table
 from cervix_export.cli.engine_options import engine_options
 from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
-from cervix_export.export import H5_REFUSED, ExportPlan, ExportReport, export_bundle
+from cervix_export.export import ExportPlan, ExportReport, export_bundle
+from cervix_export.graphs.from_keras import H5_REFUSED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,6 +33,9 @@ SHOWN_BLOCKS = 10
 @click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
 @click.option("--int8", is_flag=True, help="Also make the integer graph, and print what rounding costs where.")
 @engine_options
+@click.option(
+    "--keep-graphs", is_flag=True, help="Take the bundle's graphs as they are, also where Keras could make them anew."
+)
 @click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
 @click.option(
     "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size to certify."
@@ -44,6 +49,7 @@ def main(
     fp16: bool,
     int8: bool,
     engine: EngineChoice,
+    keep_graphs: bool,
     expect_digest: str | None,
     batch_size: int,
     tiles: int | None,
@@ -51,8 +57,9 @@ def main(
 ) -> None:
     """Make the bundle MODEL deployable: convert its Keras model to ONNX and certify the result on real tiles.
 
-    MODEL is the folder that cervix-train wrote, by default $CERVIX_MODEL, else models/cervix. Everything that an
-    earlier export put there is replaced.
+    MODEL is the folder that cervix-train wrote, by default $CERVIX_MODEL, else models/cervix. Where Keras is not
+    installed, the graphs that MODEL already holds get engines and certificates for this machine. Those that other
+    machines made stay, as long as their graph does.
 
     Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
     """
@@ -60,7 +67,7 @@ def main(
     with log_lines("cervix_export"):
         decision = decide_engine(engine, EngineOptions(**engine_numbers))
         planned = decision if isinstance(decision, EnginePlan) else None
-        plan = ExportPlan(fp16=fp16, int8=int8, engine=planned, batch_size=batch_size, tiles=tiles)
+        plan = ExportPlan(fp16, int8, planned, batch_size, tiles, keep_graphs)
         report = export_bundle(root, plan, expect_digest=expect_digest)
     _show(report)
     if isinstance(decision, str):
@@ -95,7 +102,10 @@ def _show(report: ExportReport) -> None:
         console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
     if report.int8:
         console.print(_cost_table(report.int8))
-    console.print(_certificate_table(report))
+    if report.certificates:
+        console.print(certificate_table(report.certificates))
+    else:
+        console.print("no certificate: nothing on this machine runs what was made", highlight=False)
     console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
 
 
@@ -108,19 +118,6 @@ def _cost_table(record: Int8Record) -> Table:
     table = Table("block", "layers", "RMS |Δp|", "kept in", box=SIMPLE, title=title, title_justify="left")
     for block in sorted(record.blocks, key=lambda item: -item.rms)[:SHOWN_BLOCKS]:
         table.add_row(block.name, str(block.layers), f"{block.rms:.2g}", "float" if block.in_float else "int8")
-    return table
-
-
-def _certificate_table(report: ExportReport) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table("backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE)
-    for item in report.certificates:
-        parity = item.parity
-        differences = (f"{parity.max_absdiff:.1e}", f"{parity.p99_absdiff:.1e}", f"{parity.top1_agreement:.2%}")
-        rate, verdict = f"{item.tiles_per_sec:.1f}", "yes" if item.passed else "NO"
-        table.add_row(item.backend, item.precision, str(parity.tiles), *differences, rate, verdict)
     return table
 
 

@@ -42,6 +42,11 @@ SHOWN_FLIPS = 10
 @click.option("--junit", type=click.Path(path_type=Path), help="JUnit XML file, for a build server.")
 @click.option("--history", type=click.Path(path_type=Path), help="JSON-lines file to append the results to.")
 @click.option("--drift-plot", type=click.Path(path_type=Path), help="PNG file for a plot of --history.")
+@click.option(
+    "--certify",
+    is_flag=True,
+    help="Instead of comparing layers, write certificates for this machine's runtimes into the bundle.",
+)
 @click.option("--expect-digest", metavar="SHA256", help="Refuse a bundle with another digest.")
 @click.version_option(package_name="cervix")
 @cervix_errors
@@ -57,12 +62,17 @@ def main(
     junit: Path | None,
     history: Path | None,
     drift_plot: Path | None,
+    certify: bool,
     expect_digest: str | None,
 ) -> None:
     """Compare a bundle's answers with Keras's in three layers, so that a fault names its place.
 
     Pixels: what the engine's inference stage receives, with what training saw. Graph: the FP32 graph with Keras.
     Artefact: every file, backend and precision that this machine can run, with the FP32 graph.
+
+    With --certify, each file, backend and precision is compared with the golden tiles' recorded answers, and the bundle
+    gets a certificate of it: after an update of a runtime, or on another kind of machine. Keras is not needed, and
+    certificates of other machines stay.
 
     Exit codes: 0 all is near enough, 1 failed, 2 usage, 4 something is not.
     """
@@ -73,6 +83,11 @@ def main(
     from cervix_export.parity.measure import ParityPlan, measure_layers
     from cervix_export.parity.records import append_history, plot_drift, read_history, write_junit
 
+    if certify:
+        if any((data, splits, keras, atol, min_agreement, json_file, junit, history, drift_plot)):
+            raise UsageError("--certify takes the golden tiles and each precision's own gate: leave the other options")
+        _certify(model or default_bundle(), batch_size, expect_digest)
+        return
     if splits and data is None:
         raise UsageError("--split is of --data: name a manifest")
     if drift_plot and not history:
@@ -98,6 +113,21 @@ def main(
             f"{item.layer}, {item.subject}: {'; '.join(item.objections)}" for item in report.layers if not item.passed
         ]
         raise ParityError(" | ".join(short), report=report.to_json())
+
+
+def _certify(model: Path, batch_size: int, expect_digest: str | None) -> None:
+    from rich.console import Console
+
+    from cervix_export.certify import require_passed
+    from cervix_export.cli.certificate_table import certificate_table
+    from cervix_export.export import ExportPlan, export_bundle
+
+    with log_lines("cervix_export"):
+        report = export_bundle(model, ExportPlan(batch_size=batch_size, keep_graphs=True), expect_digest=expect_digest)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(certificate_table(report.certificates))
+    console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
+    require_passed(list(report.certificates))
 
 
 def _show(report: ParityReport) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cervix_engine.bundle.engine_file import MODULES, EngineFingerprint, HardwareCompat
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.engine_file import MODULES, EngineFingerprint, HardwareCompat, read_fingerprint
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import BackendUnavailableError, EngineBuildError, UsageError
+from cervix_engine.errors import BackendUnavailableError, ContractError, EngineBuildError, UsageError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.gpu import Gpu, cuda_version, find_gpus
 from cervix_engine.values import Precision
@@ -44,6 +46,14 @@ class BuiltEngine:
         ahead = "-".join(f"sm{capability.replace('.', '')}" for capability in mark.compute_capabilities)
         gpu = slug(mark.gpu) if mark.gpu else ahead
         return f"engines/{gpu}-{mark.runtime}-{mark.precision}.engine"
+
+    def path_in(self, bundle: Bundle) -> str:
+        """Where it lies in a bundle: not in the place of an engine that another version of the runtime can run."""
+        mark = self.fingerprint
+        with suppress(ContractError):
+            if read_fingerprint(bundle, self.path).runtime_version != mark.runtime_version:
+                return f"{self.path.removesuffix('.engine')}-{slug(mark.runtime_version)}.engine"
+        return self.path
 
 
 @dataclass(frozen=True, slots=True)

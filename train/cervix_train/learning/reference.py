@@ -20,7 +20,7 @@ from cervix_engine.files import write_json
 from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import TileFailure, TileSize
 from cervix_keras.model_files import load_model
-from cervix_keras.runtime import KerasModel
+from cervix_keras.runtime import KerasModel, library_versions
 from cervix_train.data.dataset import Dataset
 from cervix_train.data.splits import group_of
 from cervix_train.learning.predict import predict
@@ -142,6 +142,7 @@ def _write_golden(root: Path, reference: Reference, *, seed: int, batch_size: in
         labels=[chosen[index].label for index in answers.indices],
         probabilities=answers.probabilities,
         contract=contract,
+        reference=f"keras {library_versions()['keras']}",
     )
 
 

@@ -1,0 +1,25 @@
+"""The table of certificates that `cervix-export` and `cervix-parity --certify` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cervix_engine.bundle.certificate import Certificate
+
+
+def certificate_table(certificates: Sequence[Certificate]) -> Table:
+    """One line a certificate: how far its answers are from Keras's, how fast they came, and the verdict."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE)
+    for item in certificates:
+        parity = item.parity
+        differences = (f"{parity.max_absdiff:.1e}", f"{parity.p99_absdiff:.1e}", f"{parity.top1_agreement:.2%}")
+        rate, verdict = f"{item.tiles_per_sec:.1f}", "yes" if item.passed else "NO"
+        table.add_row(item.backend, item.precision, str(parity.tiles), *differences, rate, verdict)
+    return table

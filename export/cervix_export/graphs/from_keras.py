@@ -1,0 +1,121 @@
+"""The first half of an export: a bundle's Keras model -> its ONNX graphs. All that needs TensorFlow is here."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError, UsageError
+from cervix_engine.files import write_json
+
+if TYPE_CHECKING:
+    from cervix_export.graphs.int8 import Int8Record
+
+logger = logging.getLogger(__name__)
+
+ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
+INT8_RECORD = "model.int8.json"
+KERAS_FILE = "model.keras"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeGraphs:
+    """What the graphs were made with, such as `keras 3.15.1`, and what INT8 cost where it was asked for."""
+
+    reference: str
+    int8: Int8Record | None
+
+
+def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> MadeGraphs:
+    """Write the FP32 graph of a bundle's Keras model into `folder`, and those of other precisions asked for.
+
+    Raises:
+        ContractError: INT8 was asked for, and the bundle has no calibration tiles.
+        ConversionError: the model cannot be converted.
+    """
+    from cervix_engine.bundle.calibration_tiles import calibration_pixels
+    from cervix_keras.convert import onnx_from_keras
+
+    # Read first: without them, the long conversion would be for nothing.
+    calibration = calibration_pixels(bundle) if int8 else None
+    logger.info("converting model.keras to ONNX (a ResNet-101 takes about a minute)")
+    reference = onnx_from_keras(bundle, folder / ONNX_FILE)
+    if fp16:
+        from cervix_export.graphs.half import fp16_from_onnx
+
+        logger.info("converting to FP16 and proving it")
+        fp16_from_onnx(folder / ONNX_FILE, folder / HALF_FILE, contract=bundle.contract)
+    if calibration is None:
+        return MadeGraphs(reference, None)
+    from cervix_export.graphs.int8 import int8_from_onnx
+
+    logger.info("converting to INT8 and finding out what that costs")
+    record = int8_from_onnx(folder / ONNX_FILE, folder / INT8_FILE, contract=bundle.contract, tiles=calibration)
+    write_json(folder / INT8_RECORD, record.to_json())
+    return MadeGraphs(reference, record)
+
+
+def can_make_graphs(bundle: Bundle) -> bool:
+    """Whether the bundle has a Keras model and this machine what converts it."""
+    return KERAS_FILE in bundle and not (_missing_converters() or _missing_runtime())
+
+
+def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
+    """Check that graphs can be made, before the long work starts; `lacking` are those that the bundle does not have.
+
+    Raises:
+        UsageError: the model is an HDF5 file, whatever its name.
+        ContractError: there is no model, or it is no Keras archive.
+        ConversionError: a converter is missing.
+        BackendUnavailableError: ONNX Runtime is missing.
+    """
+    require_keras_model(bundle)
+    if missing := _missing_converters():
+        raise ConversionError(
+            f"the bundle has no {', '.join(lacking)}, and to make it {', '.join(missing)} are missing: "
+            "pip install 'cervix[export]'"
+        )
+    if _missing_runtime():
+        raise BackendUnavailableError("ONNX Runtime is not installed: pip install 'cervix[cpu]'")
+
+
+def _missing_converters() -> list[str]:
+    return [name for name in ("tensorflow", "keras", "tf2onnx", "onnx") if importlib.util.find_spec(name) is None]
+
+
+def _missing_runtime() -> bool:
+    return importlib.util.find_spec("onnxruntime") is None
+
+
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
+
+
+def require_keras_model(bundle: Bundle) -> None:
+    """Check that the bundle's model is a Keras archive, by its first bytes, before any runtime sees it.
+
+    Raises:
+        UsageError: the model is an HDF5 file, whatever its name.
+        ContractError: there is no model, or it is no Keras archive.
+    """
+    legacy = [name for name in bundle.files if name in ("model.h5", "model.hdf5")]
+    if KERAS_FILE not in bundle:
+        if legacy:
+            raise UsageError(f"{bundle.root / legacy[0]}: {H5_REFUSED}")
+        raise ContractError(f"{bundle.root} has no {KERAS_FILE}: train one with cervix-train")
+    with (bundle.root / KERAS_FILE).open("rb") as file:
+        start = file.read(len(_HDF5))
+    if start == _HDF5:
+        raise UsageError(f"{bundle.root / KERAS_FILE} is an HDF5 file: {H5_REFUSED}")
+    if not start.startswith(_ZIP):
+        raise ContractError(f"{bundle.root / KERAS_FILE} is no Keras archive: it does not start as a zip file")
+
+
+H5_REFUSED = (
+    "HDF5 models are not opened, since they can run code: train with cervix-train, which writes a bundle with "
+    "model.keras, and name that folder"
+)
