@@ -18,6 +18,7 @@ CervixError                              exit
 │  ├─ TileReadError(OSError)
 │  ├─ TileDecodeError
 │  └─ TileShapeError
+├─ DecodeWorkerError                        1
 ├─ FailureBudgetExceeded                    1
 └─ OutputError                              1
    ├─ OutputExistsError(FileExistsError)    2
@@ -130,6 +131,10 @@ class TileDecodeError(TileError):
 
 class TileShapeError(TileError):
     """The tile's dimensions are outside what is accepted."""
+
+
+class DecodeWorkerError(CervixError):
+    """The processes that decode tiles cannot be started, or are killed again and again."""
 
 
 class FailureBudgetExceeded(CervixError):  # noqa: N818 - a limit that was reached, not a fault

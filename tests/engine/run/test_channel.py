@@ -11,6 +11,7 @@ import pytest
 
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
 from cervix_engine.run.stream.slot import Slot, TileBatch
+from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileSize
 from engine.run.support import PATIENCE_S, refs
 
 pytestmark = pytest.mark.timeout(300)
@@ -83,7 +84,7 @@ def test_the_stop_wakes_everyone_who_waits_anywhere() -> None:
     stop = Stop()
     empty: Channel[int] = Channel(stop, 1)
     full: Channel[int] = Channel(stop, 1)
-    slot = Slot(stop, np.zeros((2, 4, 4, 3), np.uint8))
+    slot = Slot(stop, 0, np.zeros((2, 4, 4, 3), np.uint8))
     full.put(0)
     slot.assign(TileBatch(0, refs(["a", "b"])))
     waiters = [Waiter(empty.get), Waiter(empty.get), Waiter(lambda: full.put(1)), Waiter(slot.wait_filled)]
@@ -162,7 +163,7 @@ def test_every_item_arrives_once_among_many_threads() -> None:
 
 
 def test_a_slot_is_filled_when_the_last_position_is_done() -> None:
-    slot = Slot(Stop(), np.zeros((4, 2, 2, 3), np.uint8))
+    slot = Slot(Stop(), 0, np.zeros((4, 2, 2, 3), np.uint8))
     slot.pixels[...] = 9
     slot.assign(TileBatch(5, refs(["a", "b", "c"])))
     assert slot.batch.index == 5
@@ -170,18 +171,20 @@ def test_a_slot_is_filled_when_the_last_position_is_done() -> None:
     assert (slot.pixels[:3] == 9).all()
     assert (slot.pixels[3:] == 0).all()
     waiter = Waiter(slot.wait_filled)
-    slot.done(2)
+    slot.fill(1, [TileSize(5, 6), TileSize(7, 8)], [NO_NOTES, TileNotes("cd")])
     assert waiter.is_waiting()
-    slot.done(1)
+    slot.fill(0, [TileFailure("read", "gone")], [TileNotes("ab")])
     waiter.end()
     assert waiter.error is None
+    assert slot.decoded == [TileFailure("read", "gone"), TileSize(5, 6), TileSize(7, 8)]
+    assert slot.notes == [TileNotes("ab"), NO_NOTES, TileNotes("cd")]
 
 
 def test_a_slot_is_not_filled_by_its_earlier_batch() -> None:
-    slot = Slot(Stop(), np.zeros((1, 2, 2, 3), np.uint8))
+    slot = Slot(Stop(), 0, np.zeros((1, 2, 2, 3), np.uint8))
     for index in range(3):
         slot.assign(TileBatch(index, refs(["a"])))
         waiter = Waiter(slot.wait_filled)
         assert waiter.is_waiting()
-        slot.done(1)
+        slot.fill(0, [TileSize(2, 2)], [NO_NOTES])
         waiter.end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import pickle
 import tempfile
 import threading
 import time
@@ -23,10 +24,13 @@ from cervix_engine.backends import Backend
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.errors import InferenceError, ListingError
 from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import SPARE_SLOTS, BatchResult, StreamSettings, batches_of, stream
+from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef
 from cervix_engine.values import Pixels, Probabilities
+from engine.run.planted_steps import defect
 from engine.run.support import (
     CONTRACT,
     PATIENCE_S,
@@ -62,10 +66,17 @@ def listed(root: Path) -> tuple[TileRef, ...]:
 
 
 def results_of(
-    root: Path, tiles: Sequence[TileRef], backend: Backend, *, batch_size: int = 8, workers: int = 2
+    root: Path,
+    tiles: Sequence[TileRef],
+    backend: Backend,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    source: TileSource | None = None,
 ) -> Generator[BatchResult, None, None]:
     settings = StreamSettings(root, CONTRACT, batch_size, workers)
-    return stream(batches_of(tiles, batch_size), backend=backend, settings=settings, stats=StreamStats())
+    batches = batches_of(tiles, batch_size)
+    return stream(batches, backend=backend, settings=settings, stats=StreamStats(), source=source)
 
 
 def outcomes_of(
@@ -239,13 +250,18 @@ def test_an_error_in_the_listing_reaches_the_caller(tiles: Path) -> None:
     assert cervix_threads() == []
 
 
-def test_a_defect_in_a_decoder_reaches_the_caller(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def defect(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
+def test_a_defect_in_a_decoder_reaches_the_caller(tiles: Path) -> None:
+    source = TileSource(read_tile, defect)
+    with pytest.raises(ZeroDivisionError) as seen:
+        list(results_of(tiles, listed(tiles), FakeBackend(), workers=8, source=source))
+    assert any("planted_steps.py" in note for note in seen.value.__notes__), "where it was raised is told too"
+    assert cervix_threads() == []
 
-    monkeypatch.setattr("cervix_engine.run.stream.stream.preprocess_into", defect)
-    with pytest.raises(ZeroDivisionError):
-        list(results_of(tiles, listed(tiles), FakeBackend(), workers=8))
+
+def test_steps_that_no_worker_can_import_are_refused(tiles: Path) -> None:
+    source = TileSource(lambda path, stamp=None: read_tile(path, stamp=stamp), defect)
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        list(results_of(tiles, listed(tiles), FakeBackend(), source=source))
     assert cervix_threads() == []
 
 
@@ -297,8 +313,9 @@ def test_stats_count_every_tile_in_every_stage(tiles: Path) -> None:
     settings = StreamSettings(tiles, CONTRACT, 8, 3)
     list(stream(batches_of(listed(tiles), 8), backend=FakeBackend(), settings=settings, stats=stats))
     stages = {stage.stage: stage for stage in stats.stages()}
-    assert {name: stage.tiles for name, stage in stages.items()} == {"list": 50, "decode": 50, "infer": 50}
-    assert stages["decode"].threads == 3
+    assert {name: stage.tiles for name, stage in stages.items()} == dict.fromkeys(("list", "decode", "infer", "parent"), 50)
+    assert 1 <= stages["decode"].threads <= 3
+    assert stages["parent"].busy_s > 0
 
 
 @settings(deadline=None)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cervix_engine.run.stream.channel import Stop, Stopped
-from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileRef, TileSize
+from cervix_engine.run.stream.decode import Decoded
+from cervix_engine.tiles.tile import NO_NOTES, TileNotes, TileRef
 from cervix_engine.values import Pixels
-
-Decoded = TileSize | TileFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +23,23 @@ class TileBatch:
 class Slot:
     """Pixels of one batch, `uint8 (batch, height, width, 3)`, and what became of each tile's decoding.
 
-    Decode workers fill different positions at once; `wait_filled` returns when the last one is done. No
-    batch-sized array is made after the slots.
+    Decode workers fill its places, in any order; `wait_filled` returns when the last one is. No batch-sized array is
+    made after the slots.
 
     Args:
         stop: the stream's stop.
-        pixels: zeroed, in the memory that the backend wants batches in.
+        number: its place among the slots, by which workers know it.
+        pixels: zeroed.
     """
 
-    def __init__(self, stop: Stop, pixels: Pixels) -> None:
+    def __init__(self, stop: Stop, number: int, pixels: Pixels) -> None:
+        self.number = number
         self.pixels = pixels
         self.decoded: list[Decoded | None] = []
         self.notes: list[TileNotes] = []
         self.batch = TileBatch(0, ())
         self._stop = stop
         self._pending = 0
-        self._lock = threading.Lock()
         self._filled = threading.Event()
         stop.wakes(self._filled.set)
 
@@ -51,12 +52,13 @@ class Slot:
         self._pending = len(batch.tiles)
         self._filled.clear()
 
-    def done(self, count: int) -> None:
-        """Say that `count` more positions are decoded."""
-        with self._lock:
-            self._pending -= count
-            if self._pending == 0:
-                self._filled.set()
+    def fill(self, start: int, decoded: Sequence[Decoded], notes: Sequence[TileNotes]) -> None:
+        """Note what became of the tiles from `start` on, whose pixels are in their places."""
+        self.decoded[start : start + len(decoded)] = decoded
+        self.notes[start : start + len(decoded)] = notes
+        self._pending -= len(decoded)
+        if self._pending == 0:
+            self._filled.set()
 
     def wait_filled(self) -> None:
         """Wait until every position is decoded.

@@ -30,8 +30,9 @@ class PixelStep(Protocol):
 class TileSource:
     """What a stream's decode workers do to each tile.
 
-    A run has the steps of `preprocess`. Who measures a stream replaces one of them by a step that costs nothing, or
-    by a slow one; called by several threads at once.
+    A run has the steps of `preprocess`. To measure a stream, one of them is replaced by a step that costs nothing, or
+    by a slow one. Workers are other processes: each step is a function that a module has under its name, or an object
+    that can be pickled.
     """
 
     read: ReadStep

@@ -10,16 +10,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# The stage of all that the run's own process does in Python, under the one lock of its interpreter.
+PARENT = "parent"
+
 
 @dataclass(slots=True)
 class StageClock:
-    """One thread's time in a stage. Not shared: each thread has its own, summed at the end.
+    """The time of a stage's one thread, or of its workers together.
 
-    `busy_s` is work; `waiting_s` is waiting for input or for room in the next stage. A stage whose threads are
-    busy nearly all the time bounds the run; one that mostly waits has room to spare.
+    `busy_s` is work; `waiting_s` is waiting for input or for room in the next stage. A stage that is busy nearly all
+    the time bounds the run; one that mostly waits has room to spare.
     """
 
     stage: str
+    threads: int = 1
     busy_s: float = 0.0
     waiting_s: float = 0.0
     tiles: int = 0
@@ -48,7 +52,7 @@ class StageClock:
 
 @dataclass(frozen=True, slots=True)
 class StageStats:
-    """A stage's threads together. `tiles_per_sec` is what they would sustain if never kept waiting."""
+    """A stage's threads, or processes, together. `tiles_per_sec` is what they would sustain if never kept waiting."""
 
     stage: str
     threads: int
@@ -60,12 +64,24 @@ class StageStats:
     def tiles_per_sec(self) -> float:
         return self.tiles * self.threads / self.busy_s if self.busy_s > 0 else 0.0
 
+    @property
+    def busy_share(self) -> float:
+        """Of its time, from 0 to 1: the stage with the largest one bounds a run."""
+        return self.busy_s / (self.busy_s + self.waiting_s) if self.busy_s > 0 else 0.0
+
 
 @dataclass(slots=True)
 class StreamStats:
-    """All clocks of one run."""
+    """All clocks of one run.
+
+    What the run's threads do in Python they do in turns, under the interpreter's lock. So their processor time
+    together is a stage as well, `parent`: a run in which it is busy nearly all the time gains nothing by more workers.
+    """
 
     clocks: list[StageClock] = field(default_factory=list)
+    _parent_s: list[float] = field(default_factory=list)
+    _began: float = 0.0
+    _ended: float = 0.0
 
     def clock(self, stage: str) -> StageClock:
         """A new clock for one thread of a stage."""
@@ -73,16 +89,39 @@ class StreamStats:
         self.clocks.append(clock)
         return clock
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The whole stream, in the thread that takes its results: what it does with them counts too."""
+        self._began = time.perf_counter()
+        try:
+            with self.in_python():
+                yield
+        finally:
+            self._ended = time.perf_counter()
+
+    @contextmanager
+    def in_python(self) -> Iterator[None]:
+        """The thread's processor time in the block is work under the interpreter's lock."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self._parent_s.append(time.thread_time() - began)  # atomic, where adding up would not be
+
     def stages(self) -> tuple[StageStats, ...]:
-        """The stages in the order in which they were set up."""
+        """The stages in the order in which they were set up, and the parent."""
         names = dict.fromkeys(clock.stage for clock in self.clocks)
-        return tuple(self._total(name) for name in names)
+        totals = [self._total(name) for name in names]
+        busy_s = sum(self._parent_s)
+        waiting_s = max(0.0, self._ended - self._began - busy_s)
+        tiles = max((total.tiles for total in totals), default=0)
+        return *totals, StageStats(PARENT, 1, busy_s, waiting_s, tiles)
 
     def _total(self, name: str) -> StageStats:
         clocks = [clock for clock in self.clocks if clock.stage == name]
         return StageStats(
             stage=name,
-            threads=len(clocks),
+            threads=sum(clock.threads for clock in clocks),
             busy_s=sum(clock.busy_s for clock in clocks),
             waiting_s=sum(clock.waiting_s for clock in clocks),
             tiles=sum(clock.tiles for clock in clocks),

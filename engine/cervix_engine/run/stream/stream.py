@@ -1,8 +1,8 @@
 """The stream: one feeder, N decode workers and one inference thread, from batches of tiles to predictions.
 
-    feeder ── chunks ──> decode workers ─┐ fill the slot's places, in any order
-       │                                 v
-       └──── slots, in batch order ──> inference ── results, in batch order ──> the caller, who writes
+    feeder ─── slots ───> decode pool ── chunks ──> worker processes, which fill the slots' places in any order
+       │                       └─────── filled ──────┐
+       └── slots, in batch order ──> inference <─────┘ ── results, in batch order ──> the caller, who writes
        ^                                 │
        └────────── free slots ───────────┘ the back-pressure
 
@@ -12,37 +12,33 @@ out and waits for each to be filled. Nothing is ever re-sorted.
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from cervix_engine.backends.base import Backend, Pending
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import InferenceError, TileError, TileReadError
-from cervix_engine.files import sha256_bytes
+from cervix_engine.errors import DecodeWorkerError, InferenceError
+from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
-from cervix_engine.run.stream.slot import Decoded, Slot, TileBatch
+from cervix_engine.run.stream.decode import DEFAULT_LIMITS, Decoded, DecodeJob, DecodeLimits
+from cervix_engine.run.stream.decode_pool import DecodePool
+from cervix_engine.run.stream.memory import SharedPixels
+from cervix_engine.run.stream.slot import Slot, TileBatch
 from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.staffing import Staffing
 from cervix_engine.run.stream.stats import StageClock, StreamStats
-from cervix_engine.tiles.discover import SameRoot
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
-from cervix_engine.tiles.quality import quality_flags
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes, TileRef
-from cervix_engine.values import Pixels, Probabilities
-
-log = logging.getLogger(__name__)
+from cervix_engine.values import Probabilities
 
 # One slot is being decoded and one waits filled, beside those that the backend has begun.
 SPARE_SLOTS = 2
-# Tiles a worker takes at a time: small enough to share a batch, large enough that handing over costs nothing.
-CHUNK = 8
 ABANDONED_JOIN_S = 0.2
 
 
@@ -56,25 +52,40 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    slot: Slot
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
 class StreamSettings:
     """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does.
 
-    `hash_tiles` notes the SHA-256 of each tile's bytes, `judge_quality` the flags of its pixels.
+    Attributes:
+        root: the folder of tiles.
+        contract: what they are decoded to.
+        batch_size: tiles a slot.
+        workers: decode processes; None starts one a usable core, and keeps those that feed the model.
+        hash_tiles, judge_quality: whether to note the SHA-256 of each tile's bytes, and the flags of its pixels.
+        limits: what one tile may take.
     """
 
     root: Path
     contract: ModelContract
     batch_size: int
-    workers: int
+    workers: int | None = None
     hash_tiles: bool = False
     judge_quality: bool = False
+    limits: DecodeLimits = DEFAULT_LIMITS
+
+    def staffing(self) -> Staffing:
+        return Staffing(self.workers or usable_cpus(), chosen=self.workers is None)
+
+    def job(self, source: TileSource, *, slots: int) -> DecodeJob:
+        """What the workers are told, for so many slots."""
+        return DecodeJob(
+            root=self.root,
+            contract=self.contract,
+            shape=(slots, self.batch_size, *self.contract.input_size, 3),
+            source=source,
+            hash_tiles=self.hash_tiles,
+            judge_quality=self.judge_quality,
+            limits=self.limits,
+        )
 
 
 def stream(
@@ -87,33 +98,34 @@ def stream(
 ) -> Generator[BatchResult, None, None]:
     """Read, decode and infer `batches`; yield their results in the same order.
 
-    A tile that cannot be read or decoded becomes a `TileFailure` in its place. Closing the iterator, or an
-    exception in its consumer, stops every thread.
+    A tile that cannot be read or decoded becomes a `TileFailure` in its place, also where its decoder crashes or hangs.
+    Closing the iterator, or an exception in its consumer, stops every thread and process.
 
     Args:
         batches: what to predict; each has at most `batch_size` tiles.
         backend: loaded; the stream's inference thread owns it meanwhile.
         settings: where and how.
         stats: filled while the stream runs.
-        source: how a tile becomes pixels; None takes the steps of `preprocess`.
+        source: how a tile becomes pixels, by steps that workers can import; None takes those of `preprocess`.
 
     Raises:
         CervixError: whatever stopped the stream first.
     """
     run = _Stream(batches, backend, settings, stats, source or TileSource(read_tile, preprocess_into))
-    # Who is interrupted, or leaves early, does not wait for a batch that is being computed.
+    # After an interrupt or early exit, do not wait for the batch in flight.
     wait_s: float | None = ABANDONED_JOIN_S
-    try:
-        run.start()
-        yield from run.results
-        wait_s = None
-    except Stopped:
-        wait_s = None
-        reason = run.stop.reason
-        assert reason is not None
-        raise reason from None
-    finally:
-        run.close(wait_s)
+    with stats.running():
+        try:
+            run.start()
+            yield from run.results
+            wait_s = None
+        except Stopped:
+            wait_s = None
+            reason = run.stop.reason
+            assert reason is not None
+            raise reason from None
+        finally:
+            run.close(wait_s)
 
 
 class _Stream:
@@ -130,29 +142,28 @@ class _Stream:
         self.results: Channel[BatchResult] = Channel(self.stop, slots)
         self._batches = batches
         self._backend = backend
-        self._settings = settings
-        self._source = source
-        # Joined as text: a `Path` for each tile would cost as much as all of the rest of handing it on.
-        self._prefix = os.path.join(settings.root, "")  # noqa: PTH118
-        self._root = SameRoot(settings.root)
+        self._classes = len(settings.contract.classes)
+        self._stats = stats
         self._free: Channel[Slot] = Channel(self.stop, slots)
         self._in_order: Channel[Slot] = Channel(self.stop, slots)
-        self._chunks: Channel[_Chunk] = Channel(self.stop, 2 * settings.workers + settings.batch_size // CHUNK)
-        shape = (settings.batch_size, *settings.contract.input_size, 3)
-        for _ in range(slots):
-            self._free.put(Slot(self.stop, backend.allocate(shape)))
-        decoders = [self._thread("decode", self._decode, stats) for _ in range(settings.workers)]
+        job = settings.job(source, slots=slots)
+        memory = SharedPixels(job.shape)
+        for number, pixels in enumerate(memory.pixels):
+            self._free.put(Slot(self.stop, number, pixels))
+        listing, decoding, inferring = map(stats.clock, ("list", "decode", "infer"))
+        self._pool = DecodePool(job, memory, staffing=settings.staffing(), stop=self.stop, clock=decoding)
         self._threads = [
-            self._thread("list", self._feed, stats),
-            *decoders,
-            self._thread("infer", self._infer, stats),
+            self._thread("list", lambda: self._feed(listing), in_python=True),
+            self._thread("decode", self._pool.run, in_python=True),
+            self._thread("infer", lambda: self._infer(inferring), in_python=False),
         ]
 
     def start(self) -> None:
-        # OpenCV's own threads inside the workers would oversubscribe the cores.
-        cv2.setNumThreads(1)
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:
+            raise DecodeWorkerError("no thread can be started on this machine: see `ulimit -u`") from error
 
     def close(self, wait_s: float | None) -> None:
         """Stop every thread and wait for each at most `wait_s` seconds."""
@@ -161,12 +172,11 @@ class _Stream:
             if thread.ident is not None:
                 thread.join(wait_s)
 
-    def _thread(self, stage: str, work: Callable[[StageClock], None], stats: StreamStats) -> threading.Thread:
-        clock = stats.clock(stage)
-
+    def _thread(self, stage: str, work: Callable[[], None], *, in_python: bool) -> threading.Thread:
         def run() -> None:
             try:
-                work(clock)
+                with self._stats.in_python() if in_python else nullcontext():
+                    work()
             except Stopped:
                 pass
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
@@ -181,42 +191,11 @@ class _Stream:
             with clock.busy():
                 slot.assign(batch)
                 clock.tiles += len(batch.tiles)
+                self._pool.add(slot)
             with clock.waiting():
                 self._in_order.put(slot)
-                for start in range(0, len(batch.tiles), CHUNK):
-                    self._chunks.put(_Chunk(slot, start, min(start + CHUNK, len(batch.tiles))))
         self._in_order.close()
-        self._chunks.close()
-
-    def _decode(self, clock: StageClock) -> None:
-        chunks = iter(self._chunks)
-        while (chunk := clock.next(chunks)) is not None:
-            with clock.busy():
-                for position in range(chunk.start, chunk.stop):
-                    chunk.slot.decoded[position] = self._decode_tile(chunk.slot, position)
-                clock.tiles += chunk.stop - chunk.start
-            chunk.slot.done(chunk.stop - chunk.start)
-
-    def _decode_tile(self, slot: Slot, position: int) -> Decoded:
-        tile, out = slot.batch.tiles[position], slot.pixels[position]
-        try:
-            data = self._source.read(self._prefix + tile.path, stamp=tile.stamp)
-            if self._settings.hash_tiles:
-                slot.notes[position] = TileNotes(sha256=sha256_bytes(data))
-
-            def judge(pixels: Pixels) -> None:
-                flags = quality_flags(pixels, self._settings.contract.tile_statistics)
-                slot.notes[position] = replace(slot.notes[position], quality=flags)
-
-            look = judge if self._settings.judge_quality else None
-            return self._source.preprocess_into(out, data, contract=self._settings.contract, look=look)
-        except TileError as error:
-            if isinstance(error, TileReadError):
-                self._root.require()
-            log.debug("tile %d, %r: %s", tile.index, tile.path, error)
-            # Blank, so that a neighbour's numbers cannot depend on what this place held before.
-            out[...] = 0
-            return TileFailure(stage="read" if isinstance(error, TileReadError) else "decode", reason=str(error))
+        self._pool.finish()
 
     def _infer(self, clock: StageClock) -> None:
         slots, begun = iter(self._in_order), deque[tuple[Slot, Pending]]()
@@ -234,14 +213,16 @@ class _Stream:
 
     def _fetch(self, slot: Slot, pending: Pending, clock: StageClock) -> None:
         with clock.busy():
-            result = self._result(slot, pending())
+            probabilities = pending()
+            with self._stats.in_python():
+                result = self._result(slot, probabilities)
             clock.tiles += len(result.outcomes)
         with clock.waiting():
             self._free.put(slot)
             self.results.put(result)
 
     def _result(self, slot: Slot, probabilities: Probabilities) -> BatchResult:
-        expected = (len(slot.pixels), len(self._settings.contract.classes))
+        expected = (len(slot.pixels), self._classes)
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise InferenceError(f"the model gave {probabilities.shape}, expected {expected} and only finite numbers")
         count = len(slot.batch.tiles)

@@ -1,0 +1,119 @@
+"""What a decode worker does with one tile, from its name to its pixels in their place."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.errors import TileError, TileReadError
+from cervix_engine.files import sha256_bytes
+from cervix_engine.run.stream.source import TileSource
+from cervix_engine.tiles.discover import SameRoot
+from cervix_engine.tiles.quality import quality_flags
+from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileRef, TileSize, TileStamp
+from cervix_engine.values import Pixels
+
+Decoded = TileSize | TileFailure
+
+# A tile as workers are told of it: its path below the root, and its size in bytes and time of change where both count.
+# Plain values, because objects would take the run longer to send than all of the rest.
+SentTile = tuple[str, tuple[int, int] | None]
+
+# Far more than the largest tile takes on a busy machine: what is not decoded by then never will be.
+TILE_SECONDS = 60.0
+# The largest tile, decoded twice with an alpha channel and judged in floating point, beside its file's bytes.
+WORKER_BYTES = 4 * 2**30
+
+
+def to_send(tile: TileRef) -> SentTile:
+    """What a worker needs to know of a tile."""
+    return tile.path, (tile.stamp.size_bytes, tile.stamp.mtime_ns) if tile.stamp else None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What one tile may take before its worker is ended.
+
+    Attributes:
+        tile_seconds: of decoding alone: a file that cannot be read for a while, as on a share, is waited for.
+        worker_bytes: private memory, beside what a worker has when it starts.
+    """
+
+    tile_seconds: float = TILE_SECONDS
+    worker_bytes: int = WORKER_BYTES
+
+
+DEFAULT_LIMITS = DecodeLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeJob:
+    """What all tiles of a stream have in common; each worker is told it once.
+
+    Attributes:
+        root: the folder of tiles.
+        shape: of all slots together, `(slots, batch, height, width, 3)`.
+        source: the steps from a file to pixels.
+        hash_tiles, judge_quality: whether to note the SHA-256 of a tile's bytes, and the flags of its pixels.
+    """
+
+    root: Path
+    contract: ModelContract
+    shape: tuple[int, ...]
+    source: TileSource
+    hash_tiles: bool = False
+    judge_quality: bool = False
+    limits: DecodeLimits = DEFAULT_LIMITS
+    _prefix: str = field(init=False)
+    _same_root: SameRoot = field(init=False)
+
+    def __post_init__(self) -> None:
+        root = self.root.absolute()  # workers have a working directory of their own
+        # Joined as text: a `Path` for each tile would cost as much as all of the rest of handing it on.
+        object.__setattr__(self, "_prefix", os.path.join(root, ""))  # noqa: PTH118
+        object.__setattr__(self, "_same_root", SameRoot(root))
+
+    def decode(self, tile: SentTile, out: Pixels) -> tuple[Decoded, TileNotes]:
+        """Fill a tile's place in a slot, or blank it and say why.
+
+        Raises:
+            MemoryError: it takes more memory than a worker may have.
+            ListingError: the folder of tiles is gone, or the machine cannot read any.
+        """
+        path, stamp = tile
+        digest, flags = "", tuple[str, ...]()
+
+        def judge(pixels: Pixels) -> None:
+            nonlocal flags
+            flags = quality_flags(pixels, self.contract.tile_statistics)
+
+        decoded: Decoded
+        try:
+            data = self.source.read(self._prefix + path, stamp=TileStamp(*stamp) if stamp else None)
+            if self.hash_tiles:
+                digest = sha256_bytes(data)
+            look = judge if self.judge_quality else None
+            with _at_most(self.limits.tile_seconds):
+                decoded = self.source.preprocess_into(out, data, contract=self.contract, look=look)
+        except TileError as error:
+            if isinstance(error, TileReadError):
+                self._same_root.require()
+            # Blank, so that a neighbour's numbers cannot depend on what this place held before.
+            out[...] = 0
+            decoded = TileFailure("read" if isinstance(error, TileReadError) else "decode", str(error))
+        return decoded, TileNotes(digest, flags) if digest or flags else NO_NOTES
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End this process by SIGALRM where the block takes longer: native code that hangs hears nothing else."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,0 +1,265 @@
+"""The decode workers of a stream, and the one thread that keeps them busy.
+
+    slots ──> waiting chunks ──> workers, two chunks each ──> answers ──> filled slots
+                   ^                    │ one ended
+                   ├── killed: again ───┤
+                   └── crashed or hung: its tiles one by one, each in a fresh worker
+
+The chunk that a worker had when it crashed holds the tile that did it, or none: an earlier one may have spoilt its
+memory. So each tile of it is tried by a worker that decodes nothing else, and what ends that one too has its verdict.
+A worker that was killed says nothing of its tiles: a machine kills what it takes for too large.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from cervix_engine.errors import DecodeWorkerError
+from cervix_engine.run.stream.channel import Stop, Stopped
+from cervix_engine.run.stream.deaths import how_it_ended, verdict
+from cervix_engine.run.stream.decode import Decoded, DecodeJob, to_send
+from cervix_engine.run.stream.fork_server import WorkerProcess
+from cervix_engine.run.stream.memory import SharedPixels
+from cervix_engine.run.stream.slot import Slot
+from cervix_engine.run.stream.staffing import Staffing
+from cervix_engine.run.stream.stats import StageClock
+from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes
+
+log = logging.getLogger(__name__)
+
+# The one that a worker is at, and the one that it takes next without waiting for this process.
+CHUNKS_A_WORKER = 2
+# Small enough to share a batch, large enough that handing over costs little.
+TILES_A_CHUNK = 8
+# So often workers may be killed over the same tiles, or before their first ones; then the run stops.
+MAX_KILLS = 5
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Tiles of a slot that one worker decodes.
+
+    Attributes:
+        suspect: the only one of its tiles was in a chunk whose worker crashed.
+        kills: how many workers were killed while they had it.
+    """
+
+    slot: Slot
+    start: int
+    stop: int
+    suspect: bool = False
+    kills: int = 0
+
+    def message(self) -> object:
+        tiles = self.slot.batch.tiles[self.start : self.stop]
+        return self.slot.number, self.start, list(map(to_send, tiles))
+
+    def suspects(self) -> list[_Chunk]:
+        return [_Chunk(self.slot, at, at + 1, suspect=True) for at in range(self.start, self.stop)]
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A worker's process and the chunks that it was given, of which it is at the first."""
+
+    process: WorkerProcess
+    is_ready: bool = False
+    given: deque[_Chunk] = field(default_factory=deque)
+
+
+class DecodePool:
+    """Fills slots. `add` and `finish` are for the thread that feeds; `run` is a thread's own work.
+
+    Args:
+        job: what all tiles have in common.
+        memory: of the slots; closed by `run`.
+        staffing: how many workers there are.
+        stop: the stream's stop.
+        clock: of all workers together.
+    """
+
+    def __init__(
+        self, job: DecodeJob, memory: SharedPixels, *, staffing: Staffing, stop: Stop, clock: StageClock
+    ) -> None:
+        self._job = pickle.dumps(job)
+        self._limits = job.limits
+        self._memory = memory
+        self._staffing = staffing
+        self._stop = stop
+        self._clock = clock
+        self._waiting: deque[_Chunk] = deque()
+        self._suspects: deque[_Chunk] = deque()
+        self._finished = False
+        self._workers: list[_Worker] = []
+        self._trial: _Worker | None = None
+        self._stillborn = 0
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        stop.wakes(self._wake)
+
+    def add(self, slot: Slot) -> None:
+        """Let workers fill a slot that has its batch."""
+        count = len(slot.batch.tiles)
+        starts = range(0, count, TILES_A_CHUNK)
+        self._waiting.extend(_Chunk(slot, start, min(start + TILES_A_CHUNK, count)) for start in starts)
+        self._wake()
+
+    def finish(self) -> None:
+        """No more slots will come."""
+        self._finished = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # it has been woken already, or has ended
+            self._waker.send(b"\0")
+
+    def run(self) -> None:
+        """Hand chunks out and take answers until every slot is filled.
+
+        Raises:
+            DecodeWorkerError: no worker can be started, or they are killed again and again.
+            Stopped: the stream was stopped.
+            CervixError: a worker met something that is no tile's fault.
+        """
+        try:
+            while not (self._finished and self._is_idle()):
+                self._staff()
+                self._hand_out()
+                self._listen()
+            self._clock.threads = max(1, len(self._workers))
+        finally:
+            for worker in [*self._workers, *([self._trial] if self._trial else [])]:
+                self._end(worker)
+            self._selector.close()
+            self._woken.close()
+            self._waker.close()
+            self._memory.close()
+
+    def _is_idle(self) -> bool:
+        return not (self._waiting or self._suspects or self._trial or any(worker.given for worker in self._workers))
+
+    # ---- workers come and go
+
+    def _staff(self) -> None:
+        if self._suspects and not self._trial:
+            self._trial = self._start()
+            self._give(self._trial, self._suspects.popleft())
+        for surplus in self._workers[self._staffing.limit :]:
+            if not surplus.given:
+                self._end(surplus)
+        idle = sum(not worker.given for worker in self._workers)
+        # Only those that have something to do: a small run needs few.
+        for _ in range(min(self._staffing.limit - len(self._workers), len(self._waiting) - idle)):
+            try:
+                self._workers.append(self._start())
+            except DecodeWorkerError as error:
+                if not self._workers:
+                    raise
+                log.warning("no more than %d of them: %s", len(self._workers), error)
+                self._staffing.allow(len(self._workers))
+                break
+
+    def _start(self) -> _Worker:
+        worker = _Worker(WorkerProcess(self._memory.descriptor, self._job))
+        self._selector.register(worker.process, selectors.EVENT_READ, worker)
+        return worker
+
+    def _end(self, worker: _Worker) -> int | None:
+        self._selector.unregister(worker.process)
+        if worker is self._trial:
+            self._trial = None
+        else:
+            self._workers.remove(worker)
+        return worker.process.end()
+
+    # ---- chunks go out and answers come in
+
+    def _hand_out(self) -> None:
+        for given in range(CHUNKS_A_WORKER):
+            for worker in self._workers[: self._staffing.limit]:
+                if self._waiting and len(worker.given) == given:
+                    self._give(worker, self._waiting.popleft())
+
+    def _give(self, worker: _Worker, chunk: _Chunk) -> None:
+        worker.given.append(chunk)
+        worker.process.send(chunk.message())
+
+    def _listen(self) -> None:
+        busy = sum(bool(worker.given) for worker in self._workers if worker.is_ready)
+        for key, _ in self._selector.select():
+            if key.data:
+                self._hear(key.data)
+            else:
+                self._woken.recv(1024)
+        self._staffing.watch(busy, time.perf_counter())
+        if self._stop.is_set:
+            raise Stopped
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            answer = worker.process.receive()
+        except EOFError:
+            self._bury(worker)
+            return
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            worker.is_ready, self._stillborn = True, 0
+            return
+        waited_s, busy_s, decoded, notes = answer
+        self._clock.waiting_s += waited_s
+        self._clock.busy_s += busy_s
+        chunk = worker.given.popleft()
+        self._fill(chunk, decoded, notes)
+        if chunk.suspect:
+            self._end(worker)
+
+    def _fill(self, chunk: _Chunk, decoded: Sequence[Decoded], notes: Sequence[TileNotes]) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            for tile, outcome in zip(chunk.slot.batch.tiles[chunk.start : chunk.stop], decoded, strict=True):
+                if isinstance(outcome, TileFailure):
+                    log.debug("tile %d, %r: %s", tile.index, tile.path, outcome.reason)
+        self._clock.tiles += len(decoded)
+        chunk.slot.fill(chunk.start, decoded, notes)
+
+    # ---- a worker has ended
+
+    def _bury(self, worker: _Worker) -> None:
+        status = self._end(worker)
+        log.debug("a decode worker has ended: %s", how_it_ended(status))
+        if not worker.is_ready:
+            self._stillborn += 1
+            self._require(self._stillborn, "end as they start", status)
+            self._again(worker.given)
+            return
+        if not worker.given:
+            return
+        had, failure = worker.given.popleft(), verdict(status, self._limits)
+        self._again(worker.given)
+        if failure is None:
+            had.kills += 1
+            self._require(had.kills, "are killed again and again, as by a machine that runs out of memory", status)
+            self._again([had])
+        elif had.suspect:
+            had.slot.pixels[had.start] = 0
+            self._fill(had, [failure], [NO_NOTES])
+        else:
+            self._suspects.extend(had.suspects())
+
+    def _again(self, chunks: Sequence[_Chunk]) -> None:
+        for chunk in reversed(chunks):
+            (self._suspects if chunk.suspect else self._waiting).appendleft(chunk)
+
+    def _require(self, deaths: int, what: str, status: int | None) -> None:
+        if deaths >= MAX_KILLS:
+            raise DecodeWorkerError(f"decode workers {what}: {how_it_ended(status)}; the run can go on later")

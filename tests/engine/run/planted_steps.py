@@ -1,0 +1,86 @@
+"""Steps from a file to pixels that go wrong, for decode workers: they import them by name.
+
+A tile whose name holds one of these words comes to the end that it says; all others are decoded as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cervix_engine.contract import ModelContract
+from cervix_engine.run.stream.source import TileSource
+from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.tile import TileSize, TileStamp
+from cervix_engine.values import Pixels
+
+# Put before a tile's bytes by `read_named`, so that the decoder knows what the tile was called.
+_NAME_ENDS = b"\0"
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def hang() -> None:
+    time.sleep(10_000)
+
+
+def spin() -> None:
+    """In C, and with Python's lock, as a decoder might."""
+    sum(range(1 << 60))
+
+
+def allocate() -> None:
+    np.ones(1 << 40, np.uint8)
+
+
+def abort() -> None:
+    os.abort()
+
+
+def leave() -> None:
+    os._exit(0)
+
+
+def die_by_kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+ENDS: dict[str, Callable[[], None]] = {
+    "segfault": segfault,
+    "hang": hang,
+    "spin": spin,
+    "allocate": allocate,
+    "abort": abort,
+    "leave": leave,
+    "kill": die_by_kill,
+}
+
+
+def read_named(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
+    return Path(path).name.encode() + _NAME_ENDS + read_tile(path, stamp=stamp)
+
+
+def decode_unless_planted(
+    out: Pixels, data: bytes, /, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+) -> TileSize:
+    name, _, data = data.partition(_NAME_ENDS)
+    for word, end in ENDS.items():
+        if word.encode() in name:
+            out[...] = 0xEE  # half a tile, which nobody may see
+            end()
+    return preprocess_into(out, data, contract=contract, look=look)
+
+
+def defect(*_: object, **__: object) -> TileSize:
+    raise ZeroDivisionError
+
+
+PLANTED = TileSource(read_named, decode_unless_planted)
