@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.run.stream.decode import DecodeLimits
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
-from cervix_engine.tiles.preprocess import read_tile
-from cervix_engine.tiles.tile import NO_NOTES, Outcome, Prediction, TileFailure
+from cervix_engine.tiles.tile import Outcome, TileFailure
 from engine.run.planted_steps import PLANTED
-from engine.run.support import CONTRACT, PATIENCE_S, drawn_tile, plain_outcomes, refs, threads_end
+from engine.run.support import CONTRACT, drawn_tile, plain_outcomes, refs
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -68,9 +60,7 @@ REASONS = {
 
 @pytest.mark.parametrize("end", REASONS)
 @pytest.mark.parametrize("workers", [1, 3, None])
-def test_a_tile_that_ends_its_decoder_is_one_row(
-    names: tuple[Path, list[str]], end: str, workers: int | None
-) -> None:
+def test_a_tile_that_ends_its_decoder_is_one_row(names: tuple[Path, list[str]], end: str, workers: int | None) -> None:
     root, good = names
     expected = plain_outcomes(root, refs(good), FakeBackend(), 16)
     expected[21] = TileFailure("decode", REASONS[end])

@@ -313,7 +313,9 @@ def test_stats_count_every_tile_in_every_stage(tiles: Path) -> None:
     settings = StreamSettings(tiles, CONTRACT, 8, 3)
     list(stream(batches_of(listed(tiles), 8), backend=FakeBackend(), settings=settings, stats=stats))
     stages = {stage.stage: stage for stage in stats.stages()}
-    assert {name: stage.tiles for name, stage in stages.items()} == dict.fromkeys(("list", "decode", "infer", "parent"), 50)
+    assert {name: stage.tiles for name, stage in stages.items()} == dict.fromkeys(
+        ("list", "decode", "infer", "parent"), 50
+    )
     assert 1 <= stages["decode"].threads <= 3
     assert stages["parent"].busy_s > 0
 
