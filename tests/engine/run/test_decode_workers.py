@@ -1,4 +1,4 @@
-"""Decode workers may crash, hang or be killed: one row for the tile that did it, all others as ever, nothing left over."""
+"""Decode workers may crash, hang or be killed: one row for the tile that did it, all others as ever, nothing left."""
 
 from __future__ import annotations
 
