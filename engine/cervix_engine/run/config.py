@@ -30,17 +30,11 @@ class BatchConfig:
     Attributes:
         tiles: the root folder.
         out: where the table goes; its suffix says the format, see `table/formats.py`.
-        model: the bundle's folder.
-        precision: `auto`, or the one that must run.
-        backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
-        device: where it may compute; several GPUs take batches by turns.
-        batch_size: tiles a batch; None and `auto` take a partial run's own, else 32, or what a short measurement finds.
-            Fixed batches make rows independent of everything else.
-        workers: decode workers; None takes one a usable core, `auto` as many as the model needs to be kept busy.
+        model: the bundle's folder; `expect_digest`, a hex SHA-256, pins it.
+        precision, backend, device, batch_size, workers, require_parity: as in `SessionRequest`; what is left to choose
+            is as in the earlier run, where rows of one are kept.
         overwrite: whether a finished table may be replaced.
         resume: whether a partial run that lies there is continued; else it is discarded.
-        require_parity: refuse to run without a certificate.
-        expect_digest: hex SHA-256 that pins the bundle.
         budget: how many tiles may fail before the run stops.
         hash_tiles: whether each row has the SHA-256 of its tile's bytes.
         judge_quality: whether each row has the flags of `quality.py`.

@@ -91,8 +91,8 @@ class Plan:
                 what="the table was made",
                 remedy="its failed rows can only be predicted as the others were",
             )
-        digests = self.base.table if self.base else None
-        now = replace(now, retry_of=digests.table_sha256 if digests else None)
+        mended = self.base.table if self.base else None
+        now = replace(now, retry_of=mended.table_sha256 if mended else None)
         if self.partial:
             self.partial.check(now)
         return now
@@ -113,7 +113,7 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
         UsageError: there is no table to retry, or a file of coordinates cannot be used.
         OutputError: what lies there cannot be read, or is not as its run wrote it.
     """
-    partial = _load(table) if config.resume else None
+    partial = table.journal.identity if config.resume and table.load() is not State.ABSENT else None
     if partial and table.state is State.COMMITTED:
         table.recover()
         if not config.overwrite and _asks_the_same(config, bundle, partial):
@@ -122,16 +122,13 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
     base = _table_to_mend(config.out) if config.retry_failures else None
     if base and not base.failed:
         return Done(base)
-    if not base:
-        _require_free(config)
-    plan = _planned(config, config.request(bundle, began=began), partial=partial, base=base)
-    if earlier := partial or (base.identity if base else None):
-        plan.require_same(_as_asked(earlier, plan, root=config.tiles))
-    return plan
-
-
-def _load(table: TableTransaction) -> RunIdentity | None:
-    return None if table.load() is State.ABSENT else table.journal.identity
+    if not base and not config.overwrite:
+        _require_free(config.out)
+    request = config.request(bundle, began=began)
+    earlier = partial or (base.identity if base else None)
+    if earlier is None:
+        return Plan("fresh", request, config.optional_columns(()), identified(config.coords or NAMES))
+    return _going_on(config, request, earlier, partial=partial, base=base)
 
 
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
@@ -155,38 +152,45 @@ def _table_to_mend(table: Path) -> RunRecord:
     return record
 
 
-def _require_free(config: BatchConfig) -> None:
-    with output_errors(f"cannot look at {config.out}"):
-        exists = config.out.exists()
-    if exists and not config.overwrite:
-        raise OutputExistsError(f"{config.out} is there already: pass --overwrite to replace it")
+def _require_free(out: Path) -> None:
+    with output_errors(f"cannot look at {out}"):
+        exists = out.exists()
+    if exists:
+        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
 
 
-def _planned(
-    config: BatchConfig, request: SessionRequest, *, partial: RunIdentity | None, base: RunRecord | None
+def _going_on(
+    config: BatchConfig,
+    request: SessionRequest,
+    earlier: RunIdentity,
+    *,
+    partial: RunIdentity | None,
+    base: RunRecord | None,
 ) -> Plan:
-    earlier = partial or (base.identity if base else None)
-    if earlier is None:
-        return Plan("fresh", request, config.optional_columns(()), identified(config.coords or NAMES))
+    """The plan of a run that keeps rows of an earlier one, if what is asked lets it."""
     if not config.device.allows(earlier.backend):
         raise ResumeMismatchError(
             f"the run that lies there computes on {earlier.backend}, which --device {config.device} leaves out: "
             "run it as before, or pass --no-resume to discard it"
         )
-    return Plan(
-        "resume" if partial else "retry",
-        replace(
-            request,
-            precision=earlier.precision if config.precision == "auto" else config.precision,
-            backend=config.backend or earlier.backend,
-            batch_size=_batch_size(config.batch_size, earlier),
-            keep_batch_size=True,
-        ),
-        config.optional_columns(earlier.columns),
-        identified(config.coords or earlier.coords or NAMES),
-        partial,
-        base,
+    precision = earlier.precision if config.precision == "auto" else config.precision
+    backend, batch_size = config.backend or earlier.backend, _batch_size(config.batch_size, earlier)
+    request = replace(request, precision=precision, backend=backend, batch_size=batch_size, keep_batch_size=True)
+    optional, coords = config.optional_columns(earlier.columns), identified(config.coords or earlier.coords or NAMES)
+    plan = Plan("resume" if partial else "retry", request, optional, coords, partial, base)
+    # What needs no model to be seen is refused before one is looked for, and the machine blamed.
+    as_asked = replace(
+        earlier,
+        root=os.fspath(config.tiles.resolve()),
+        bundle_digest=request.bundle.digest,
+        backend=backend,
+        precision=precision,
+        batch_size=batch_size,
+        columns=RowFormat(request.bundle.contract, optional=optional).columns,
+        coords=coords,
     )
+    plan.require_same(as_asked)
+    return plan
 
 
 def _batch_size(asked: int | Auto | None, earlier: RunIdentity) -> int:
@@ -200,20 +204,3 @@ def _may_be_halved(asked: int, earlier: RunIdentity) -> bool:
     """Whether the same command may have begun the earlier run: on a GPU that was too full for what is asked."""
     halved = (asked >> halvings for halvings in range(1, asked.bit_length()))
     return earlier.backend in GPU_BACKENDS and earlier.batch_size in halved
-
-
-def _as_asked(earlier: RunIdentity, plan: Plan, *, root: Path) -> RunIdentity:
-    """The earlier run's identity with all that this plan decides: what it differs in needs no model to be seen."""
-    request = plan.request
-    assert request.precision != "auto", "earlier runs decide it"
-    assert isinstance(request.batch_size, int), "earlier runs decide it"
-    return replace(
-        earlier,
-        root=os.fspath(root.resolve()),
-        bundle_digest=request.bundle.digest,
-        backend=request.backend or earlier.backend,
-        precision=request.precision,
-        batch_size=request.batch_size,
-        columns=RowFormat(request.bundle.contract, optional=plan.optional).columns,
-        coords=plan.coords,
-    )

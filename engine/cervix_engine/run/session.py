@@ -43,8 +43,8 @@ class SessionRequest:
     Attributes:
         bundle: opened, and so its digest pinned where one was asked for.
         precision: `auto`, or the one that must run.
-        backend: the runtime that must run it; None takes what `precision` chooses.
-        device: where it may compute.
+        backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
+        device: where it may compute; several GPUs take batches by turns.
         batch_size: tiles a batch; None takes 32, `auto` what a short measurement finds.
         workers: decode workers; None takes one a usable core, `auto` as many as the model needs.
         require_parity: refuse to run without a certificate.
@@ -96,12 +96,11 @@ class Session:
     """A loaded model and how it is used. One thread at a time may ask it.
 
     Attributes:
-        contract: of its bundle.
-        backend: loaded.
+        contract, backend: of its bundle; the backend is loaded.
         batch_size: tiles a batch. Answers can depend on it, so every batch has this size, the last one padded.
         workers: decode workers. No answer depends on them.
         provenance: where its answers come from, and what its start showed and took.
-        tiles: those that it was opened on, if any.
+        tiles: those that it was opened on, if any; `listing` where there must be some.
     """
 
     contract: ModelContract
@@ -113,11 +112,6 @@ class Session:
 
     @property
     def listing(self) -> Listing:
-        """The tiles that it was opened on.
-
-        Raises:
-            ValueError: it was opened on none.
-        """
         if self.tiles is None:
             raise ValueError("this session was opened without tiles")
         return self.tiles
@@ -131,14 +125,13 @@ class Session:
         stats: StreamStats | None = None,
         source: TileSource | None = None,
     ) -> Generator[BatchResult, None, None]:
-        """Read, decode and infer batches of tiles below `root`; closing the generator stops all that works for it.
+        """Read, decode and infer batches of tiles; closing the generator stops all that works for it.
 
         Args:
             batches: each of at most `batch_size` tiles.
             root: the folder that their paths are relative to.
             columns: the table's; `sha256` and `quality` among them ask for those notes of each tile.
-            stats: filled meanwhile.
-            source: how a tile becomes pixels; None reads and decodes it.
+            stats, source: as `stream` takes them.
 
         Raises:
             CervixError: whatever stopped the stream first.
@@ -169,17 +162,8 @@ class Session:
             answers[start : start + count] = self.backend.infer(batch)[:count]
         return answers
 
-    def identity(
-        self, listing: Listing, *, optional: Collection[str] = (), coords: str = NAMES, retry_of: str | None = None
-    ) -> RunIdentity:
-        """Everything that the rows of a run over `listing` depend on.
-
-        Args:
-            listing: what is predicted.
-            optional: columns beyond the standard ones.
-            coords: how names say where tiles lie, as `locations.identified` gives it.
-            retry_of: the SHA-256 of the table whose failed rows are predicted again.
-        """
+    def identity(self, listing: Listing, *, optional: Collection[str] = (), coords: str = NAMES) -> RunIdentity:
+        """Everything that rows of `listing` depend on, with these `optional` columns and `coords`."""
         info = self.backend.info
         with output_errors("cannot read the listing"):
             listing_sha256 = sha256_file(listing.path)
@@ -195,7 +179,6 @@ class Session:
             batch_size=self.batch_size,
             columns=RowFormat(self.contract, optional=optional).columns,
             listing_sha256=listing_sha256,
-            retry_of=retry_of,
             coords=coords,
         )
 

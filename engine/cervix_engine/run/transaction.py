@@ -1,6 +1,6 @@
 """The one way from predicted rows to a table: whole or not there, whatever ends the run, and never computed twice.
 
-A hidden folder beside the table holds a run on its way. Its journal decides which of four states the table is in:
+A hidden folder beside the table holds a run on its way. Its journal decides in which of four states the table is:
 
                 begin                assemble                commit                clear
     absent ─────────────> partial ──────────────> assembled ───────────> committed ───────> the table alone
@@ -30,7 +30,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -72,14 +71,22 @@ class State(Enum):
 
 
 class TableTransaction:
-    """Owns a table's place, from its lock to the last file that is cleared; `with` takes and releases the lock.
+    """Owns a table's place; `with` takes its lock, and leaves either a run that can go on, or the table alone.
 
-    Leaving the block keeps a run that has begun, and removes what is left of one that has not, or that is finished.
+    Whatever it does raises OutputError where the file system refuses it.
 
     Args:
         out: where the table goes; its suffix says the format.
         shard_size: how much a kill can cost.
+
+    Attributes:
+        state: of the table, as far as it was looked at.
+        journal: of the run, once one is loaded or has begun.
     """
+
+    journal: Journal
+    _record: RunRecord
+    _base: RunRecord | None
 
     def __init__(self, out: Path, *, shard_size: ShardSize = DEFAULT_SHARD) -> None:
         self.out = out
@@ -87,9 +94,6 @@ class TableTransaction:
         self.state = State.ABSENT
         self._shard_size = shard_size
         self._lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
-        self._journal: Journal | None = None
-        self._record: RunRecord | None = None
-        self._base: RunRecord | None = None
 
     def __enter__(self) -> TableTransaction:
         """Raises OutputLockedError where another run holds the table's place."""
@@ -101,9 +105,7 @@ class TableTransaction:
             raise OutputError(f"cannot write in {self.out.parent}: {error.strerror}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             if self.state is State.COMMITTED and error is None:
                 self.clear()
@@ -115,50 +117,38 @@ class TableTransaction:
     # ---- what an earlier run left
 
     def load(self) -> State:
-        """Read what an earlier run left. A shard that is not as it was recorded is missing again.
-
-        Raises:
-            OutputError: it cannot be read.
-        """
-        self._journal = journal = Journal.load(self.folder / JOURNAL)
-        self.state = State.ABSENT
-        if journal is not None:
-            with output_errors("cannot check the partial run's shards"):
-                for shard in list(journal.shards):
-                    file = self.folder / shard.file
-                    if not file.is_file() or sha256_file(file) != shard.sha256:
-                        journal.drop(shard)
-            self.state = self._state_on_disk(journal)
+        """Read what an earlier run left. A shard that is not as it was recorded is missing again."""
+        journal = Journal.load(self.folder / JOURNAL)
+        if journal is None:
+            return State.ABSENT
+        with output_errors("cannot check the partial run's shards"):
+            for shard in list(journal.shards):
+                file = self.folder / shard.file
+                if not file.is_file() or sha256_file(file) != shard.sha256:
+                    journal.drop(shard)
+        self.journal = journal
+        self.state = self._state_on_disk()
         return self.state
 
-    def _state_on_disk(self, journal: Journal) -> State:
+    def _state_on_disk(self) -> State:
+        digest = self.journal.assembled
         with output_errors(f"cannot read {self.out}"):
-            if journal.assembled is None:
+            if digest is None:
                 return State.PARTIAL
             # Before the rename, the table that is to be replaced may be the same, byte for byte.
             if self._published.exists():
                 return State.ASSEMBLED
-            committed = self.out.is_file() and sha256_file(self.out) == journal.assembled
+            committed = self.out.is_file() and sha256_file(self.out) == digest
         return State.COMMITTED if committed else State.PARTIAL
 
     def recover(self) -> None:
-        """Finish a run that ended behind its rename: its record says `done`, and its folder is cleared.
-
-        Raises:
-            OutputError: one of them cannot be done.
-        """
-        with output_errors(f"cannot look at {record_beside(self.out)}"):
-            exists = record_beside(self.out).exists()
-        if exists and (record := RunRecord.load(record_beside(self.out))).status != "done":
+        """Finish a run that ended behind its rename: its record says `done`, and its folder is cleared."""
+        path = record_beside(self.out)
+        with output_errors(f"cannot look at {path}"):
+            exists = path.exists()
+        if exists and (record := RunRecord.load(path)).status != "done":
             record.done().save(self.out)
         self.clear()
-
-    @property
-    def journal(self) -> Journal:
-        """Of the run that was loaded or has begun."""
-        if self._journal is None:
-            raise RuntimeError("no run has begun")
-        return self._journal
 
     # ---- what is to be predicted
 
@@ -181,7 +171,7 @@ class TableTransaction:
     def empty_folder(self) -> Path:
         """A new folder for a run's files; whatever partial run lay there is discarded."""
         _remove(self.folder, journal_first=True)
-        self._journal, self.state = None, State.ABSENT
+        self.state = State.ABSENT
         with output_errors(f"cannot write in {self.out.parent}"):
             self.folder.mkdir()
         return self.folder
@@ -201,48 +191,44 @@ class TableTransaction:
         """Begin a run, or go on with the loaded one; where the block fails, the record says why.
 
         Args:
-            identity: everything that a row can depend on; a loaded run's own.
+            identity: everything that a row can depend on; another one than a loaded run's is refused.
             listing: what is predicted.
             backend, provenance: for the record.
             base: the finished table whose failed rows these are; all its other rows are the new table's too.
 
         Yields:
             The record as the run starts.
-
-        Raises:
-            ResumeMismatchError: the loaded run has another identity.
-            OutputError: it cannot be written.
         """
-        if self._journal is not None:
-            self._journal.identity.check(identity)
-        else:
-            with output_errors("cannot store the listing"):
-                fsync_file(listing.path)
-            self._journal = Journal.create(
-                self.folder / JOURNAL, identity=identity, found=listing.found, ignored=listing.ignored
-            )
+        if self.state is State.ABSENT:
+            self._create_journal(identity, listing)
+        self.journal.identity.check(identity)
         self._base, self.state = base, State.PARTIAL
         kept = base.ok if base else 0
-        begun = RunRecord(
+        self._record = RunRecord(
             found=kept + listing.found,
             ignored=listing.ignored,
-            resumed=kept + self._journal.tiles,
+            resumed=kept + self.journal.tiles,
             backend=backend,
             provenance=provenance,
             identity=identity,
             replaces=replaced_record(self.out),
         )
-        self._record = begun
         with self._telling_why():
             yield self._update()
+
+    def _create_journal(self, identity: RunIdentity, listing: Listing) -> None:
+        with output_errors("cannot store the listing"):
+            fsync_file(listing.path)
+        path = self.folder / JOURNAL
+        self.journal = Journal.create(path, identity=identity, found=listing.found, ignored=listing.ignored)
 
     @contextmanager
     def _telling_why(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
+            status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             if self.state is not State.COMMITTED:
-                status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 # What ended the run may keep this from being written too; it alone is what the caller must see.
                 with suppress(OutputError):
                     self._update(status=status, reason=_reason(error))
@@ -252,19 +238,13 @@ class TableTransaction:
         """Write the record with the books as they are, and some of its fields changed."""
         journal, base = self.journal, self._base
         books = replace(
-            self._begun,
+            self._record,
             ok=journal.ok + (base.ok if base else 0),
             failures=dict(sorted(journal.failures.items())),
             # A failed tile has no flags, so all of the base's are of rows that are kept.
             flagged=journal.flagged + (base.flagged if base else 0),
         )
         return self._save(replace(books, **changes))
-
-    @property
-    def _begun(self) -> RunRecord:
-        if self._record is None:
-            raise RuntimeError("no run has begun")
-        return self._record
 
     def _save(self, record: RunRecord) -> RunRecord:
         record.save(self.out)
@@ -292,11 +272,7 @@ class TableTransaction:
         self.journal.append(shard)
 
     def require_balance(self) -> None:
-        """The conservation law: a violation is this program's defect, and must leave no table.
-
-        Raises:
-            RuntimeError: not every tile found has exactly one row.
-        """
+        """The conservation law: a violation is this program's defect, a RuntimeError, and must leave no table."""
         journal = self.journal
         if journal.tiles != journal.found:
             failed = journal.failures.total()
@@ -307,11 +283,7 @@ class TableTransaction:
     def assemble(self, *, stream_s: float = 0.0, stages: tuple[StageStats, ...] = ()) -> None:
         """Make the table of header and shards in the folder, and note its digests; `commit` publishes it.
 
-        Args:
-            stream_s, stages: what the record says of the time that the rows took.
-
-        Raises:
-            OutputError: it cannot be written, or the table whose failed rows these are is another one by now.
+        `stream_s` and `stages` are what the record says of the time that the rows took.
         """
         table, checks = self.folder / "table.csv", self.folder / "rows"
         header = csv_line(self.journal.identity.columns)
@@ -356,25 +328,18 @@ class TableTransaction:
     # ---- assembled to committed, and cleared
 
     def commit(self) -> RunRecord:
-        """Rename the table and its row checks into place, durably, and say in the record that the run is done.
-
-        Returns:
-            The record.
-
-        Raises:
-            OutputError: one of them cannot be done; behind the rename, the next start finishes the rest.
-        """
+        """Rename the table and its row checks into place, durably, and say in the record that the run is done."""
         with output_errors("cannot put the table in its place"):
             (self.folder / "rows").replace(checks_path(self.out))
             self._published.replace(self.out)
             self.state = State.COMMITTED
             fsync_folder(self.out.parent)
-        return self._save(self._begun.done())
+        return self._save(self._record.done())
 
     def clear(self) -> None:
         """Remove a committed run's folder, the journal last: after a kill meanwhile this is done again."""
         _remove(self.folder, journal_first=False)
-        self._journal, self.state = None, State.ABSENT
+        self.state = State.ABSENT
 
     def _clear_unless_begun(self) -> None:
         """Remove the folder of a run that ended before its journal, and so has nothing to go on with."""
