@@ -20,11 +20,11 @@ from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.calibration_tiles import calibration_pixels
 from cervix_engine.errors import ContractError
 from cervix_engine.values import Pixels
+from cervix_export.graphs.compute import answers
 from cervix_export.graphs.int8 import make, sensitivity
 from cervix_export.graphs.int8.graph import (
     Layer,
     dequantised_weights,
-    folded,
     initializers,
     layers,
     quantised,
@@ -33,7 +33,7 @@ from cervix_export.graphs.int8.graph import (
 from cervix_export.graphs.int8.make import INTEGER_SHARE, int8_from_onnx
 from cervix_export.graphs.int8.means import Junction, channel_means, correct_means, junctions
 from cervix_export.graphs.int8.ranges import BINS, Observed, Range, observe
-from cervix_export.graphs.int8.sensitivity import BlockCost, answers
+from cervix_export.graphs.int8.sensitivity import BlockCost
 from cervix_export.graphs.precision_proof import integer_share
 
 from .conftest import CONTRACT
@@ -47,7 +47,7 @@ def graph_of(exported: Exported, name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def exact(exported: Exported) -> Any:
-    return folded(exported[0].root / "model.onnx")
+    return graph_of(exported, "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def test_the_mean_error_of_rounding_is_taken_off() -> None:
 
 
 def test_float_weights_are_stored_in_half_and_biases_are_not(exported: Exported, golden_pixels: Pixels) -> None:
-    graph = folded(exported[0].root / "model.onnx")
+    graph = graph_of(exported, "model.onnx")
     exact, size = answers(graph, golden_pixels), len(graph.SerializeToString())
     biases = {layer.bias for layer in layers(graph)}
     store_in_half(graph)

@@ -22,6 +22,9 @@ ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.o
 INT8_RECORD = "model.int8.json"
 KERAS_FILE = "model.keras"
 
+# Tiles on which the folded graph is held against the converted one; certificates hold it against Keras on all.
+_COMPARED = 32
+
 
 @dataclass(frozen=True, slots=True)
 class MadeGraphs:
@@ -39,12 +42,16 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
         ConversionError: the model cannot be converted.
     """
     from cervix_engine.bundle.calibration_tiles import calibration_pixels
+    from cervix_engine.bundle.golden import GoldenSet
+    from cervix_export.graphs.fold import fold_onnx
     from cervix_keras.convert import onnx_from_keras
 
     # Read first: without them, the long conversion would be for nothing.
     calibration = calibration_pixels(bundle) if int8 else None
     logger.info("converting model.keras to ONNX (a ResNet-101 takes about a minute)")
     reference = onnx_from_keras(bundle, folder / ONNX_FILE)
+    compared = GoldenSet.load(bundle).pixels(_COMPARED)
+    fold_onnx(folder / ONNX_FILE, contract=bundle.contract, pixels=compared)
     if fp16:
         from cervix_export.graphs.half import fp16_from_onnx
 

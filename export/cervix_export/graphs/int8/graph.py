@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,25 +42,6 @@ class Layer:
     bias: str
 
 
-def folded(onnx_file: Path) -> Any:
-    """The graph with constants folded and batch norms merged into their convolutions: a `ModelProto`.
-
-    ONNX Runtime's basic optimizations do it; they keep to standard ONNX.
-    """
-    import tempfile
-
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
-        return onnx.load_model(options.optimized_model_filepath)
-
-
 def layers(model: Any) -> list[Layer]:
     """All convolutions with constant weights and a bias, in the order of the graph."""
     constants = {item.name for item in model.graph.initializer}
@@ -86,7 +66,7 @@ def quantised(
     """A copy of `model` in which the `chosen` layers are computed in integers.
 
     Args:
-        model: as `folded` gives it.
+        model: with batch norms folded into their convolutions.
         chosen: some of its `layers`.
         ranges: of each chosen layer's `data` and `result`.
         biases: new values for biases, by the initializer's name.

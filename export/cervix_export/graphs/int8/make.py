@@ -13,11 +13,11 @@ import numpy as np
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ConversionError
 from cervix_engine.values import Pixels
+from cervix_export.graphs.fold import folded
 from cervix_export.graphs.int8.graph import (
     Floats,
     Layer,
     dequantised_weights,
-    folded,
     initializers,
     layers,
     quantised,
@@ -74,7 +74,9 @@ def int8_from_onnx(onnx_file: Path, int8_file: Path, *, contract: ModelContract,
     Raises:
         ConversionError: the graph has no layer that could be in integers, or the result is not what the contract says.
     """
-    model = folded(onnx_file)
+    import onnx
+
+    model = folded(onnx.load_model(onnx_file))
     blocks = _blocks(model)
     if not blocks:
         raise ConversionError(f"{onnx_file.name} has no convolutions that could be computed in integers")

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cervix_engine.values import Pixels, Probabilities
+from cervix_engine.values import Pixels
+from cervix_export.graphs.compute import answers
 from cervix_export.graphs.int8.graph import Layer
 
 logger = logging.getLogger(__name__)
@@ -84,20 +85,3 @@ def leave_in_float(costs: Sequence[BlockCost]) -> list[BlockCost]:
             room -= costs[place].weights
             chosen.add(place)
     return [replace(cost, in_float=place in chosen) for place, cost in enumerate(costs)]
-
-
-def answers(model: Any, pixels: Pixels) -> Probabilities:
-    """A graph's probabilities, `float32 (N, classes)`, with the kernels that a run would use."""
-    import onnxruntime
-
-    from cervix_engine.backends.onnxruntime import exact_integers
-
-    options = exact_integers(onnxruntime.SessionOptions())
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    parts = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
-    return np.concatenate([session.run(None, {name: part})[0] for part in parts])
-
-
-_BATCH = 16
