@@ -38,6 +38,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/write_reference.py --check
+	$(BIN)/python scripts/write_map.py --check
 
 # Does every form of a model still answer like Keras? MODEL names a bundle; without one, the demo's is made and taken.
 # The history and its plot stay in $(NIGHTLY)/.
