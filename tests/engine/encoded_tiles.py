@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
@@ -150,10 +151,10 @@ def png_palette(pixels: Pixels, *, alphas: bytes = b"") -> bytes:
     return png(indices, PNG_PALETTE, extra=extra)
 
 
-def png_animated(pixels: Pixels) -> bytes:
+def png_animated(pixels: Pixels, *, frames: int = 2) -> bytes:
     height, width = pixels.shape[:2]
     frame = struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 1, 10, 0, 0)
-    return png(pixels, PNG_RGB, extra=[(b"acTL", struct.pack(">II", 2, 0)), (b"fcTL", frame)])
+    return png(pixels, PNG_RGB, extra=[(b"acTL", struct.pack(">II", frames, 0)), (b"fcTL", frame)])
 
 
 # BMP
@@ -197,72 +198,6 @@ def bmp(
     return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + header + colours + body
 
 
-# TIFF
-
-_TIFF_KINDS = {"B": 1, "H": 3, "I": 4}
-TiffTags = Mapping[int, tuple[str, Sequence[int]]]
-
-
-def tiff(
-    samples: Pixels | npt.NDArray[np.uint16],
-    *,
-    order: str = "<",
-    rows_per_strip: int | None = None,
-    deflate: bool = False,
-    tags: TiffTags | None = None,
-    next_page: int = 0,
-) -> bytes:
-    """A TIFF of `samples (height, width[, channels])`: its directory in front, then its strips.
-
-    Args:
-        samples: grey, RGB or RGBA.
-        order: `<` or `>`.
-        rows_per_strip: all of them in one strip by default.
-        deflate: whether to compress the strips.
-        tags: others, or other values; an empty sequence leaves a tag's values out.
-        next_page: offset of another directory.
-    """
-    samples = samples if samples.ndim == 3 else samples[..., None]
-    height, width, channels = samples.shape
-    step = rows_per_strip or height
-    stored = samples.astype(f"{order}u{samples.itemsize}")
-    strips = [stored[row : row + step].tobytes() for row in range(0, height, step)]
-    strips = [zlib.compress(strip) if deflate else strip for strip in strips]
-    entries: dict[int, tuple[str, Sequence[int]]] = {
-        256: ("I", [width]),
-        257: ("I", [height]),
-        258: ("H", [8 * samples.itemsize] * channels),
-        259: ("H", [8 if deflate else 1]),
-        262: ("H", [2 if channels >= 3 else 1]),
-        273: ("I", [0] * len(strips)),
-        277: ("H", [channels]),
-        278: ("I", [step]),
-        279: ("I", [len(strip) for strip in strips]),
-        **(tags or {}),
-    }
-    # Twice: where the strips begin is known only after the first.
-    start = len(_tiff_directory(entries, order, next_page))
-    if 273 not in (tags or {}):
-        entries[273] = ("I", [start + sum(map(len, strips[:index])) for index in range(len(strips))])
-    return _tiff_directory(entries, order, next_page) + b"".join(strips)
-
-
-def _tiff_directory(entries: TiffTags, order: str, next_page: int) -> bytes:
-    outside_at = 8 + 2 + 12 * len(entries) + 4
-    table, outside = b"", b""
-    for tag, (code, values) in sorted(entries.items()):
-        packed = struct.pack(f"{order}{len(values)}{code}", *values)
-        table += struct.pack(order + "HHI", tag, _TIFF_KINDS[code], len(values))
-        if len(packed) <= 4:
-            table += packed.ljust(4, b"\0")
-        else:
-            table += struct.pack(order + "I", outside_at + len(outside))
-            outside += packed + b"\0" * (len(packed) % 2)
-    start = b"II*\0" if order == "<" else b"MM\0*"
-    head = start + struct.pack(order + "I", 8) + struct.pack(order + "H", len(entries))
-    return head + table + struct.pack(order + "I", next_page) + outside
-
-
 # WebP
 
 
@@ -290,69 +225,25 @@ def webp_extended(data: bytes, *, flags: int, size: tuple[int, int], before: byt
     return webp_of(webp_chunk(b"VP8X", bytes([flags, 0, 0, 0]) + extent), before, data[12:])
 
 
-def webp_animated(pixels: Pixels) -> bytes:
+def webp_animated(pixels: Pixels, *, frames: int = 2) -> bytes:
     size = pixels.shape[:2]
     extent = (size[1] - 1).to_bytes(3, "little") + (size[0] - 1).to_bytes(3, "little")
     image = webp_lossless(pixels)[12:]
     frame = webp_chunk(b"ANMF", bytes(6) + extent + (100).to_bytes(3, "little") + b"\0" + image)
     animation = webp_chunk(b"ANIM", bytes(6))
-    return webp_of(webp_chunk(b"VP8X", bytes([0x02, 0, 0, 0]) + extent), animation, frame, frame)
+    return webp_of(webp_chunk(b"VP8X", bytes([0x02, 0, 0, 0]) + extent), animation, *[frame] * frames)
 
 
-def whole_tiles() -> dict[str, tuple[bytes, Pixels | None]]:
-    """Name -> (file, the RGB pixels it must decode to, or None where the format is lossy). All must be accepted."""
-    pixels = draw()
-    plane = grey(pixels)
-    few = palette_of(pixels)
-    bgr = np.ascontiguousarray(pixels[..., ::-1])
-    restarts, sampling = cv2.IMWRITE_JPEG_RST_INTERVAL, cv2.IMWRITE_JPEG_SAMPLING_FACTOR
-    compression = cv2.IMWRITE_TIFF_COMPRESSION
-    return {
-        "jpeg_420": (jpeg(pixels, sampling, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420), None),
-        "jpeg_444": (jpeg(pixels, sampling, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), None),
-        "jpeg_422": (jpeg(pixels, sampling, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422), None),
-        "jpeg_progressive": (jpeg_progressive(pixels), None),
-        "jpeg_progressive_grey": (jpeg_progressive(plane), None),
-        "jpeg_grey": (jpeg(plane), None),
-        "jpeg_restarts": (jpeg(pixels, restarts, 1), None),
-        "jpeg_three_scans": (jpeg_of_scans(plane, components=3), None),
-        "jpeg_thumbnail": (jpeg_with_segment(jpeg(pixels), 0xE1, exif(1, thumbnail=jpeg(draw(1), quality=40))), None),
-        "png_rgb": (png(pixels, PNG_RGB), pixels),
-        "png_opencv": (encode(".png", pixels), pixels),
-        "png_grey": (png(plane, PNG_GREY), as_rgb(plane)),
-        "png_interlaced": (png(pixels, PNG_RGB, interlaced=True), pixels),
-        "png_palette": (png_palette(pixels), pixels),
-        "png_palette_opaque": (png_palette(pixels, alphas=b"\xff" * len(few[1])), pixels),
-        "png_unused_transparent_colour": (
-            png(pixels, PNG_RGB, extra=[(b"tRNS", struct.pack(">3H", 1, 2, 3))]),
-            pixels,
-        ),
-        "png_rgba_opaque": (png(with_alpha(pixels, 255), PNG_RGBA), pixels),
-        "png_grey_alpha_opaque": (
-            png(np.dstack([plane, np.full_like(plane, 255)]), PNG_GREY_ALPHA),
-            as_rgb(plane),
-        ),
-        "bmp_24": (bmp(bgr), pixels),
-        "bmp_24_top_down": (bmp(bgr, top_down=True), pixels),
-        "bmp_palette": (bmp(few[0], palette=few[1]), pixels),
-        "bmp_32": (bmp(with_alpha(bgr, 0)), pixels),
-        "bmp_32_top_down": (bmp(with_alpha(bgr, 7), top_down=True), pixels),
-        "bmp_32_masks": (bmp(with_alpha(bgr, 0), masks=(0xFF0000, 0xFF00, 0xFF)), pixels),
-        "bmp_32_masks_rgb": (bmp(with_alpha(pixels, 0), masks=(0xFF, 0xFF00, 0xFF0000, 0), header_size=108), pixels),
-        "bmp_32_opaque": (
-            bmp(with_alpha(bgr, 255), masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000), header_size=124),
-            pixels,
-        ),
-        "tiff": (tiff(pixels), pixels),
-        "tiff_big_endian": (tiff(pixels, order=">"), pixels),
-        "tiff_strips": (tiff(pixels, rows_per_strip=7), pixels),
-        "tiff_deflate": (tiff(pixels, order=">", rows_per_strip=16, deflate=True), pixels),
-        "tiff_lzw": (encode(".tiff", pixels, compression, cv2.IMWRITE_TIFF_COMPRESSION_LZW), pixels),
-        "tiff_packbits": (encode(".tiff", pixels, compression, cv2.IMWRITE_TIFF_COMPRESSION_PACKBITS), pixels),
-        "tiff_grey": (tiff(plane), as_rgb(plane)),
-        "tiff_white_is_zero": (tiff(plane, tags={262: ("H", [0])}), as_rgb(255 - plane)),
-        "tiff_opaque": (tiff(with_alpha(pixels, 255), tags={338: ("H", [2])}), pixels),
-        "webp_lossless": (webp_lossless(pixels), pixels),
-        "webp_lossy": (webp_lossy(pixels), None),
-        "webp_extended": (webp_extended(webp_lossless(pixels), flags=0, size=(HEIGHT, WIDTH)), pixels),
-    }
+# JPEG 2000
+
+
+def jpeg2000(pixels: Pixels, *, bare: bool = True, transformed: bool = True) -> bytes:
+    """A lossless JPEG 2000, bare or in a JP2 file, its colours transformed or each on its own."""
+    codec = "j2k" if bare else "jp2"
+    return bytes(imagecodecs.jpeg2k_encode(pixels, level=0, codecformat=codec, reversible=True, mct=transformed))
+
+
+def jpeg2000_claiming(data: bytes, *, height: int, width: int) -> bytes:
+    """A bare `data` of one tile with other dimensions."""
+    size = struct.pack(">6I", width, height, 0, 0, max(width, 1), max(height, 1))
+    return data[:8] + size + data[32:]

@@ -21,13 +21,14 @@ from .encoded_tiles import (
     encode,
     grey,
     jpeg,
+    jpeg2000,
+    jpeg2000_claiming,
     jpeg_claiming,
     jpeg_of_scans,
     jpeg_progressive,
     jpeg_with_segment,
     png,
     png_animated,
-    tiff,
     webp_animated,
     webp_chunk,
     webp_extended,
@@ -36,6 +37,7 @@ from .encoded_tiles import (
     webp_of,
     with_alpha,
 )
+from .tiff_tiles import TiffTags, tiff
 
 PIXELS = draw()
 PLANE = grey(PIXELS)
@@ -51,19 +53,25 @@ OTHERS: dict[str, bytes] = {
     "zip": b"PK\x03\x04" + bytes(40),
     "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
     "zeros": bytes(4096),
-    "jpeg2000": encode(".jp2", PIXELS),
     "ppm": encode(".ppm", PIXELS),
-    "bigtiff": b"II+\0\x08\0\0\0" + bytes(64),
     "riff-wave": b"RIFF\x24\0\0\0WAVEfmt " + bytes(32),
     "jpeg-without-its-start": jpeg(PIXELS)[2:],
 }
+
+
+def tiff_claim(height: int, width: int) -> TiffTags:
+    """The tags of a TIFF of this size in one strip."""
+    return {256: ("I", [width]), 257: ("I", [height]), 278: ("I", [max(height, 1)])}
+
 
 # Every way to say how large the image is.
 CLAIMS: dict[str, Callable[[int, int], bytes]] = {
     "jpeg": lambda height, width: jpeg_claiming(jpeg(PIXELS), height=height, width=width),
     "jpeg_progressive": lambda height, width: jpeg_claiming(jpeg_progressive(PIXELS), height=height, width=width),
     "png": lambda height, width: png(PIXELS, PNG_RGB, size=(height, width)),
-    "tiff": lambda height, width: tiff(PIXELS, tags={256: ("I", [width]), 257: ("I", [height])}),
+    "tiff": lambda height, width: tiff(PIXELS, tags=tiff_claim(height, width)),
+    "tiff_big": lambda height, width: tiff(PIXELS, big=True, tags=tiff_claim(height, width)),
+    "jpeg2000": lambda height, width: jpeg2000_claiming(jpeg2000(PIXELS), height=height, width=width),
 }
 
 DEEP = np.zeros((8, 8, 3), np.uint16)
@@ -102,7 +110,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "tiff of two pages": (tiff(PIXELS, next_page=8), "multi_page"),
     "tiff cmyk": (tiff(with_alpha(PIXELS, 0), tags={262: ("H", [5])}), "unsupported_colour"),
     "tiff lab": (tiff(PIXELS, tags={262: ("H", [8])}), "unsupported_colour"),
-    "tiff grey and alpha": (tiff(np.dstack([PLANE, PLANE]), tags={262: ("H", [1])}), "unsupported_colour"),
     "tiff of five samples": (tiff(np.dstack([PIXELS, PLANE, PLANE])), "unsupported_colour"),
     "tiff grey of three samples": (tiff(PIXELS, tags={262: ("H", [1])}), "unsupported_colour"),
     "tiff without a value": (tiff(PIXELS, tags={258: ("H", [])}), "corrupt"),
@@ -129,6 +136,7 @@ TRANSPARENT: dict[str, Callable[[Pixels], bytes]] = {
     "png grey": lambda alpha: png(np.dstack([PLANE, alpha]), PNG_GREY_ALPHA),
     "bmp": lambda alpha: bmp(with_alpha(BGR, alpha), masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000), header_size=124),
     "tiff": lambda alpha: tiff(with_alpha(PIXELS, alpha), tags={338: ("H", [2])}),
+    "tiff grey": lambda alpha: tiff(np.dstack([PLANE, alpha]), tags={338: ("H", [2])}),
     "tiff unspecified": lambda alpha: tiff(with_alpha(PIXELS, alpha), tags={338: ("H", [0])}),
     "webp lossless": lambda alpha: webp_lossless(with_alpha(PIXELS, alpha)),
     "webp lossy": lambda alpha: webp_lossy(with_alpha(PIXELS, alpha)),

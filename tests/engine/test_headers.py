@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cervix_engine.errors import TileDecodeError, TileError, TileShapeError
-from cervix_engine.tiles.headers import MAX_AREA_PX, MAX_SIDE_PX, inspect
+from cervix_engine.tiles.formats.header import MAX_AREA_PX, MAX_SIDE_PX
+from cervix_engine.tiles.headers import inspect
 
 from .encoded_tiles import (
     HEIGHT,
@@ -24,14 +25,14 @@ from .encoded_tiles import (
     jpeg_with_segment,
     png,
     png_palette,
-    tiff,
     webp_extended,
     webp_lossless,
     webp_lossy,
-    whole_tiles,
     with_alpha,
 )
 from .refused_tiles import CLAIMS, OTHERS, REFUSED
+from .tiff_tiles import tiff
+from .whole_tiles import whole_tiles
 
 PIXELS = draw()
 PLANE = grey(PIXELS)
@@ -44,6 +45,9 @@ MAY_BE_TRANSPARENT = {
     "png_grey_alpha_opaque",
     "bmp_32_opaque",
     "tiff_opaque",
+    "tiff_grey_opaque",
+    "png_grey_unused_transparent_value",
+    "bmp_32_of_no_alpha",
 }
 
 
@@ -79,7 +83,7 @@ def test_what_follows_the_end_does_not_matter(name: str) -> None:
 def test_other_content_is_unknown(name: str) -> None:
     error = refusal(OTHERS[name])
     assert isinstance(error, TileDecodeError)
-    assert str(error) == "unknown_format: content is not JPEG, PNG, BMP, TIFF or WebP"
+    assert str(error) == "unknown_format: content is not JPEG, PNG, BMP, TIFF, WebP or JPEG 2000"
 
 
 def test_an_empty_file_is_its_own_kind() -> None:
@@ -169,8 +173,8 @@ def test_fill_bytes_before_a_marker_are_allowed() -> None:
 
 
 def test_the_end_of_a_jpegs_scan_is_where_its_end_marker_begins() -> None:
-    for name, data in WHOLE.items():
-        if name.startswith("jpeg"):
+    for data in WHOLE.values():
+        if inspect(data).format == "jpeg":
             end = inspect(data + b"\xff\xd9").scan_end
             assert data[end:] == b"\xff\xd9"
 

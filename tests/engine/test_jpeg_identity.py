@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileDecodeError
-from cervix_engine.tiles.preprocess import _quick_jpeg, decode
+from cervix_engine.tiles.formats.jpeg import quick_decode
+from cervix_engine.tiles.preprocess import decode
 from cervix_engine.values import Pixels
 from engine.encoded_tiles import draw, encode, grey
 
@@ -52,7 +54,7 @@ def test_every_quality_and_size_decodes_to_opencv_s_pixels(subsampling: str, pro
         for quality in QUALITIES:
             extra = (cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, quality % 3)
             data = _jpeg(tile, quality, SUBSAMPLINGS[subsampling], *extra)
-            quick = _quick_jpeg(data)
+            quick = quick_decode(data)
             assert quick is not None
             assert np.array_equal(quick, _opencv(data)), f"{height}x{width} at quality {quality}"
 
@@ -60,32 +62,46 @@ def test_every_quality_and_size_decodes_to_opencv_s_pixels(subsampling: str, pro
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_grey_tiles_decode_to_opencv_s_pixels(quality: int) -> None:
     data = encode(".jpg", grey(_tile(40, 57)), cv2.IMWRITE_JPEG_QUALITY, quality)
-    quick = _quick_jpeg(data)
+    quick = quick_decode(data)
     assert quick is not None
     assert np.array_equal(quick, _opencv(data))
 
 
-def test_a_cut_file_is_left_to_opencv_and_refused_as_before() -> None:
-    data = _jpeg(_tile(64, 64), 90, SUBSAMPLINGS["4:2:0"])
-    cut = data[: len(data) // 2] + b"\xff\xd9"
-    assert _quick_jpeg(cut) is None
-    with pytest.raises(TileDecodeError, match="truncated"):
-        decode(cut, contract=CONTRACT)
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+@pytest.mark.parametrize("progressive", [0, 1], ids=["sequential", "progressive"])
+def test_a_scan_that_lost_a_single_byte_is_refused_as_cut(subsampling: str, progressive: int) -> None:
+    data = _jpeg(_tile(64, 64), 90, SUBSAMPLINGS[subsampling], cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    for missing in range(1, 40):
+        cut = data[: -2 - missing] + b"\xff\xd9"
+        with pytest.raises(TileDecodeError, match="truncated"):
+            decode(cut, contract=CONTRACT)
 
 
-def test_damaged_bytes_decode_as_opencv_decodes_them() -> None:
+def test_damaged_bytes_decode_as_opencv_decodes_them_or_are_refused() -> None:
     data = bytearray(_jpeg(_tile(64, 64), 90, SUBSAMPLINGS["4:2:0"], cv2.IMWRITE_JPEG_RST_INTERVAL, 2))
     random = np.random.default_rng(5)
-    quick_ones = 0
-    for _ in range(300):
+    kinds = Counter[str]()
+    for _ in range(900):
         damaged = bytearray(data)
-        for position in random.integers(len(data) // 3, len(data) - 2, 2):
+        for position in random.integers(len(data) // 3, len(data) - 2, 1):
             damaged[position] = int(random.integers(256))
-        quick = _quick_jpeg(bytes(damaged))
+        try:
+            quick = quick_decode(bytes(damaged))
+        except TileDecodeError as error:
+            kinds[error.kind] += 1
+            continue
         if quick is not None:
-            quick_ones += 1
+            kinds["ok"] += 1
             assert np.array_equal(quick, _opencv(bytes(damaged)))
-    assert quick_ones > 0, "damage that leaves a readable file was not among these"
+    assert set(kinds) >= {"ok", "truncated"}, "damage of each kind was not among these"
+
+
+def test_codes_that_the_tables_do_not_have_are_refused() -> None:
+    data = _jpeg(_tile(64, 64), 90, SUBSAMPLINGS["4:2:0"])
+    for at in range(len(data) // 2, len(data) - 40, 37):
+        ones = b"\xff\0" * 8
+        with pytest.raises(TileDecodeError, match="corrupt"):
+            decode(data[:at] + ones + data[at + len(ones) :], contract=CONTRACT)
 
 
 @pytest.mark.data
@@ -95,7 +111,7 @@ def test_real_tiles_decode_to_opencv_s_pixels(data_root: Path, sipakmed_manifest
     quick_ones = 0
     for path in rows[::8]:
         data = (data_root / path).read_bytes()
-        quick = _quick_jpeg(data)
+        quick = quick_decode(data)
         if quick is not None:
             quick_ones += 1
             assert np.array_equal(quick, _opencv(data)), path

@@ -42,19 +42,20 @@ from .encoded_tiles import (
     palette_of,
     png,
     png_palette,
-    tiff,
     webp_chunk,
     webp_of,
-    whole_tiles,
     with_alpha,
 )
 from .refused_tiles import TRANSPARENT, one_hole
+from .tiff_tiles import tiff
+from .whole_tiles import whole_tiles
 
 PIXELS = draw()
 PLANE = grey(PIXELS)
 BGR = np.ascontiguousarray(PIXELS[..., ::-1])
 WHOLE = whole_tiles()
 FILES = {name: data for name, (data, _) in WHOLE.items()}
+BEYOND_OPENCV = {"tiff_zstd", "tiff_lzma", "tiff_webp", "tiff_jpeg2000", "tiff_big_of_big_endian", "jpeg2000_grey"}
 KIND = re.compile(r"[a-z]+(_[a-z]+)*")
 
 
@@ -81,7 +82,8 @@ def test_a_whole_tile_decodes_to_its_pixels(name: str, contract: ModelContract) 
     data, expected = WHOLE[name]
     pixels = decode(data, contract=contract)
     assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, plain_decode(data))
+    if name not in BEYOND_OPENCV:
+        np.testing.assert_array_equal(pixels, plain_decode(data))
     if expected is not None:
         np.testing.assert_array_equal(pixels, expected)
 
@@ -212,7 +214,7 @@ def test_one_transparent_pixel_is_enough(name: str, depth: int, contract: ModelC
 @pytest.mark.parametrize("name", TRANSPARENT)
 def test_an_opaque_alpha_channel_is_dropped(name: str, contract: ModelContract) -> None:
     pixels = decode(TRANSPARENT[name](one_hole(255)), contract=contract)
-    expected = as_rgb(PLANE) if name == "png grey" else PIXELS
+    expected = as_rgb(PLANE) if "grey" in name else PIXELS
     if name != "webp lossy":
         np.testing.assert_array_equal(pixels, expected)
     assert np.abs(pixels.astype(int) - expected).mean() < 4
@@ -228,8 +230,8 @@ def test_transparent_colours_are_refused_where_they_are_used(contract: ModelCont
     assert refusal(png(PIXELS, PNG_RGB, extra=used), contract).kind == "transparent"
 
 
-def test_a_transparent_grey_is_refused_for_it_cannot_be_checked(contract: ModelContract) -> None:
-    for value in (int(PLANE[0, 0]), 1):
+def test_a_transparent_grey_is_refused_where_it_is_used(contract: ModelContract) -> None:
+    for value in (int(PLANE[0, 0]), int(PLANE[-1, -1]), 0x100 | int(PLANE[0, 0])):
         data = png(PLANE, PNG_GREY, extra=[(b"tRNS", struct.pack(">H", value))])
         assert refusal(data, contract).kind == "transparent"
 

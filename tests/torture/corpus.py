@@ -14,22 +14,10 @@ import cv2
 import numpy as np
 
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
-from engine.encoded_tiles import (
-    HEIGHT,
-    PNG_RGB,
-    WIDTH,
-    bmp,
-    draw,
-    encode,
-    jpeg,
-    png,
-    png_chunk,
-    tiff,
-    webp_chunk,
-    webp_of,
-    whole_tiles,
-)
+from engine.encoded_tiles import HEIGHT, PNG_RGB, WIDTH, bmp, draw, encode, jpeg, png, png_chunk, webp_chunk, webp_of
 from engine.refused_tiles import CLAIMS, OTHERS, REFUSED, TRANSPARENT, one_hole
+from engine.tiff_tiles import tiff
+from engine.whole_tiles import whole_tiles
 
 # Outcomes beside the kinds of failure.
 OK, IGNORED, FOLDER = "ok", "ignored", "folder"

@@ -31,7 +31,7 @@ class Fuzzed:
         outcomes: `ok`, and each kind of refusal.
         seeds: inputs that it began with.
         corpus: inputs that it kept, each of which reached something new.
-        coverage: edges of `headers.py` and `preprocess.py` that were reached.
+        coverage: edges of `tiles/` that were reached.
         peak_mb: of memory.
         violations: the end of its output and the input's file, where it did not end by itself.
     """

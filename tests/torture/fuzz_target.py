@@ -27,9 +27,10 @@ _COUNTED_EVERY = 1000
 def main() -> None:
     counts_path, *options = sys.argv[1:]
     # Only ours: what OpenCV does inside is seen where it crashes.
-    with atheris.instrument_imports(include=["cervix_engine.tiles.headers", "cervix_engine.tiles.preprocess"]):
-        from cervix_engine.tiles import headers, preprocess
-    headers.MAX_AREA_PX = AREA_LIMIT_PX
+    with atheris.instrument_imports(include=["cervix_engine.tiles"]):
+        from cervix_engine.tiles import preprocess
+        from cervix_engine.tiles.formats import header, tiff_pixels  # noqa: F401 - else it is loaded later, untouched
+    header.MAX_AREA_PX = AREA_LIMIT_PX
     counts: Counter[str] = Counter()
     decode_or_refuse = judge(preprocess.preprocess_into, counts)
 

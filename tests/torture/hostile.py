@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from cervix_engine.cli.batch import SOME_FAILED
 from cervix_engine.run.record import RunRecord
-from cervix_engine.tiles.headers import MAX_AREA_PX
+from cervix_engine.tiles.formats.header import MAX_AREA_PX
 from engine.run.support import read_table
 from torture.corpus import FOLDER, IGNORED, OK, Hostile
 

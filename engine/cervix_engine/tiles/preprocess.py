@@ -14,24 +14,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ListingError, TileDecodeError, TileReadError
-from cervix_engine.tiles.headers import TileHeader, inspect
+from cervix_engine.tiles.formats import jpeg
+from cervix_engine.tiles.formats.header import TileHeader, refuse_transparency
+from cervix_engine.tiles.formats.opencv import imdecode
+from cervix_engine.tiles.headers import inspect
 from cervix_engine.tiles.tile import TileSize, TileStamp
 from cervix_engine.values import Pixels
 
 _HOST_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 MAX_TILE_BYTES = 256 * 2**20
-
-# What OpenCV calls decoding at 1, 1/2 and 1/4; colour is asked for beside it.
-_REDUCED = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
-
-_JPEG_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
-# Entropy-coded bytes and all eight restart markers. Behind a 0xFF, the zero makes it data and not a marker.
-_JPEG_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
 
 
 def read_tile(path: Path | str, *, stamp: TileStamp | None = None) -> bytes:
@@ -91,17 +86,16 @@ def decode(data: bytes, *, contract: ModelContract) -> Pixels:
 
 def _decode(data: bytes, header: TileHeader, contract: ModelContract, *, divisor: int) -> Pixels:
     """As `decode`, both axes divided by `divisor` and rounded up."""
-    encoded = np.frombuffer(data, np.uint8)
-    if header.has_alpha:
-        _refuse_transparency(encoded)
     turned = contract.exif_policy == "apply"
-    flags = cv2.IMREAD_COLOR_RGB | _REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
-    pixels = None if turned or divisor > 1 or header.format != "jpeg" else _quick_jpeg(data)
-    if pixels is None:
-        pixels = _imdecode(encoded, flags)
+    if header.format == "jpeg":
+        pixels = jpeg.decode(data, header, turned=turned, divisor=divisor)
+    elif header.decode is not None:
+        pixels = header.decode(data)
+    else:
+        if header.has_alpha:
+            _check_alpha(data, header)
+        pixels = imdecode(data, cv2.IMREAD_COLOR_RGB | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION))
     _check_decoded(pixels, header, turned=turned, divisor=divisor)
-    if header.format == "jpeg" and _has_grey_corner(pixels, turned=turned):
-        _refuse_short_scan(data, header.scan_end, pixels, flags)
     return pixels
 
 
@@ -111,7 +105,7 @@ def _divisor(header: TileHeader, contract: ModelContract) -> int:
         return 1
     height, width = contract.input_size
     room = min(header.height // height, header.width // width)
-    return max(divisor for divisor in _REDUCED if divisor <= max(room, 1))
+    return max(divisor for divisor in jpeg.REDUCED if divisor <= max(room, 1))
 
 
 def preprocess_into(
@@ -158,50 +152,15 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
     cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _quick_jpeg(data: bytes) -> Pixels | None:
-    """Decode a faultless JPEG to the very pixels that OpenCV gives, in half the time; None leaves it to OpenCV."""
-    try:
-        # Strict: where libjpeg as much as warns, what OpenCV makes of it is what counts.
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))
-    except (ValueError, MemoryError):
-        return None
-
-
-def _imdecode(encoded: Pixels, flags: int) -> Pixels:
-    try:
-        pixels = cv2.imdecode(encoded, flags)
-    except cv2.error as error:
-        raise TileDecodeError("corrupt", "the decoder refused the data") from error
-    if pixels is None:
-        raise TileDecodeError("corrupt", "the decoder found no image in the data")
-    return np.asarray(pixels, np.uint8)
-
-
-def _refuse_transparency(encoded: Pixels) -> None:
-    # What lies behind a transparent pixel is not in the file, so there is no one right colour for it.
-    pixels = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    if pixels.ndim == 2:  # OpenCV drops the transparent colour of a grey PNG
-        raise TileDecodeError("transparent", "a grey image with transparency, which cannot be checked")
-    if pixels.shape[2] == 4 and int(pixels[..., 3].min()) < 255:
-        raise TileDecodeError("transparent", "the image has transparent pixels")
-
-
-def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
-    # The last block is at the bottom right, or in any corner after an EXIF orientation. Two pixels deep, because
-    # libjpeg mixes the outermost one with its neighbour's colour where it is alone in its block.
-    ends = (slice(2), slice(-2, None)) if turned else (slice(-2, None),)
-    return any(_JPEG_FILLING in pixels[rows, columns].tobytes() for rows in ends for columns in ends)
-
-
-def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, flags: int) -> None:
-    """Refuse a JPEG whose last scan lost its end, though its end-of-image marker is there.
-
-    libjpeg fills what is missing with plain grey. Further entropy-coded bytes would be read in its place, and are
-    skipped where nothing is missing: they change the pixels of a short scan only.
-    """
-    longer = b"".join((data[:scan_end], _JPEG_FILLER, data[scan_end:]))
-    if not np.array_equal(_imdecode(np.frombuffer(longer, np.uint8), flags), pixels):
-        raise TileDecodeError("truncated", "JPEG whose last scan ends too early")
+def _check_alpha(data: bytes, header: TileHeader) -> None:
+    pixels = imdecode(data, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 2:  # OpenCV drops the transparent value of a grey PNG
+        refuse_transparency(np.where(pixels == header.transparent_grey, np.uint8(0), np.uint8(255)))
+        return
+    alpha = pixels[..., 3:]
+    # A BMP of 32 bits whose alpha is 0 throughout was written, and is shown, as if it had none.
+    if header.format != "bmp" or alpha.any():
+        refuse_transparency(alpha)
 
 
 def _check_decoded(pixels: Pixels, header: TileHeader, *, turned: bool, divisor: int) -> None:

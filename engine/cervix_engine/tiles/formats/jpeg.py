@@ -1,0 +1,173 @@
+"""JPEG (ITU-T T.81): proves from its markers that a file is whole, and decodes it to the pixels that OpenCV gives.
+
+libjpeg fills what is missing of a scan with grey, and OpenCV returns that without an error (opencv #6468). So the end
+of the file is looked for, each component's coefficients are counted, and a grey last block is looked into.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from cervix_engine.errors import TileDecodeError
+from cervix_engine.tiles.formats.header import TileHeader, corrupt, refuse_depth, truncated
+from cervix_engine.tiles.formats.opencv import imdecode
+from cervix_engine.values import Pixels
+
+SIGNATURE = b"\xff\xd8\xff"
+
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = 0xC2
+_COEFFICIENTS = (1 << 64) - 1  # one bit for each coefficient of an 8x8 block
+# A marker that ends entropy-coded data: 0xFF, then neither a stuffed 0x00, a restart, nor a fill byte.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+# What OpenCV calls decoding at 1, 1/2 and 1/4; colour is asked for beside it.
+REDUCED = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
+
+# Not the quick and coarse ways of libjpeg.
+_AS_OPENCV = {"fastdct": False, "fastupsample": False}
+# What libjpeg warns of when it makes up what is not in the file.
+_OUT_OF_DATA, _NO_SUCH_CODE = "premature end of data segment", "bad Huffman code"
+
+_FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
+# Entropy-coded bytes and all eight restart markers. Behind a 0xFF, the zero makes it data and not a marker.
+_FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for count in range(8))
+
+
+def read_header(data: bytes) -> TileHeader:
+    size: tuple[int, int] | None = None
+    missing: dict[int, int] = {}  # component -> its coefficients that no scan has brought in full precision
+    progressive = False
+    position = 2
+    while True:
+        marker, position = next_marker(data, position)
+        if marker == 0xD9:
+            if size is None:
+                raise corrupt("JPEG without a frame header")
+            if any(missing.values()):
+                raise truncated("JPEG ends before its last scan")
+            return TileHeader("jpeg", *size, scan_end=position - 2)
+        if marker == 0xD8:
+            raise corrupt("JPEG with another start of image inside")
+        (length,) = struct.unpack_from(">H", data, position)
+        if length < 2:
+            raise corrupt("JPEG segment of impossible length")
+        if marker in FRAMES:
+            if size is not None:
+                raise corrupt("JPEG with more than one frame header")
+            size, missing = _frame(data, position)
+            progressive = marker == _PROGRESSIVE
+        if marker == 0xDA:
+            _scan(data, position, missing, progressive=progressive)
+        position += length
+        if marker == 0xDA:
+            position = _end_of_scan(data, position)
+
+
+def next_marker(data: bytes, position: int) -> tuple[int, int]:
+    """The marker at `position`, and where what belongs to it begins."""
+    if position + 2 > len(data):
+        raise truncated("JPEG ends before its end-of-image marker")
+    if data[position] != 0xFF:
+        raise corrupt("JPEG segment does not start with a marker")
+    while data[position] == 0xFF:
+        position += 1
+    return data[position], position + 1
+
+
+def _end_of_scan(data: bytes, position: int) -> int:
+    found = _MARKER.search(data, position)
+    if found is None:
+        raise truncated("JPEG ends before its end-of-image marker")
+    return found.start()
+
+
+def _frame(data: bytes, position: int) -> tuple[tuple[int, int], dict[int, int]]:
+    bits, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
+    refuse_depth(bits)
+    if components not in (1, 3):
+        raise TileDecodeError("unsupported_colour", f"JPEG with {components} components, expected 1 (grey) or 3")
+    identifiers = data[position + 8 : position + 8 + 3 * components : 3]
+    return (height, width), dict.fromkeys(identifiers, _COEFFICIENTS)
+
+
+def _scan(data: bytes, position: int, missing: dict[int, int], *, progressive: bool) -> None:
+    count = data[position + 2]
+    first, last, approximation = struct.unpack_from("3B", data, position + 3 + 2 * count)
+    brought = _COEFFICIENTS
+    if progressive:
+        # The low half of `approximation` counts the bits that later scans still have to bring.
+        brought = 0 if approximation & 0x0F else (2 << last) - (1 << first)
+    for component in data[position + 3 : position + 3 + 2 * count : 2]:
+        missing[component] = missing.get(component, 0) & ~brought
+
+
+def decode(data: bytes, header: TileHeader, *, turned: bool = False, divisor: int = 1) -> Pixels:
+    """Decode a file that `read_header` found whole, to RGB.
+
+    Args:
+        data: the file.
+        header: of it.
+        turned: whether to follow its EXIF orientation.
+        divisor: by which both axes are divided, and rounded up.
+
+    Raises:
+        TileDecodeError: it cannot be decoded, or its last scan lost its end.
+    """
+    pixels = None if turned or divisor > 1 else quick_decode(data)
+    if pixels is not None:
+        decode_again = _lenient_decode
+    else:
+        flags = cv2.IMREAD_COLOR_RGB | REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
+        decode_again = partial(imdecode, flags=flags)
+        pixels = decode_again(data)
+    if _has_grey_corner(pixels, turned=turned):
+        _refuse_short_scan(data, header.scan_end, pixels, decode_again)
+    return pixels
+
+
+def quick_decode(data: bytes) -> Pixels | None:
+    """Decode a faultless JPEG to the very pixels that OpenCV gives, in half the time; None leaves it to OpenCV.
+
+    Raises:
+        TileDecodeError: libjpeg would have to make up pixels.
+    """
+    try:
+        # Strict: where libjpeg as much as warns, what OpenCV makes of it is what counts.
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **_AS_OPENCV, strict=True))
+    except ValueError as error:
+        if _OUT_OF_DATA in str(error):
+            raise truncated("JPEG whose scan ends too early") from error
+        if _NO_SUCH_CODE in str(error):
+            raise corrupt("JPEG with codes that its tables do not have") from error
+        return None
+    except MemoryError:
+        return None
+
+
+def _lenient_decode(data: bytes) -> Pixels:
+    return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **_AS_OPENCV, strict=False))
+
+
+def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
+    # The last block is at the bottom right, or in any corner after an EXIF orientation. Two pixels deep, because
+    # libjpeg mixes the outermost one with its neighbour's colour where it is alone in its block.
+    ends = (slice(2), slice(-2, None)) if turned else (slice(-2, None),)
+    return any(_FILLING in pixels[rows, columns].tobytes() for rows in ends for columns in ends)
+
+
+def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, decode_again: Callable[[bytes], Pixels]) -> None:
+    """Refuse a JPEG whose last scan lost its end, though its end-of-image marker is there.
+
+    libjpeg fills what is missing with plain grey. Further entropy-coded bytes would be read in its place, and are
+    skipped where nothing is missing: they change the pixels of a short scan only.
+    """
+    if not np.array_equal(decode_again(b"".join((data[:scan_end], _FILLER, data[scan_end:]))), pixels):
+        raise truncated("JPEG whose last scan ends too early")
