@@ -142,3 +142,11 @@ def test_what_identifies_a_file_finds_it_again(places: Path) -> None:
     assert locating_for_run(coords).locate("deep/one.png", "s", 1, 1) is not None
     with pytest.raises(UsageError, match="expected"):
         identified("{x}")
+
+
+def test_a_file_from_a_spreadsheet_or_from_pandas_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "locations.csv"
+    path.write_bytes(b"\xef\xbb\xbfpath,minx,miny,width,height\r\na.png,87.0,0,,\r\nb.png,1,2,512.0,256.0\r\n")
+    locations = Locations.load(path)
+    boxes = [locations.locate(name, "s", 3, 4) for name in ("a.png", "b.png")]
+    assert [tuple(found.box) for found in boxes if found is not None] == [(87, 0, 3, 4), (1, 2, 512, 256)]
