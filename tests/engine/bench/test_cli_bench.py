@@ -24,7 +24,7 @@ def bench_gives(*measured: BenchReport) -> Callable[..., Result]:
     """The command with such measurements, which no test may depend on; the last one is given again and again."""
     left = list(measured)
 
-    def bench(_config: BenchConfig, *, say: Say) -> BenchReport:  # noqa: ARG001 - as `bench`
+    def bench(_config: BenchConfig, *, say: Say) -> BenchReport:
         return left.pop(0) if len(left) > 1 else left[0]
 
     return lambda *arguments: _run(*arguments, obj=bench)
