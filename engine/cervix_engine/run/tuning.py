@@ -73,6 +73,7 @@ def choose_sizes(
     contract: ModelContract,
     batch_size: int | Auto | None,
     workers: int | Auto | None,
+    measure: Callable[..., Tuned] | None = None,
 ) -> tuple[int, int]:
     """Tiles a batch and decode workers: as asked, as measured where `auto` is asked, else 32 and one a core.
 
@@ -81,6 +82,7 @@ def choose_sizes(
         sample: gives encoded tiles to measure with; only asked where something is measured.
         contract: how they are decoded.
         batch_size, workers: what is asked.
+        measure: for tests, in place of `tune`.
 
     Raises:
         InferenceError: the model fails at every batch size.
@@ -90,7 +92,7 @@ def choose_sizes(
         return default  # type: ignore[return-value]
     fixed = [None if value == "auto" else value for value in default]
     try:
-        tuned = tune(backend, sample(), contract=contract, batch_size=fixed[0], workers=fixed[1])
+        tuned = (measure or tune)(backend, sample(), contract=contract, batch_size=fixed[0], workers=fixed[1])
     except NoTileError:  # there will be nothing to be fast at
         return fixed[0] or DEFAULT_BATCH_SIZE, fixed[1] or usable_cpus()
     return tuned.batch_size, tuned.workers

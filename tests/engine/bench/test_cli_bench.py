@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cervix_engine.bench.bench import BenchConfig, Say
 from cervix_engine.bench.report import BenchReport
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.bench import REGRESSED, main
@@ -19,17 +20,14 @@ from engine.bench.reports import report, steady
 QUICK = ["--sweep", "1,4", "-b", "4", "-j", "2", "--count", "8", "--max-rounds", "5", "--round-seconds", "0"]
 
 
-@pytest.fixture
-def bench_gives(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace the measurements, which no test may depend on; the last one is given again and again."""
+def bench_gives(*measured: BenchReport) -> Callable[..., Result]:
+    """The command with such measurements, which no test may depend on; the last one is given again and again."""
+    left = list(measured)
 
-    def give(*measured: BenchReport) -> None:
-        left = list(measured)
-        monkeypatch.setattr(
-            "cervix_engine.bench.bench.bench", lambda _config, say: left.pop(0) if len(left) > 1 else left[0]
-        )
+    def bench(_config: BenchConfig, *, say: Say) -> BenchReport:
+        return left.pop(0) if len(left) > 1 else left[0]
 
-    return give
+    return lambda *arguments: _run(*arguments, obj=bench)
 
 
 def _baseline(folder: Path, measured: BenchReport) -> str:
@@ -38,8 +36,8 @@ def _baseline(folder: Path, measured: BenchReport) -> str:
     return str(path)
 
 
-def _run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, list(map(str, arguments)))
+def _run(*arguments: str | Path, obj: object = None) -> Result:
+    return CliRunner().invoke(main, list(map(str, arguments)), obj=obj)
 
 
 def test_a_bundle_is_measured_with_its_golden_tiles(
@@ -60,57 +58,52 @@ def test_a_bundle_is_measured_with_its_golden_tiles(
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.png"}
 
 
-def test_the_verdict_is_the_last_line(bench_gives: Callable[..., None]) -> None:
-    bench_gives(report())
-    done = _run()
+def test_the_verdict_is_the_last_line() -> None:
+    run = bench_gives(report())
+    done = run()
     assert done.exit_code == 0
     assert done.stdout.splitlines()[-1] == str(report().verdict)
     assert "p50 10.00 ms, p99 13.00 ms" in done.stdout
 
 
 @pytest.mark.parametrize(("rate", "code"), [(100.0, 0), (96.0, 0), (90.0, REGRESSED), (120.0, 0)])
-def test_a_run_that_is_slower_than_its_baseline_ends_with_6(
-    tmp_path: Path, bench_gives: Callable[..., None], rate: float, code: int
-) -> None:
-    bench_gives(report(end_to_end=steady(rate)))
-    done = _run("--baseline", _baseline(tmp_path, report()))
+def test_a_run_that_is_slower_than_its_baseline_ends_with_6(tmp_path: Path, rate: float, code: int) -> None:
+    run = bench_gives(report(end_to_end=steady(rate)))
+    done = run("--baseline", _baseline(tmp_path, report()))
     assert done.exit_code == code
     assert ("regressed: end to end: 90.0 tiles/s, 100.0 in the baseline (0.900)" in done.stderr) == (code == REGRESSED)
 
 
-def test_what_is_slower_once_is_measured_again(tmp_path: Path, bench_gives: Callable[..., None]) -> None:
+def test_what_is_slower_once_is_measured_again(tmp_path: Path) -> None:
     slow, usual = report(end_to_end=steady(90.0)), report()
-    bench_gives(slow, usual)
-    done = _run("--baseline", _baseline(tmp_path, usual), "--out", tmp_path / "out.json")
+    run = bench_gives(slow, usual)
+    done = run("--baseline", _baseline(tmp_path, usual), "--out", tmp_path / "out.json")
     assert done.exit_code == 0
     assert "measuring once more" in done.stderr
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == json.loads(json.dumps(usual.to_json()))
 
 
-def test_another_figure_that_is_slow_the_second_time_is_no_regression(
-    tmp_path: Path, bench_gives: Callable[..., None]
-) -> None:
+def test_another_figure_that_is_slow_the_second_time_is_no_regression(tmp_path: Path) -> None:
     first, second = report(end_to_end=steady(90.0)), report(sweep={1: steady(50.0), 32: steady(300.0)})
-    bench_gives(first, second)
-    assert _run("--baseline", _baseline(tmp_path, report())).exit_code == 0
+    run = bench_gives(first, second)
+    assert run("--baseline", _baseline(tmp_path, report())).exit_code == 0
 
 
-def test_how_much_slower_may_be_chosen(tmp_path: Path, bench_gives: Callable[..., None]) -> None:
-    bench_gives(report(end_to_end=steady(90.0)))
-    assert _run("--baseline", _baseline(tmp_path, report()), "--fail-below", "0.85").exit_code == 0
+def test_how_much_slower_may_be_chosen(tmp_path: Path) -> None:
+    run = bench_gives(report(end_to_end=steady(90.0)))
+    assert run("--baseline", _baseline(tmp_path, report()), "--fail-below", "0.85").exit_code == 0
 
 
-def test_an_unstable_run_cannot_be_compared(tmp_path: Path, bench_gives: Callable[..., None]) -> None:
-    bench_gives(report(end_to_end=replace(steady(100.0), high=150.0, stable=False)))
-    done = _run("--baseline", _baseline(tmp_path, report()))
+def test_an_unstable_run_cannot_be_compared(tmp_path: Path) -> None:
+    run = bench_gives(report(end_to_end=replace(steady(100.0), high=150.0, stable=False)))
+    done = run("--baseline", _baseline(tmp_path, report()))
     assert done.exit_code == REGRESSED
     assert "unstable: end to end" in done.stderr
-    assert _run().exit_code == 0, "without a baseline it is only said"
+    assert run().exit_code == 0, "without a baseline it is only said"
 
 
-def test_the_baseline_is_read_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cervix_engine.bench.bench.bench", lambda *_, **__: pytest.fail("measured in vain"))
-    done = _run("--baseline", tmp_path / "none.json")
+def test_the_baseline_is_read_before_anything_is_measured(tmp_path: Path) -> None:
+    done = _run("--baseline", tmp_path / "none.json", obj=lambda *_, **__: pytest.fail("measured in vain"))
     assert done.exit_code == 2
     assert done.stderr.startswith("error: cannot read the baseline")
 
@@ -149,17 +142,15 @@ def test_bad_places_are_one_line(bundle: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("bench.txt", 2), ("none/bench.png", 1)])
-def test_a_picture_that_cannot_be_drawn_is_one_line(
-    tmp_path: Path, bench_gives: Callable[..., None], name: str, code: int
-) -> None:
-    bench_gives(report())
-    done = _run("--plot", tmp_path / name)
+def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path: Path, name: str, code: int) -> None:
+    run = bench_gives(report())
+    done = run("--plot", tmp_path / name)
     assert done.exit_code == code
     assert done.stderr.startswith("error: cannot ")
 
 
-def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, bench_gives: Callable[..., None]) -> None:
-    bench_gives(report())
-    done = _run("--out", tmp_path / "none" / "bench.json")
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    run = bench_gives(report())
+    done = run("--out", tmp_path / "none" / "bench.json")
     assert done.exit_code == 1
     assert done.stderr.startswith("error: cannot write")

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
 from cervix_engine.run import tuning
 from cervix_engine.run.record import RunRecord, record_beside
-from cervix_engine.run.tuning import BATCH_SIZES, Tuned, enough_workers, smallest_as_fast, tune
+from cervix_engine.run.session import Chosen
+from cervix_engine.run.tuning import BATCH_SIZES, Auto, Tuned, choose_sizes, enough_workers, smallest_as_fast, tune
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import CONTRACT, Invoke, drawn_tile, run_setup
 
@@ -106,20 +108,30 @@ def test_noise_does_not_choose_a_larger_batch(rates: Mapping[int, float], size: 
 # ---- in a run
 
 
-def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, workers = iter([6, 12]), iter([2, 1])
+class SmallBackend(FakeBackend):
+    """Is the faster, the larger its batches are, up to those of `largest` tiles."""
 
-    def tune(*_: object, batch_size: int | None, **__: object) -> Tuned:
-        return Tuned(batch_size or next(sizes), next(workers), 0.0, 0.0)
+    def __init__(self, largest: int) -> None:
+        super().__init__(seconds_per_batch=0.01)
+        self._largest = largest
 
-    monkeypatch.setattr(tuning, "tune", tune)
-    assert invoke("-b", "auto", "-j", "auto", setup=run_setup(stop_at="assemble")).exit_code == 130
-    assert invoke("-b", "auto", "-j", "auto").exit_code == 0
-    report = RunRecord.load(record_beside(out))
-    assert report.batch_size == 6
-    assert {stage.stage: stage.threads for stage in report.stages}["decode"] == 1
+    def infer(self, pixels: Pixels) -> Probabilities:
+        if len(pixels) > self._largest:
+            raise InferenceError("out of memory")
+        return super().infer(pixels)
+
+
+def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, fake_bundle: Bundle) -> None:
+    model = fake_bundle.root
+    small = run_setup(choose=lambda _: Chosen(SmallBackend(4)), stop_at="assemble")
+    large = run_setup(choose=lambda _: Chosen(SmallBackend(64)))
+    assert invoke("-b", "auto", "-j", "auto", setup=small, model=model).exit_code == 130
+    assert invoke("-b", "auto", "-j", "auto", setup=large, model=model).exit_code == 0
+    assert RunRecord.load(record_beside(out)).batch_size == 4
     automatic = out.read_bytes()
-    assert invoke("-b", "6", "--overwrite").exit_code == 0
+    assert invoke("-b", "auto", "-j", "auto", "--overwrite", setup=large, model=model).exit_code == 0
+    assert RunRecord.load(record_beside(out)).batch_size > 4
+    assert invoke("-b", "4", "--overwrite", setup=large, model=model).exit_code == 0
     assert out.read_bytes() == automatic
 
 
@@ -135,17 +147,16 @@ def test_with_no_tile_to_measure_the_usual_settings_are_taken(invoke: Invoke, ou
     assert RunRecord.load(record_beside(out)).batch_size == tuning.DEFAULT_BATCH_SIZE
 
 
-@pytest.mark.parametrize("option", [("-b", "auto"), ("-j", "auto")])
-def test_what_is_given_beside_auto_is_kept(
-    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str]
-) -> None:
+@pytest.mark.parametrize(("batch_size", "workers"), [("auto", 3), (5, "auto")])
+def test_what_is_given_beside_auto_is_kept(batch_size: int | Auto, workers: int | Auto) -> None:
     asked: dict[str, int | None] = {}
 
-    def tune(*_: object, contract: object, batch_size: int | None, workers: int | None) -> Tuned:
+    def measure(*_: object, contract: object, batch_size: int | None, workers: int | None) -> Tuned:
         asked.update(batch_size=batch_size, workers=workers)
         return Tuned(batch_size or 4, workers or 1, 0.0, 0.0)
 
-    monkeypatch.setattr(tuning, "tune", tune)
-    other = {"-b": ("-j", "3"), "-j": ("-b", "5")}[option[0]]
-    assert invoke(*option, *other).exit_code == 0
-    assert asked == ({"batch_size": None, "workers": 3} if option[0] == "-b" else {"batch_size": 5, "workers": None})
+    sizes = choose_sizes(
+        FakeBackend(), lambda: SAMPLE, contract=CONTRACT, batch_size=batch_size, workers=workers, measure=measure
+    )
+    assert sizes == ((4, 3) if batch_size == "auto" else (5, 1))
+    assert asked == ({"batch_size": None, "workers": 3} if batch_size == "auto" else {"batch_size": 5, "workers": None})
