@@ -39,27 +39,46 @@ class ForkServer:
     """A process that forks decode workers. It starts while this one goes on; what is asked meanwhile waits.
 
     What workers print, as some decoders do, waits in a pipe that never makes them wait: see `log_messages`.
+
+    Args:
+        inherited: that of the process which this one was forked from, if it has one; a copy of it starts at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: ForkServer | None = None) -> None:
         self._owner = os.getpid()
         self._gone = False
         self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._messages, printed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self._process = subprocess.Popen(
-                self._command(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=printed,
-                cwd="/",
-                env={**os.environ, **_ONE_THREAD},
-            )
+            if inherited is None or not inherited.copy_for(theirs.fileno(), printed):
+                self._process = self._start(theirs.fileno(), printed)
         finally:
             theirs.close()
             os.close(printed)
+
+    def _start(self, descriptor: int, printed: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command(descriptor),
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            cwd="/",
+            env={**os.environ, **_ONE_THREAD},
+        )
+
+    def copy_for(self, descriptor: int, printed: int) -> bool:
+        """Start a copy that serves another process, behind this socket; whether there is somebody to ask.
+
+        Nothing is answered, so that a process which is killed meanwhile leaves no answer for the next one.
+        """
+        try:
+            socket.send_fds(self._control, [b"copy"], [descriptor, printed])
+        except OSError:
+            return False
+        return True
 
     @staticmethod
     def _command(descriptor: int) -> list[str]:
@@ -106,7 +125,12 @@ class ForkServer:
     @property
     def is_usable(self) -> bool:
         """Whether it runs, and for this process: one that this process was forked from keeps its own."""
-        return self._owner == os.getpid() and not self._gone and self._process.poll() is None
+        return self.is_own and not self._gone and (self._process is None or self._process.poll() is None)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it serves this process, and not the one that this was forked from."""
+        return self._owner == os.getpid()
 
     def log_messages(self) -> str:
         """Put what the processes printed into the log, and return it."""
@@ -121,7 +145,7 @@ class ForkServer:
     def close(self) -> None:
         """End it, and all of its workers."""
         self._control.close()
-        if self._owner == os.getpid():
+        if self.is_own and self._process is not None:
             self._process.wait()
         os.close(self._messages)
 
@@ -141,11 +165,13 @@ def fork_server() -> ForkServer:
     global _current
     with _starting:
         if _current is None or not _current.is_usable:
-            close_fork_server()
+            inherited = None if _current is None or _current.is_own else _current
             try:
-                _current = ForkServer()
+                started = ForkServer(inherited)
             except OSError as error:
                 raise DecodeWorkerError(f"no process can be started to decode tiles: {error.strerror}") from error
+            close_fork_server()
+            _current = started
             atexit.register(close_fork_server)
         return _current
 

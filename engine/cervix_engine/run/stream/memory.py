@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
@@ -25,7 +28,8 @@ class SharedPixels:
     def __init__(self, shape: tuple[int, ...]) -> None:
         try:
             self.descriptor = os.memfd_create("cervix-slots", os.MFD_CLOEXEC)
-            os.ftruncate(self.descriptor, prod(shape))
+            with _file_sizes_unlimited():
+                os.ftruncate(self.descriptor, prod(shape))
             self.pixels = map_pixels(self.descriptor, shape)
         except OSError as error:
             raise DecodeWorkerError(f"no memory for {shape[0]} batches of pixels: {error.strerror}") from error
@@ -33,6 +37,17 @@ class SharedPixels:
     def close(self) -> None:
         """Give the descriptor back; the array stays as long as somebody has it."""
         os.close(self.descriptor)
+
+
+@contextmanager
+def _file_sizes_unlimited() -> Iterator[None]:
+    """Lift the limit that a user has set on files (`ulimit -f`): to the kernel this memory is one, on no disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def map_pixels(descriptor: int, shape: tuple[int, ...]) -> Pixels:

@@ -31,7 +31,7 @@ from cervix_engine.run.stream.memory import map_pixels
 # As large as the names of a chunk's tiles, of at most 4,096 bytes each.
 MESSAGE_BYTES = 2**18
 
-FORK, END = b"fork", b"end"
+FORK, END, COPY = b"fork", b"end", b"copy"
 
 # How a worker ends for whom decoding took more memory than it may have.
 OUT_OF_MEMORY = 71
@@ -48,6 +48,7 @@ def serve(descriptor: int) -> NoReturn:
     |---|---|
     | `fork`, with a worker's socket and the descriptor of the slots | its process id, or minus an error number |
     | `end` and a process id | the worker's wait status, after it was killed unless it had ended already |
+    | `copy`, with the socket of another fork server and what it prints to | none; that one serves another process |
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's affair
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -60,6 +61,9 @@ def serve(descriptor: int) -> NoReturn:
         if not request:
             os._exit(0)
         kind, _, process = request.partition(b" ")
+        if kind == COPY:
+            control = _copy(control, *descriptors)
+            continue
         answer = _fork(control, *descriptors) if kind == FORK else _end(int(process))
         control.send(b"%d" % answer)
 
@@ -76,6 +80,23 @@ def _fork(control: socket.socket, chunks: int, slots: int) -> int:
     os.close(chunks)
     os.close(slots)
     return process
+
+
+def _copy(control: socket.socket, theirs: int, printed: int) -> socket.socket:
+    """Fork a copy of this fork server that belongs to nobody; what each of both serves from now on."""
+    child = os.fork()
+    if child == 0:
+        if os.fork():
+            os._exit(0)  # so that the copy is nobody's child, whose end nobody would wait for
+        control.close()
+        for stream in (1, 2):
+            os.dup2(printed, stream)
+        control = socket.socket(fileno=theirs)
+    else:
+        os.waitpid(child, 0)
+        os.close(theirs)
+    os.close(printed)
+    return control
 
 
 def _end(process: int) -> int:
