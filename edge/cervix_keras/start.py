@@ -1,4 +1,4 @@
-"""Loads Keras on TensorFlow, quietly and reproducibly.
+"""Starts Keras on TensorFlow, quietly and reproducibly.
 
 TensorFlow writes a dozen lines to the process's standard error while it is imported and when it first computes,
 some of them from C++ before any of its own settings apply. They would bury the one line that a user needs.
