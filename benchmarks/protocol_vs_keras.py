@@ -30,7 +30,7 @@ from cervix_engine.backends import Backend
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_keras.start import load_keras
 from cervix_train.data.tiles import tile_batches
-from cervix_train.features.backends import ExtractorBackends, FeatureBackends
+from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.choice import relative_difference
 from cervix_train.features.extractor import BACKBONES, Backbone, build_extractor, parse_weights
 from cervix_train.learning.batches import LabelledFeatures
@@ -160,7 +160,7 @@ class Graphs:
         return {**self.fp32, **self.bf16}
 
 
-def conversion(backends: FeatureBackends, race: Race, stack: ExitStack) -> Graphs:
+def conversion(backends: ExtractorBackends, race: Race, stack: ExitStack) -> Graphs:
     pixels = sample_pixels(race)
     expected = backends.backend(backends.keras).infer(pixels)
     differences: dict[str, float] = {}

@@ -194,7 +194,7 @@ def test_a_temperature_that_does_not_fit_the_test_tiles_is_said_aloud(
     said = re.search(r"the test tiles' ECE .* lies above a calibrated model's, [^:]*", caplog.text)
     assert said is not None
     distribution = ClassDistribution((ClassCounts("cervix_dyk", 1, 1, 1),), 1.0)
-    record = TrainingRecord({"backbone": "cnn"}, {}, distribution, 0, ())
+    record = TrainingRecord({"backbone": "cnn"}, {}, distribution, 0, (), {})
     write_page(tmp_path / "page.html", PageInput(report.metrics, calibration, record, opened.root / "training"))
     assert html.escape(said[0].removeprefix("the ")) in (tmp_path / "page.html").read_text()
 

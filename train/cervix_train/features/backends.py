@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 
@@ -27,45 +26,6 @@ from cervix_train.features.extractor import extractor_digest
 # The backends that run a converted extractor, by the module that each needs.
 _MODULES = {"onnxruntime-cpu": "onnxruntime", "openvino": "openvino"}
 _BF16 = Combination("openvino", "bf16")
-
-
-class FeatureBackends(Protocol):
-    """The backends that can compute one extractor's features, by names that hold version and, unless FP32, precision.
-
-    Attributes:
-        extractor: frozen; `uint8 (N, H, W, 3)` → `float32 (N, features)`.
-        keras: Keras's name.
-    """
-
-    @property
-    def extractor(self) -> KerasModel: ...
-
-    @property
-    def keras(self) -> str: ...
-
-    def names(self, precision: Precision = "fp32") -> tuple[str, ...]:
-        """Those that are installed; in FP32, Keras first."""
-        ...
-
-    def no_bf16(self) -> str | None:
-        """Why nothing here computes in BF16; None where something does."""
-        ...
-
-    def convert(self) -> None:
-        """Make the graph that all but Keras run, if it is not made yet.
-
-        Raises:
-            ConversionError: the extractor cannot be converted.
-        """
-        ...
-
-    def backend(self, name: str) -> Backend:
-        """A new backend, which `with` loads and frees; `infer` gives features, `float32 (N, features)`.
-
-        Raises:
-            BackendError: it cannot be had here.
-        """
-        ...
 
 
 class KerasBackend(Synchronous):
@@ -101,26 +61,43 @@ class KerasBackend(Synchronous):
 
 
 class ExtractorBackends:
-    """Those that are installed on this machine; see `FeatureBackends`."""
+    """The backends that can compute one extractor's features here, by names that hold version and precision.
+
+    Attributes:
+        extractor: frozen; `uint8 (N, H, W, 3)` → `float32 (N, features)`.
+    """
 
     def __init__(self, extractor: KerasModel) -> None:
         self.extractor = extractor
 
     @property
     def keras(self) -> str:
+        """Keras's name."""
         return f"keras {load_keras().__version__}"
 
     def names(self, precision: Precision = "fp32") -> tuple[str, ...]:
+        """Those that are installed; in FP32, Keras first."""
         return (*([self.keras] if precision == "fp32" else []), *graph_backends(precision))
 
     def no_bf16(self) -> str | None:
+        """Why nothing here computes in BF16; None where something does."""
         missing = None if graph_backends("bf16") else "tf2onnx is not installed: pip install 'cervix[export]'"
         return objection(_BF16.backend, _BF16.precision) or missing
 
     def convert(self) -> None:
+        """Make the graph that all but Keras run, if it is not made yet.
+
+        Raises:
+            ConversionError: the extractor cannot be converted.
+        """
         _ = self._graph
 
     def backend(self, name: str) -> Backend:
+        """A new backend, which `with` loads and frees; `infer` gives features, `float32 (N, features)`.
+
+        Raises:
+            BackendError: it cannot be had here.
+        """
         if name == self.keras:
             return KerasBackend(self.extractor)
         combination = {**graph_backends("fp32"), **graph_backends("bf16")}[name]

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from cervix_engine.backends import Backend
 from cervix_engine.errors import BackendError, ConversionError
 from cervix_engine.values import Pixels
-from cervix_train.features.backends import FeatureBackends
+from cervix_train.features.backends import ExtractorBackends
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Wish:
         return f"{most} of {self.tiles} tiles are in its store already" if most else None
 
 
-def choose_backend(backends: FeatureBackends, wish: Wish, rules: Rules) -> str:
+def choose_backend(backends: ExtractorBackends, wish: Wish, rules: Rules) -> str:
     """The name of the backend that is to compute what is missing, in FP32; a log line says which and why.
 
     Args:
@@ -106,7 +106,7 @@ def choose_backend(backends: FeatureBackends, wish: Wish, rules: Rules) -> str:
     return name
 
 
-def choose_bf16(backends: FeatureBackends, wish: Wish, rules: Rules) -> str | None:
+def choose_bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> str | None:
     """The name of what computes in BF16; None, with a log line that says why, where it has to be FP32.
 
     Args:
@@ -122,7 +122,7 @@ def choose_bf16(backends: FeatureBackends, wish: Wish, rules: Rules) -> str | No
     return name
 
 
-def _fp32(backends: FeatureBackends, wish: Wish, rules: Rules) -> tuple[str, str]:
+def _fp32(backends: ExtractorBackends, wish: Wish, rules: Rules) -> tuple[str, str]:
     """The backend and why."""
     keras, others = backends.keras, [name for name in wish.held if name != backends.keras]
     if not wish.begun and wish.tiles < rules.pays_from:
@@ -149,7 +149,7 @@ class _NotBf16(Exception):  # noqa: N818 - no error, a decision with its reason
     """Why training tiles are computed in FP32."""
 
 
-def _bf16(backends: FeatureBackends, wish: Wish, rules: Rules) -> tuple[str, str]:
+def _bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> tuple[str, str]:
     """The backend and why.
 
     Raises:
@@ -187,7 +187,7 @@ class _Trial:
         agreeing: how nearly each agrees, by its name.
     """
 
-    def __init__(self, backends: FeatureBackends, sample: Pixels) -> None:
+    def __init__(self, backends: ExtractorBackends, sample: Pixels) -> None:
         self.agreeing: dict[str, str] = {}
         self._backends, self._sample = backends, sample
         self._open: dict[str, Backend] = {}

@@ -19,7 +19,7 @@ from cervix_engine.values import Pixels, Precision
 from cervix_keras.start import load_keras
 from cervix_train.data.augment import ORIGINAL, Copy, Variant
 from cervix_train.data.tiles import tile_batches
-from cervix_train.features.backends import FeatureBackends
+from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.choice import RACE_TILES, Rules, Wish, choose_backend, choose_bf16
 from cervix_train.features.extractor import extractor_digest
 from cervix_train.features.store import FeatureStore
@@ -39,7 +39,7 @@ class Extraction:
         rules: when which backend computes.
     """
 
-    backends: FeatureBackends
+    backends: ExtractorBackends
     contract: ModelContract
     cache: Path
     batch_size: int
@@ -106,7 +106,7 @@ def feature_passes(wanted: Wanted, extraction: Extraction, *, bf16: Collection[i
     return [stores.in_fp32(wanted.subset(bf16, within=False)), learnt]
 
 
-def cache_keys(backends: FeatureBackends, contract: ModelContract, precision: Precision = "fp32") -> dict[str, str]:
+def cache_keys(backends: ExtractorBackends, contract: ModelContract, precision: Precision = "fp32") -> dict[str, str]:
     """For each backend of a precision, hex SHA-256 of all that decides a tile's features, but for the tile itself.
 
     Versions are part of it: another one may compute the same layers a little differently.

@@ -36,9 +36,9 @@ class MixedPrecision:
 
 def hardware_has_bf16() -> bool:
     """Whether what TensorFlow computes on here multiplies BF16 in hardware; elsewhere it would only be slower."""
+    load_keras()
     import tensorflow as tf
 
-    load_keras()
     return has_bf16(find_gpus() if tf.config.list_physical_devices("GPU") else None, cpu=cpu_has_bf16())
 
 

@@ -206,8 +206,10 @@ def _examples(given: PageInput) -> str:
 
 
 def _recipe(given: PageInput) -> str:
-    values = {**given.record.recipe, **{f"{name} version": text for name, text in given.record.versions.items()}}
-    rows = [(name.replace("_", " "), _plain(value)) for name, value in values.items()]
+    record = given.record
+    versions = {f"{name} version": text for name, text in record.versions.items()}
+    rows = [(name.replace("_", " "), _plain(value)) for name, value in {**record.recipe, **versions}.items()]
+    rows += record.environment.items()
     return "<h2>How to do it again</h2>" + _table(("setting", "value"), rows, text=(1,))
 
 

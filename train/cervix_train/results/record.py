@@ -55,6 +55,7 @@ class TrainingRecord:
         distribution: the tiles by class and split.
         left_out: tiles that could not be decoded.
         stages: all that were trained.
+        environment: variables of the libraries that were set, since they may change last digits.
     """
 
     recipe: Mapping[str, Any]
@@ -62,6 +63,7 @@ class TrainingRecord:
     distribution: ClassDistribution
     left_out: int
     stages: tuple[StageRecord, ...]
+    environment: Mapping[str, str]
 
     schema: ClassVar[str] = "cervix/training/1"
 

@@ -11,7 +11,7 @@ from cervix_keras.start import KerasModel
 from cervix_train.data.augment import training_copies
 from cervix_train.data.dataset import Dataset, log_failures
 from cervix_train.data.tiles import tile_batches
-from cervix_train.features.backends import FeatureBackends
+from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.batchnorm import reestimate
 from cervix_train.features.extractor import build_extractor
 from cervix_train.features.features import FeatureSet, compute_features
@@ -41,7 +41,7 @@ def frozen_extractor(config: TrainConfig, dataset: Dataset, contract: ModelContr
 
 
 def dataset_features(
-    config: TrainConfig, dataset: Dataset, backends: FeatureBackends, *, contract: ModelContract, bf16: bool = False
+    config: TrainConfig, dataset: Dataset, backends: ExtractorBackends, *, contract: ModelContract, bf16: bool = False
 ) -> FeatureSet:
     """Features of all tiles and of training tiles' copies, with progress, and a warning for each tile that has none.
 

@@ -15,6 +15,7 @@ from cervix_engine.contract import TileStatistic
 from cervix_engine.errors import UsageError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.values import Probabilities
+from cervix_keras.settings import pin_environment
 from cervix_keras.start import library_versions, load_keras
 from cervix_train.data.dataset import HELD_OUT, SPLITS, Dataset, Split, check_trainable
 from cervix_train.data.distribution import class_distribution, warn_of_imbalance
@@ -115,6 +116,7 @@ def _reference(
         class_distribution(dataset),
         len(features.failures),
         tuple(StageRecord.of(stage, test=tiles["test"], kept=stage is kept) for stage in learnt.stages),
+        pin_environment(),
     )
     return Reference(
         model=given.model,
@@ -193,7 +195,7 @@ def _state_folder(config: TrainConfig) -> Path:
 
 def _identity(config: TrainConfig, mixed: MixedPrecision, given: Trainable) -> str:
     """Digest of all that decides what is learnt."""
-    facts = [config.recipe(mixed)]
+    facts = [config.recipe(mixed), *filter(None, [pin_environment()])]
     for split in SPLITS:
         labelled = given.tiles[split].labelled
         facts.append({split: [sha256_bytes(array.tobytes()) for array in (labelled.vectors, labelled.targets)]})
