@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,16 @@ from typing import Any
 import click
 import numpy as np
 
-from cervix_engine.backends import Combination, objection
+from cervix_engine.backends import Backend
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_keras.runtime import load_keras
-from cervix_train.data.batches import LabelledFeatures
+from cervix_keras.start import load_keras
 from cervix_train.data.tiles import tile_batches
-from cervix_train.features.runtime import (
-    FeatureRuntime,
-    GraphRuntime,
-    KerasRuntime,
-    graph_runtimes,
-    onnx_graph,
-    relative_difference,
-)
+from cervix_train.features.backends import ExtractorBackends
+from cervix_train.features.choice import relative_difference
+from cervix_train.features.extractor import BACKBONES, Backbone, build_extractor, parse_weights
+from cervix_train.learning.batches import LabelledFeatures
 from cervix_train.learning.fit import FitConfig, fit
-from cervix_train.learning.network import BACKBONES, Backbone, build_extractor, build_head, join, parse_weights
+from cervix_train.learning.network import build_head, join
 from common import Rate, interleave, machine, sample_tiles
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -102,7 +98,7 @@ def plain_passes(extractor: Any, race: Race) -> tuple[Callable[[], float], Calla
     return training, validation
 
 
-def feature_pass(runtime: FeatureRuntime, race: Race) -> Callable[[], float]:
+def feature_pass(backend: Backend, race: Race) -> Callable[[], float]:
     """Tiles per second from files to features."""
     contract = ModelContract(classes=SIPAKMED_CLASSES, input_size=race.input_size)
     paths = race.paths()
@@ -110,7 +106,7 @@ def feature_pass(runtime: FeatureRuntime, race: Race) -> Callable[[], float]:
     def run() -> float:
         started = time.perf_counter()
         for batch in tile_batches(paths, contract=contract, batch_size=race.batch_size, failures={}):
-            runtime(batch.pixels)
+            backend.infer(batch.pixels)
         return len(paths) / (time.perf_counter() - started)
 
     return run
@@ -143,44 +139,44 @@ def sample_pixels(race: Race) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """The converted extractor's runtimes.
+    """The converted extractor's opened backends, by name.
 
     Attributes:
         fp32: those that can compute all features.
-        bf16: what computes training tiles with `--mixed-precision`; None where the CPU has no BF16.
+        bf16: what computes training tiles with `--mixed-precision`; empty where the CPU has no BF16.
         fp32_s: seconds of the conversion, and until all of `fp32` had computed once.
         bf16_s: seconds more until `bf16` had.
-        differences: by the runtime's name, from Keras, as a share of the largest feature.
+        differences: from Keras, as a share of the largest feature.
     """
 
-    fp32: list[GraphRuntime]
-    bf16: GraphRuntime | None
+    fp32: dict[str, Backend]
+    bf16: dict[str, Backend]
     fp32_s: float
     bf16_s: float
     differences: dict[str, float]
 
     @property
-    def all(self) -> list[GraphRuntime]:
-        return [*self.fp32, *([self.bf16] if self.bf16 else [])]
+    def all(self) -> dict[str, Backend]:
+        return {**self.fp32, **self.bf16}
 
 
-def conversion(extractor: Any, race: Race) -> Graphs:
+def conversion(backends: ExtractorBackends, race: Race, stack: ExitStack) -> Graphs:
     pixels = sample_pixels(race)
-    expected = KerasRuntime(extractor)(pixels)
+    expected = backends.backend(backends.keras).infer(pixels)
     differences: dict[str, float] = {}
 
-    def begun(combination: Combination) -> GraphRuntime:
-        runtime = GraphRuntime(combination, graph)
-        differences[runtime.name] = relative_difference(runtime(pixels), expected)
-        return runtime
+    def begun(name: str) -> Backend:
+        backend = stack.enter_context(backends.backend(name))
+        differences[name] = relative_difference(backend.infer(pixels), expected)
+        return backend
 
     started = time.perf_counter()
-    graph = onnx_graph(extractor)
-    fp32 = [begun(combination) for combination in graph_runtimes().values()]
+    backends.convert()
+    fp32 = {name: begun(name) for name in backends.names() if name != backends.keras}
     between = time.perf_counter()
-    bf16 = [begun(one) for one in graph_runtimes("bf16").values() if objection(one.backend, one.precision) is None]
+    bf16 = {} if backends.no_bf16() else {name: begun(name) for name in backends.names("bf16")}
     ended = time.perf_counter()
-    return Graphs(fp32, next(iter(bf16), None), between - started, ended - between, differences)
+    return Graphs(fp32, bf16, between - started, ended - between, differences)
 
 
 def measure_epochs(run: Callable[[], float], *, rounds: int) -> float:
@@ -188,14 +184,14 @@ def measure_epochs(run: Callable[[], float], *, rounds: int) -> float:
     return statistics.median([1 / run() for _ in range(rounds + 1)][1:])
 
 
-def of_graph(runtime: GraphRuntime) -> str:
-    return f"feature pass, {runtime.name}"
+def of_graph(name: str) -> str:
+    return f"feature pass, {name}"
 
 
 def report(rates: dict[str, Rate], graphs: Graphs, *, epoch_s: float) -> None:
     """Print the extrapolation, factor by factor."""
     training, validation, keras = rates[TRAINING].median, rates[VALIDATION].median, rates[KERAS].median
-    graph = max(rates[of_graph(runtime)].median for runtime in graphs.fp32)
+    graph = max(rates[of_graph(name)].median for name in graphs.fp32)
     plain_s = EPOCHS * (TRAIN / training + VAL / validation) + TEST / validation
     by_keras, by_graph = TILES / keras, graphs.fp32_s + TILES / graph
     print("the plain loop:")
@@ -207,10 +203,10 @@ def report(rates: dict[str, Rate], graphs: Graphs, *, epoch_s: float) -> None:
     print(f"  by Keras: {_with_head(by_keras, epoch_s, plain_s)}")
     print(f"  the lesser: {_with_head(min(by_keras, by_graph), epoch_s, plain_s)}")
     print("features once, --mixed-precision:")
-    if graphs.bf16 is None:
+    if not graphs.bf16:
         print("  not here: the CPU has no BF16")
         return
-    bf16, fp32 = rates[of_graph(graphs.bf16)].median, max(keras, graph)
+    bf16, fp32 = rates[of_graph(next(iter(graphs.bf16)))].median, max(keras, graph)
     mixed_s = graphs.fp32_s + graphs.bf16_s + TRAIN / bf16 + (VAL + TEST) / fp32
     print(f"  {graphs.fp32_s:.0f} + {graphs.bf16_s:.0f} s of conversion + {TRAIN} training tiles in BF16 / {bf16:.2f}")
     print(f"  + ({VAL} + {TEST}) tiles in FP32 / {fp32:.2f}, both per s = {mixed_s:.0f} s")
@@ -244,17 +240,18 @@ def main(
     size = (input_size, input_size)
     extractor = build_extractor(backbone, input_size=size, weights=parse_weights(weights, backbone=backbone))
     extractor.trainable = False
-    with tempfile.TemporaryDirectory() as folder:
+    backends = ExtractorBackends(extractor)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         race = Race(Path(folder), size, batch_size)
         sample_tiles(tiles, race.tiles, count=count)
-        graphs = conversion(extractor, race)
+        graphs = conversion(backends, race, stack)
         training, validation = plain_passes(extractor, race)
         rates = interleave(
             {
                 TRAINING: training,
                 VALIDATION: validation,
-                KERAS: feature_pass(KerasRuntime(extractor), race),
-                **{of_graph(runtime): feature_pass(runtime, race) for runtime in graphs.all},
+                KERAS: feature_pass(backends.backend(backends.keras), race),
+                **{of_graph(name): feature_pass(backend, race) for name, backend in graphs.all.items()},
             },
             rounds=rounds,
         )

@@ -104,7 +104,7 @@ make_bundle_and_tile() {
   local bin=$repo/.venv/bin
   [[ -x $bin/cervix-train ]] || die "no .venv: make setup, or give BUNDLE and TILE"
   say "make a small bundle"
-  "$bin/python" -m cervix_train.drawn "$work/labelled" --tiles 60
+  "$bin/python" -m cervix_train.synthetic "$work/labelled" --tiles 60
   "$bin/cervix-train" "$work/labelled" --backbone cnn --input-size 32 --epochs 2 --cache "$work/features" --out "$work/bundle"
   "$bin/cervix-export" --model "$work/bundle"
   BUNDLE=$work/bundle

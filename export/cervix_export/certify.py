@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # The first batch pays for allocation and is not timed; the rate is the median of at least this many others.
 TIMED_BATCHES = 3
 # BF16 is not a graph but a way to compute the FP32 one, tried wherever the CPU can.
-UNASKED = frozenset({"bf16"})
+OPTIONAL_PRECISIONS = frozenset({"bf16"})
 COMPARED_ROUNDS = 6
 
 
@@ -148,7 +148,7 @@ def require_passed(certificates: list[Certificate]) -> None:
 
     A mode that nobody asked for stays uncertified, which keeps `auto` from taking it, and is no error.
     """
-    failed = [item for item in certificates if not item.passed and item.precision not in UNASKED]
+    failed = [item for item in certificates if not item.passed and item.precision not in OPTIONAL_PRECISIONS]
     if not failed:
         return
     objections = [

@@ -16,10 +16,12 @@ from cervix_engine.backends import Combination, open_backend
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.errors import ConversionError
+from cervix_engine.errors import ContractError, ConversionError
 from cervix_engine.values import Pixels
-from cervix_keras import _keras_to_onnx
-from cervix_keras.convert import check_graph, onnx_from_keras
+from cervix_keras._jobs import check_golden
+from cervix_keras.graph import check_graph
+from cervix_keras.jobs import onnx_from_keras
+from cervix_keras.model_file import check_signature, load_model
 
 from .conftest import CONTRACT, keras_probabilities, tiny_model
 
@@ -73,30 +75,30 @@ def test_the_backend_runs_the_graph(exported: Exported, golden_pixels: Pixels) -
     ],
 )
 def test_a_model_that_the_contract_does_not_describe_is_refused(changes: dict[str, Any], got: str) -> None:
-    expected = r"the contract says uint8 \(None, 32, 32, 3\) -> float32 \(None, 5\)"
-    with pytest.raises(ConversionError, match=f"{got}.*{expected}"):
-        _keras_to_onnx.check_signature(tiny_model(**changes), CONTRACT)
+    expected = r"its contract says uint8 \(None, 32, 32, 3\) -> float32 \(None, 5\)"
+    with pytest.raises(ContractError, match=f"{got}.*{expected}"):
+        check_signature(tiny_model(**changes), CONTRACT)
 
 
 def test_golden_tiles_of_another_model_are_refused(trained_bundle: Path, keras_model: Any) -> None:
     golden = GoldenSet.load(Bundle.open(trained_bundle))
-    _keras_to_onnx.check_golden(keras_model, golden)
+    check_golden(keras_model, golden)
     with pytest.raises(ConversionError, match="made with another model"):
-        _keras_to_onnx.check_golden(tiny_model(), golden)
+        check_golden(tiny_model(), golden)
 
 
 def test_golden_answers_that_are_not_numbers_are_refused(trained_bundle: Path, keras_model: Any) -> None:
     golden = GoldenSet.load(Bundle.open(trained_bundle))
     tiles = tuple(replace(tile, probabilities=(float("nan"),) * 5) for tile in golden.tiles)
     with pytest.raises(ConversionError, match="made with another model"):
-        _keras_to_onnx.check_golden(keras_model, replace(golden, tiles=tiles))
+        check_golden(keras_model, replace(golden, tiles=tiles))
 
 
 def test_a_model_file_that_is_damaged_is_one_plain_reason(tmp_path: Path) -> None:
     file = tmp_path / "model.keras"
     file.write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(ConversionError, match=r"^Keras refuses model\.keras: \w+Error: [^\n]+$"):
-        _keras_to_onnx.load(file)
+    with pytest.raises(ContractError, match=r"^Keras refuses model\.keras: \w+Error: [^\n]+$"):
+        load_model(file, contract=CONTRACT)
 
 
 def test_the_child_opens_only_the_bundle_that_the_parent_checked(bundle_root: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from cervix_export.cli.export import main
 from cervix_export.engines.builder import BuiltEngine, EngineBuilder
 from cervix_export.engines.plan import EngineOptions, EnginePlan
 from cervix_export.graphs import half
-from cervix_keras import convert
+from cervix_keras import jobs
 
 from .conftest import CONTRACT
 
@@ -129,7 +129,7 @@ def converted(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copyfile(exported[0].root / "model.onnx", onnx_file)
         return "keras"
 
-    monkeypatch.setattr(convert, "onnx_from_keras", copy)
+    monkeypatch.setattr(jobs, "onnx_from_keras", copy)
 
 
 def test_an_export_puts_the_engine_and_its_fingerprint_into_the_bundle(converted: None, bundle_root: Path) -> None:

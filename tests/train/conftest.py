@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_keras.runtime import load_keras
+from cervix_keras.start import load_keras
+from cervix_train.features.extractor import build_extractor
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.network import build_extractor
-from cervix_train.learning.training import TrainReport, train
 from cervix_train.synthetic import write_drawn
+from cervix_train.training.train import TrainReport, train
 
 INPUT_SIZE = (32, 32)
 TILES = 60
+
+
+class _Interrupt(logging.Handler):
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self._line):
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted_at(line: str) -> Iterator[None]:
+    """Expect that the block is interrupted, as by Ctrl-C, when a line of the log begins with `line`."""
+    logger, handler = logging.getLogger("cervix_train"), _Interrupt(line)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

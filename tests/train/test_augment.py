@@ -20,12 +20,14 @@ from cervix_engine.values import Pixels
 from cervix_train.data.augment import BRIGHTNESS, ORIGINAL, Copy, Variant, training_copies
 from cervix_train.data.dataset import Dataset
 from cervix_train.data.layouts import read_dataset
-from cervix_train.data.split_tiles import split_parts
 from cervix_train.data.splits import assign_splits
+from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.features import FeatureSet, compute_features
+from cervix_train.features.passes import Extraction
 from cervix_train.learning.config import TrainConfig
+from cervix_train.learning.split_tiles import tiles_by_split
 from cervix_train.learning.stages import pixel_inputs
-from cervix_train.learning.training import TrainReport, train
+from cervix_train.training.train import TrainReport, train
 
 COPIES = 2
 MakeConfig = Callable[..., TrainConfig]
@@ -87,15 +89,9 @@ def dataset(drawn: Path) -> Dataset:
 def features_of(
     dataset: Dataset, copies: tuple[Copy, ...], *, extractor: Any, contract: Any, cache: Path
 ) -> FeatureSet:
-    return compute_features(
-        [dataset.root / tile.path for tile in dataset.tiles],
-        extractor=extractor,
-        contract=contract,
-        cache=cache,
-        batch_size=16,
-        advance=lambda _tiles: None,
-        copies=copies,
-    )
+    extraction = Extraction(ExtractorBackends(extractor), contract, cache, batch_size=16)
+    paths = [dataset.root / tile.path for tile in dataset.tiles]
+    return compute_features(paths, extraction, advance=lambda _tiles: None, copies=copies)
 
 
 def test_copies_are_of_training_tiles_and_never_cross_the_split(
@@ -103,25 +99,25 @@ def test_copies_are_of_training_tiles_and_never_cross_the_split(
 ) -> None:
     copies = training_copies(dataset, count=COPIES, seed=0)
     features = features_of(dataset, copies, extractor=extractor, contract=contract, cache=tmp_path)
-    plain = split_parts(dataset, features_of(dataset, (), extractor=extractor, contract=contract, cache=tmp_path))
-    parts = split_parts(dataset, features)
+    plain = tiles_by_split(dataset, features_of(dataset, (), extractor=extractor, contract=contract, cache=tmp_path))
+    by_split = tiles_by_split(dataset, features)
     for split in ("val", "test"):
-        assert parts[split].variants == (ORIGINAL,) * len(parts[split].indices)
-        assert np.array_equal(parts[split].labelled.vectors, plain[split].labelled.vectors)
-    part, tiles = parts["train"], len(plain["train"].indices)
-    assert len(part.indices) == len(part.variants) == len(part.groups) == (1 + COPIES) * tiles
-    assert {dataset.tiles[index].split for index in part.indices} == {"train"}
-    assert set(Counter(part.indices.tolist()).values()) == {1 + COPIES}
+        assert by_split[split].variants == (ORIGINAL,) * len(by_split[split].indices)
+        assert np.array_equal(by_split[split].labelled.vectors, plain[split].labelled.vectors)
+    train, tiles = by_split["train"], len(plain["train"].indices)
+    assert len(train.indices) == len(train.variants) == len(train.groups) == (1 + COPIES) * tiles
+    assert {dataset.tiles[index].split for index in train.indices} == {"train"}
+    assert set(Counter(train.indices.tolist()).values()) == {1 + COPIES}
     names = [item.name for item in dataset.classes]
-    assert [names[target] for target in part.labelled.targets] == [dataset.tiles[i].label for i in part.indices]
+    assert [names[target] for target in train.labelled.targets] == [dataset.tiles[i].label for i in train.indices]
     # A copy's features are those of its altered pixels.
     place = tiles + 3
-    path = dataset.root / dataset.tiles[part.indices[place]].path
-    altered = part.variants[place].apply(preprocess(path.read_bytes(), contract=contract), digest=sha256_file(path))
+    path = dataset.root / dataset.tiles[train.indices[place]].path
+    altered = train.variants[place].apply(preprocess(path.read_bytes(), contract=contract), digest=sha256_file(path))
     expected = extractor.predict_on_batch(altered[np.newaxis])[0]
-    assert np.allclose(part.labelled.vectors[place], expected, atol=1e-5)
+    assert np.allclose(train.labelled.vectors[place], expected, atol=1e-5)
     # Fine-tuning sees the same pixels as the head did.
-    inputs = pixel_inputs([path], contract=contract, variants=[part.variants[place]])
+    inputs = pixel_inputs([path], contract=contract, variants=[train.variants[place]])
     assert np.array_equal(inputs(np.array([0]))[0], altered)
 
 
@@ -132,7 +128,7 @@ def test_a_copy_of_a_tested_tile_is_refused(
     copies = (Copy(tested, Variant(0, 1)),)
     features = features_of(dataset, copies, extractor=extractor, contract=contract, cache=tmp_path)
     with pytest.raises(ValueError, match=f"1 copies are of tiles of another split, such as {tested}"):
-        split_parts(dataset, features)
+        tiles_by_split(dataset, features)
 
 
 def test_copies_are_cached_and_fail_with_their_tile(
@@ -160,7 +156,7 @@ def test_a_whole_training_with_copies(
     opened = Bundle.open(asked.out)
     trained = opened.read("training/split.csv").decode().count(",train,")
     assert got.computed == COPIES * trained
-    assert got.metrics["tiles"] == report.metrics["tiles"]
+    assert got.metrics.tiles == report.metrics.tiles
     record = opened.read_json("training/training.json", schema="cervix/training/1")
     assert record["recipe"]["augment"] == COPIES
     assert sum(item["train"] for item in record["distribution"]["classes"]) == trained

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_keras.runtime import load_keras
-from cervix_train.data.batches import LabelledFeatures, LabelledInputs
+from cervix_keras.start import load_keras
+from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.features import compute_features
+from cervix_train.features.passes import Extraction
+from cervix_train.learning.batches import LabelledFeatures, LabelledInputs
 from cervix_train.learning.fit import FitConfig, History, fit
 from cervix_train.learning.network import build_head, join
 from cervix_train.learning.stages import pixel_inputs
@@ -44,9 +46,8 @@ def fresh_head() -> Any:
 
 
 def cached(extractor: Any, paths: list[Path], targets: Any, contract: ModelContract, folder: Path) -> Any:
-    features = compute_features(
-        paths, extractor=extractor, contract=contract, cache=folder, batch_size=8, advance=lambda _tiles: None
-    )
+    extraction = Extraction(ExtractorBackends(extractor), contract, folder, batch_size=8)
+    features = compute_features(paths, extraction, advance=lambda _tiles: None)
     head = fresh_head()
     train, val = (LabelledFeatures(features.vectors[part], targets[part]) for part in (TRAINED, VALIDATED))
     history = fit(head, train=train, val=val, checkpoint=folder / "cached.weights.h5", config=CONFIG)

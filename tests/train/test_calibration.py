@@ -1,25 +1,23 @@
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cervix_keras.runtime import load_keras
-from cervix_train.learning.calibration import (
-    BOUNDS,
+from cervix_keras.start import load_keras
+from cervix_train.learning.network import build_head
+from cervix_train.learning.temperature import BOUNDS, fit_temperature, fold_temperature, logits_of, nll, softmax
+from cervix_train.results.calibration import (
+    Calibration,
+    Reliability,
     before_and_after,
-    doubts,
-    fit_temperature,
-    fold_temperature,
-    logits_of,
-    measure_calibration,
-    nll,
-    softmax,
+    calibration_of,
+    calibration_warnings,
+    measure_reliability,
     temperature_interval,
 )
-from cervix_train.learning.network import build_head
 from cervix_train.results.intervals import bootstrap_weights
 
 Logits = npt.NDArray[np.float64]
@@ -34,9 +32,9 @@ def calibrated(count: int, *, seed: int = 0) -> tuple[Logits, Targets]:
     return logits, (rng.random((count, 1)) > below[:, :-1]).sum(axis=1)
 
 
-def measured(logits: Logits, targets: Targets) -> dict[str, Any]:
+def measured(logits: Logits, targets: Targets) -> Reliability:
     weights = bootstrap_weights(range(len(targets)))
-    return measure_calibration(softmax(logits).astype(np.float32), targets, weights=weights)
+    return measure_reliability(softmax(logits).astype(np.float32), targets, weights=weights)
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
@@ -81,7 +79,7 @@ def test_tiles_that_belong_together_say_less() -> None:
     copies, fields = 8, np.repeat(np.arange(60), 8)
     many = (np.repeat(logits, copies, axis=0), np.repeat(targets, copies))
     low, high = temperature_interval(logits, targets, weights=bootstrap_weights(range(60)))
-    assert temperature_interval(*many, weights=bootstrap_weights(fields.tolist())) == pytest.approx([low, high])
+    assert temperature_interval(*many, weights=bootstrap_weights(fields.tolist())) == pytest.approx((low, high))
     narrow = temperature_interval(*many, weights=bootstrap_weights(range(480)))
     assert narrow[1] / narrow[0] < (high / low) ** 0.5
 
@@ -101,50 +99,47 @@ def test_folding_is_dividing() -> None:
 def test_ece_by_hand() -> None:
     # Two tiles at 0.8, one right; two at 0.6, both right: |0.5 - 0.8| / 2 + |1 - 0.6| / 2.
     probabilities = np.array([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4], [0.4, 0.6]], np.float32)
-    result = measure_calibration(probabilities, np.array([0, 1, 0, 1]), weights=np.ones((1, 4)))
-    assert result["ece"] == pytest.approx(0.35)
-    assert result["ece_interval"] == pytest.approx([0.35, 0.35])
-    assert [(item["tiles"], item["accuracy"]) for item in result["bins"]] == [(2, 1.0), (2, 0.5)]
-    assert [item["confidence"] for item in result["bins"]] == pytest.approx([0.6, 0.8])
-    assert result["nll"] == pytest.approx(-np.log([0.8, 0.2, 0.6, 0.6]).mean())
-    assert result["brier"] == pytest.approx((2 * 0.04 + 2 * 0.64 + 4 * 0.16) / 4)
+    result = measure_reliability(probabilities, np.array([0, 1, 0, 1]), weights=np.ones((1, 4)))
+    assert result.ece == pytest.approx(0.35)
+    assert result.ece_interval == pytest.approx((0.35, 0.35))
+    assert [(item.tiles, item.accuracy) for item in result.bins] == [(2, 1.0), (2, 0.5)]
+    assert [item.confidence for item in result.bins] == pytest.approx([0.6, 0.8])
+    assert result.nll == pytest.approx(-np.log([0.8, 0.2, 0.6, 0.6]).mean())
+    assert result.brier == pytest.approx((2 * 0.04 + 2 * 0.64 + 4 * 0.16) / 4)
 
 
 def test_a_calibrated_model_lies_in_the_range_and_an_overconfident_one_does_not() -> None:
     inside = 0
     for seed in range(40):
         result = measured(*calibrated(300, seed=seed))
-        low, high = result["ece_if_calibrated"]
-        inside += low <= result["ece"] <= high
+        low, high = result.ece_if_calibrated
+        inside += low <= result.ece <= high
     assert inside >= 35  # 38 expected
     logits, targets = calibrated(300)
     result = measured(3 * logits, targets)
-    assert result["ece"] > result["ece_if_calibrated"][1]
+    assert result.ece > result.ece_if_calibrated[1]
 
 
 def test_before_and_after_differ_by_the_temperature_alone() -> None:
     logits, targets = calibrated(500)
     weights = bootstrap_weights(range(500))
     both = before_and_after(3 * logits, targets, temperature=3.0, weights=weights)
-    assert both["after"] == measured(logits, targets)
-    assert both["before"] == measured(3 * logits, targets)
-    assert both["after"]["nll"] < both["before"]["nll"]
-    low, high = both["nll_change_interval"]
-    assert low < both["after"]["nll"] - both["before"]["nll"] < high < 0
+    assert both.after == measured(logits, targets)
+    assert both.before == measured(3 * logits, targets)
+    assert both.after.nll < both.before.nll
+    low, high = both.nll_change_interval
+    assert low < both.after.nll - both.before.nll < high < 0
 
 
 def judged(val: Logits, test: Logits, targets: Targets) -> list[str]:
     """What is said of a temperature that was fitted on `val` and is used on `test`."""
     temperature = fit_temperature(val, targets)
     weights = bootstrap_weights(range(len(targets)))
-    splits = {
-        split: before_and_after(logits, targets, temperature=temperature, weights=weights)
-        for split, logits in (("val", val), ("test", test))
-    }
-    return doubts({"temperature": temperature, **splits})
+    same = {"targets": {"val": targets, "test": targets}, "weights": {"val": weights, "test": weights}}
+    return calibration_warnings(calibration_of({"val": val, "test": test}, **same, temperature=temperature))  # type: ignore[arg-type]
 
 
-def test_a_temperature_that_fits_the_test_tiles_raises_no_doubt() -> None:
+def test_a_temperature_that_fits_the_test_tiles_gives_no_warning() -> None:
     logits, targets = calibrated(2000)
     assert judged(3 * logits, 3 * logits, targets) == []
 
@@ -166,10 +161,11 @@ def test_a_change_that_other_tiles_would_not_show_is_no_news() -> None:
     logits *= np.sqrt(1.1) / fit_temperature(logits, targets)
     weights = bootstrap_weights(range(60))
     test = before_and_after(logits, targets, temperature=1.1, weights=weights)
-    assert test["after"]["nll"] != test["before"]["nll"]
-    low, high = test["nll_change_interval"]
+    assert test.after.nll != test.before.nll
+    low, high = test.nll_change_interval
     assert low < 0 < high
-    assert doubts({"temperature": 1.1, "val": test, "test": {**test, "after": {**test["after"], "nll": 9.0}}}) == []
+    worse = replace(test, after=replace(test.after, nll=9.0))
+    assert calibration_warnings(Calibration(1.1, (1.0, 1.2), test, worse)) == []
 
 
 def test_a_model_that_no_temperature_mends_is_said_so() -> None:
@@ -182,4 +178,4 @@ def test_a_model_that_no_temperature_mends_is_said_so() -> None:
 
 def test_certain_answers_have_finite_numbers() -> None:
     result = measured(np.array([[999.0, 0.0], [999.0, 0.0]]), np.array([0, 1]))
-    assert np.isfinite(result["nll"])
+    assert np.isfinite(result.nll)

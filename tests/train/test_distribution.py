@@ -7,7 +7,7 @@ import pytest
 
 from cervix_engine.contract import TileClass
 from cervix_train.data.dataset import Dataset, LabelledTile
-from cervix_train.data.distribution import class_distribution, warn_of_imbalance
+from cervix_train.data.distribution import ClassCounts, ClassDistribution, class_distribution, warn_of_imbalance
 
 CLASSES = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "normal"))
 
@@ -22,10 +22,9 @@ def dataset(**counts: int) -> Dataset:
 
 
 def test_counts() -> None:
-    assert class_distribution(dataset(a=3, b=2)) == {
-        "classes": [{"name": "a", "train": 3, "val": 0, "test": 1}, {"name": "b", "train": 2, "val": 0, "test": 0}],
-        "imbalance": 1.5,
-    }
+    found = class_distribution(dataset(a=3, b=2))
+    assert found == ClassDistribution((ClassCounts("a", 3, 0, 1), ClassCounts("b", 2, 0, 0)), 1.5)
+    assert found.totals == ClassCounts("all", 5, 0, 1)
 
 
 @pytest.mark.parametrize(("counts", "warned"), [({"a": 2, "b": 4}, True), ({"a": 3, "b": 5}, False)])

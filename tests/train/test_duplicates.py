@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cervix_train.audit.duplicates import (
+from cervix_train.data.duplicates import (
     Fingerprint,
     Pair,
     _turned,

@@ -12,12 +12,12 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError
 from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.tiles.tile import TileSize
-from cervix_keras.runtime import load_keras
+from cervix_keras.start import load_keras
+from cervix_train.features.backends import ExtractorBackends
+from cervix_train.features.extractor import build_extractor
 from cervix_train.features.features import FeatureSet, compute_features
-from cervix_train.features.passes import cache_keys
-from cervix_train.features.runtime import runtime_names
+from cervix_train.features.passes import Extraction, cache_keys
 from cervix_train.features.store import FeatureStore, TileRecord
-from cervix_train.learning.network import build_extractor
 
 
 class CountingExtractor:
@@ -53,9 +53,8 @@ def paths(drawn: Path) -> list[Path]:
 
 def run(paths: list[Path], extractor: Any, contract: ModelContract, cache: Path) -> FeatureSet:
     seen: list[int] = []
-    result = compute_features(
-        paths, extractor=extractor, contract=contract, cache=cache, batch_size=8, advance=seen.append
-    )
+    extraction = Extraction(ExtractorBackends(extractor), contract, cache, batch_size=8)
+    result = compute_features(paths, extraction, advance=seen.append)
     assert sum(seen) == len(paths)
     return result
 
@@ -111,16 +110,18 @@ def test_content_decides_not_the_name(
 
 
 def test_another_preprocessing_extractor_or_runtime_is_another_store(extractor: Any, contract: ModelContract) -> None:
-    keys = cache_keys(extractor, contract)
+    backends = ExtractorBackends(extractor)
+    keys = cache_keys(backends, contract)
     load_keras(seed=1)
+    another = ExtractorBackends(build_extractor("cnn", input_size=(32, 32), weights="none"))
     others = (
-        cache_keys(extractor, replace(contract, input_size=(32, 40))),
-        cache_keys(extractor, replace(contract, exif_policy="apply")),
-        cache_keys(extractor, replace(contract, scaled_decoding=True)),
-        cache_keys(build_extractor("cnn", input_size=(32, 32), weights="none"), contract),
+        cache_keys(backends, replace(contract, input_size=(32, 40))),
+        cache_keys(backends, replace(contract, exif_policy="apply")),
+        cache_keys(backends, replace(contract, scaled_decoding=True)),
+        cache_keys(another, contract),
     )
-    assert cache_keys(extractor, replace(contract, temperature=2.0)) == keys
-    assert list(keys) == list(runtime_names())
+    assert cache_keys(backends, replace(contract, temperature=2.0)) == keys
+    assert list(keys) == list(backends.names())
     distinct = [key for found in (keys, *others) for key in found.values()]
     assert len(set(distinct)) == len(distinct)
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
-from cervix_keras.runtime import load_keras
-from cervix_train.data.batches import LabelledFeatures
+from cervix_keras.start import load_keras
+from cervix_train.learning.batches import LabelledFeatures
 from cervix_train.learning.fit import PATIENCE, FitConfig, History, Resumable, fit
-from cervix_train.learning.fit_state import FitState
 from cervix_train.learning.network import build_head
+
+from .conftest import interrupted_at
 
 
 def clusters(count: int, *, seed: int) -> LabelledFeatures:
@@ -99,34 +100,15 @@ def misleading(count: int, *, seed: int) -> LabelledFeatures:
     return LabelledFeatures(given.vectors, (given.targets + 1) % 3)
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing in the training may catch it."""
-
-
-def kill_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill the training right after the state of that epoch is on disk."""
-    save = FitState.save
-
-    def saving(self: FitState, path: Path) -> None:
-        save(self, path)
-        if self.epochs == epochs:
-            raise Killed
-
-    monkeypatch.setattr(FitState, "save", saving)
-
-
 @pytest.mark.parametrize("epochs", [1, 4, None])
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(
-    epochs: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(epochs: int | None, tmp_path: Path) -> None:
     given: dict[str, Any] = {"val": misleading(12, seed=1), "epochs": 30, "learning_rate": 0.01}
     whole, history = fit_clusters(tmp_path, **given)
     assert history.epochs == history.best_epoch + PATIENCE < 30, "it should stop early, or waiting is not tested"
     resumable = Resumable(tmp_path / "state.npz", "id", resume=True)
-    with monkeypatch.context() as patch:
-        kill_after(epochs or history.epochs, patch)
-        with pytest.raises(Killed):
-            fit_clusters(tmp_path, resumable=resumable, **given)
+    # An epoch is in the log when its state is on disk.
+    with interrupted_at(f"epoch {epochs or history.epochs} of "):
+        fit_clusters(tmp_path, resumable=resumable, **given)
     (tmp_path / "best.weights.h5").unlink()
     # Another process begins with other random numbers.
     load_keras(seed=99)

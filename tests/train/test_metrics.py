@@ -11,7 +11,7 @@ import pytest
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
 from cervix_engine.table.scores import macro_f1
 from cervix_train.results.intervals import bootstrap_weights, percentile_interval
-from cervix_train.results.metrics import _auroc, measure
+from cervix_train.results.metrics import Averages, ClassScores, Metrics, Misses, _auroc, measure
 
 SCHEMA = json.loads(files("cervix_train").joinpath("schemas/metrics.schema.json").read_text())
 THREE = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "benign"), TileClass("n", "N", "normal"))
@@ -23,15 +23,15 @@ def one_hot(predicted: list[int], *, classes: int = 3, sure: float = 0.8) -> Any
     return probabilities
 
 
-def run(predicted: list[int], true: list[int], **changes: Any) -> dict[str, Any]:
+def run(predicted: list[int], true: list[int], **changes: Any) -> Metrics:
     values: dict[str, Any] = {"classes": THREE, "split": "test"}
     metrics = measure(one_hot(predicted), np.array(true), **{**values, **changes})
-    jsonschema.validate(json.loads(json.dumps(metrics)), SCHEMA)
+    jsonschema.validate(json.loads(json.dumps(metrics.to_json())), SCHEMA)
     return metrics
 
 
-def scores(item: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(item[name] for name in ("name", "precision", "recall", "f1", "tiles"))
+def scores(item: ClassScores) -> tuple[Any, ...]:
+    return item.name, item.precision, item.recall, item.f1, item.tiles
 
 
 def noisy(count: int, *, seed: int = 0) -> tuple[Any, Any]:
@@ -45,47 +45,50 @@ def noisy(count: int, *, seed: int = 0) -> tuple[Any, Any]:
 def test_counts_by_hand() -> None:
     # true a: 3 of which 2 found; true b: 2 of which 1 found; true n: 1, found.
     metrics = run([0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 2], failed=4)
-    assert metrics["confusion_matrix"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    assert metrics["accuracy"] == pytest.approx(4 / 6)
-    assert (metrics["tiles"], metrics["failed"]) == (6, 4)
-    a, b, n = metrics["per_class"]
+    assert metrics.confusion_matrix == ((2, 1, 0), (0, 1, 1), (0, 0, 1))
+    assert metrics.accuracy == pytest.approx(4 / 6)
+    assert (metrics.tiles, metrics.failed) == (6, 4)
+    a, b, n = metrics.per_class
     assert scores(a) == ("a", 1.0, pytest.approx(2 / 3), pytest.approx(0.8), 3)
     assert scores(b) == ("b", 0.5, 0.5, 0.5, 2)
-    assert n["precision"] == 0.5
-    assert metrics["macro"]["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
-    assert metrics["weighted"]["recall"] == pytest.approx(4 / 6)
-    assert metrics["weighted"]["precision"] == pytest.approx((3 * 1 + 2 * 0.5 + 1 * 0.5) / 6)
+    assert n.precision == 0.5
+    assert metrics.macro.recall == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert metrics.weighted.recall == pytest.approx(4 / 6)
+    assert metrics.weighted.precision == pytest.approx((3 * 1 + 2 * 0.5 + 1 * 0.5) / 6)
 
 
 def test_abnormal_against_the_rest() -> None:
     probabilities = np.array([[0.6, 0.2, 0.2], [0.3, 0.4, 0.3], [0.35, 0.33, 0.32], [0.1, 0.8, 0.1]], np.float32)
-    abnormal = measure(probabilities, np.array([0, 0, 1, 2]), classes=THREE, split="all")["abnormal_vs_rest"]
+    abnormal = measure(probabilities, np.array([0, 0, 1, 2]), classes=THREE, split="all").abnormal_vs_rest
     # Called abnormal: tiles 0 and 2. Of the four (abnormal, other) pairs, one is ranked the wrong way round.
-    assert [abnormal[name] for name in ("abnormal_tiles", "sensitivity", "specificity", "auroc")] == [2, 0.5, 0.5, 0.75]
+    assert abnormal is not None
+    assert (abnormal.abnormal_tiles, abnormal.sensitivity, abnormal.specificity, abnormal.auroc) == (2, 0.5, 0.5, 0.75)
 
 
 def test_perfect_answers() -> None:
     metrics = run([0, 1, 2], [0, 1, 2])
-    assert metrics["macro"] == metrics["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert metrics["abnormal_vs_rest"]["auroc"] == 1.0
+    assert metrics.macro == metrics.weighted == Averages(1.0, 1.0, 1.0)
+    assert metrics.abnormal_vs_rest is not None
+    assert metrics.abnormal_vs_rest.auroc == 1.0
 
 
 def test_a_class_that_does_not_occur_is_no_part_of_the_macro_average() -> None:
     metrics = run([0, 1], [0, 1])
-    assert metrics["macro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert scores(metrics["per_class"][2]) == ("n", 0.0, 0.0, 0.0, 0)
-    assert metrics["per_class"][2]["recall_interval"] == [0, 1]
+    assert metrics.macro == Averages(1.0, 1.0, 1.0)
+    assert scores(metrics.per_class[2]) == ("n", 0.0, 0.0, 0.0, 0)
+    assert metrics.per_class[2].recall_interval == (0, 1)
 
 
 @pytest.mark.parametrize("true", [[0, 0], [1, 2]])
 def test_nothing_to_tell_apart(true: list[int]) -> None:
-    assert run([0, 1], true)["abnormal_vs_rest"] is None
+    assert run([0, 1], true).abnormal_vs_rest is None
 
 
 def test_sipakmeds_abnormal_classes() -> None:
     probabilities = one_hot([0, 1, 2, 3, 4], classes=5)
     metrics = measure(probabilities, np.arange(5), classes=SIPAKMED_CLASSES, split="test")
-    assert metrics["abnormal_vs_rest"]["abnormal_tiles"] == 2
+    assert metrics.abnormal_vs_rest is not None
+    assert metrics.abnormal_vs_rest.abnormal_tiles == 2
 
 
 def test_shapes_must_agree() -> None:
@@ -97,12 +100,9 @@ def test_shapes_must_agree() -> None:
 
 def test_false_negatives_say_what_each_missed_tile_was_called() -> None:
     metrics = run([0, 1, 2, 2, 1, 2], [0, 0, 0, 0, 1, 2])
-    assert metrics["false_negatives"] == [
-        {"name": "a", "missed": 3, "called": {"n": 2, "b": 1}},
-        {"name": "b", "missed": 0, "called": {}},
-        {"name": "n", "missed": 0, "called": {}},
-    ]
-    assert list(metrics["false_negatives"][0]["called"]) == ["n", "b"]
+    expected = (Misses("a", 3, {"n": 2, "b": 1}), Misses("b", 0, {}), Misses("n", 0, {}))
+    assert metrics.false_negatives == expected
+    assert list(metrics.false_negatives[0].called) == ["n", "b"]
 
 
 def test_fast_resampling_agrees_with_scikit_learn() -> None:
@@ -117,7 +117,7 @@ def test_fast_resampling_agrees_with_scikit_learn() -> None:
     assert np.allclose(_auroc(scores, targets == 0, weights[:20]), slow)
     interval = percentile_interval(macro_f1(predicted, targets, weights[:1], classes=3))
     expected = f1_score(targets, predicted, average="macro", sample_weight=weights[0])
-    assert interval == [pytest.approx(expected), pytest.approx(expected)]
+    assert interval == pytest.approx((expected, expected))
 
 
 def test_intervals_hold_the_number_and_narrow_with_more_tiles() -> None:
@@ -125,10 +125,15 @@ def test_intervals_hold_the_number_and_narrow_with_more_tiles() -> None:
     for count in (100, 1600):
         probabilities, targets = noisy(count)
         metrics = measure(probabilities, targets, classes=THREE, split="test")
-        abnormal = metrics["abnormal_vs_rest"]
-        pairs = [(metrics["accuracy"], metrics["accuracy_interval"])]
-        pairs.append((metrics["macro"]["f1"], metrics["macro_f1_interval"]))
-        pairs += [(abnormal[name], abnormal[f"{name}_interval"]) for name in ("sensitivity", "specificity", "auroc")]
+        abnormal = metrics.abnormal_vs_rest
+        assert abnormal is not None
+        pairs = [
+            (metrics.accuracy, metrics.accuracy_interval),
+            (metrics.macro.f1, metrics.macro_f1_interval),
+            (abnormal.sensitivity, abnormal.sensitivity_interval),
+            (abnormal.specificity, abnormal.specificity_interval),
+            (abnormal.auroc, abnormal.auroc_interval),
+        ]
         assert all(low < value < high for value, (low, high) in pairs)
         widths.append([high - low for _, (low, high) in pairs])
     assert all(3 < wide / narrow < 6 for wide, narrow in zip(*widths, strict=True))
@@ -144,8 +149,8 @@ def test_tiles_of_one_group_count_as_one_draw() -> None:
         split="test",
         groups=[str(number) for number in range(100)] * 4,
     )
-    assert (alone["groups"], copies["groups"]) == (None, 100)
-    assert copies["macro_f1_interval"] == pytest.approx(alone["macro_f1_interval"])
+    assert (alone.groups, copies.groups) == (None, 100)
+    assert copies.macro_f1_interval == pytest.approx(alone.macro_f1_interval)
     # Four copies of a tile are no more sure than one, and Wilson's interval alone would be half as wide.
-    widths = [np.ptp(item["accuracy_interval"]) for item in (copies, alone)]
+    widths = [np.ptp(item.accuracy_interval) for item in (copies, alone)]
     assert widths[0] == pytest.approx(widths[1], rel=0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +13,14 @@ import pytest
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
-from cervix_keras.runtime import load_keras
-from cervix_train.features import mixed
-from cervix_train.features.features import FeatureSet, compute_features
-from cervix_train.features.mixed import MixedPrecision, hardware_has_bf16, mixed_precision
-from cervix_train.learning import training
+from cervix_engine.gpu import Gpu, find_gpus
+from cervix_engine.machine import cpu_has_bf16
+from cervix_keras.start import load_keras
+from cervix_train.features.extractor import build_extractor
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.network import build_extractor, build_head, join
-from cervix_train.learning.training import TrainReport, train
+from cervix_train.learning.mixed import MixedPrecision, hardware_has_bf16, has_bf16, mixed_precision
+from cervix_train.learning.network import build_head, join
+from cervix_train.training.train import TrainReport, train
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -81,51 +80,42 @@ def test_what_is_not_wanted_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("has", "asked", "took"), [(True, None, True), (True, False, False), (False, None, False)])
 def test_fine_tuning_takes_half_where_the_hardware_has_it(
-    tuned: TrainConfig, monkeypatch: pytest.MonkeyPatch, has: bool, asked: bool | None, took: bool
+    tuned: TrainConfig, has: bool, asked: bool | None, took: bool
 ) -> None:
-    saw: list[bool] = []
-    real = mixed_precision
-
-    def seen(model: Any, *, wanted: bool) -> Any:
-        saw.append(wanted)
-        return real(model, wanted=wanted)
-
-    monkeypatch.setattr(training, "hardware_has_bf16", lambda: has)
-    monkeypatch.setattr("cervix_train.learning.stages.mixed_precision", seen)
-    train(replace(tuned, mixed_precision=asked))
+    train(replace(tuned, mixed_precision=asked), has_bf16=lambda: has)
     bundle, model = opened(tuned)
-    assert saw == [False, took], "the head on features has no convolutions"
     assert recipe(bundle)["mixed_precision"] is took
     assert recipe(bundle)["bf16_features"] is False
     assert policies(model) == {"float32"}
 
 
-def test_half_that_the_hardware_has_not_is_refused(tuned: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "hardware_has_bf16", lambda: False)
+def test_only_fine_tuning_is_computed_in_half(tuned: TrainConfig, tmp_path: Path) -> None:
+    """The head on features has no convolutions: its history is the same, that of fine-tuning is not."""
+    histories = []
+    for answer in ([True], [False]):
+        own = replace(tuned, out=tmp_path / str(answer[0]))
+        train(own, has_bf16=answer.pop)
+        bundle = Bundle.open(own.out)
+        histories.append([bundle.read(f"training/{name}.csv") for name in ("history", "history_fine_tune")])
+    (head, fine), (head_again, fine_again) = histories
+    assert head == head_again
+    assert fine != fine_again
+
+
+def test_half_that_the_hardware_has_not_is_refused(tuned: TrainConfig) -> None:
     with pytest.raises(UsageError, match="--mixed-precision: neither the CPU nor a GPU"):
-        train(replace(tuned, mixed_precision=True))
+        train(replace(tuned, mixed_precision=True), has_bf16=lambda: False)
     assert not tuned.out.exists()
 
 
 @pytest.mark.parametrize("asked", [True, None, False])
-def test_features_are_half_only_where_asked_and_of_training_tiles(
-    config: TrainConfig, report: TrainReport, tmp_path: Path, asked: bool | None, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    wanted: list[set[int]] = []
-
-    def seen(paths: list[Path], *, bf16: set[int], **given: Any) -> FeatureSet:
-        wanted.append(bf16)
-        return compute_features(paths, bf16=bf16, **given)
-
-    monkeypatch.setattr(training, "compute_features", seen)
-    monkeypatch.setattr(training, "hardware_has_bf16", lambda: pytest.fail("no stage is on pixels"))
+def test_features_are_half_only_where_asked(
+    config: TrainConfig, report: TrainReport, tmp_path: Path, asked: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
     own = replace(config, out=tmp_path / "bundle", mixed_precision=asked)
     with caplog.at_level(logging.INFO, "cervix_train"):
-        again = train(own)
+        again = train(own, has_bf16=lambda: pytest.fail("no stage is on pixels"))
     bundle = Bundle.open(own.out)
-    rows = list(csv.DictReader(bundle.read("training/split.csv").decode().splitlines()))
-    assert wanted == [{index for index, row in enumerate(rows) if row["split"] == "train"} if asked else set()]
     assert (recipe(bundle)["mixed_precision"], recipe(bundle)["bf16_features"]) == (False, bool(asked))
     # The store of FP32 holds them, so all is as if nobody had asked.
     assert ("all in its store already" in caplog.text) is bool(asked)
@@ -139,11 +129,25 @@ def test_the_recipe_tells_what_was_half(config: TrainConfig) -> None:
     assert all(one != other for place, one in enumerate(recipes) for other in recipes[:place])
 
 
-def test_the_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda _: [])
-    for has in (True, False):
-        monkeypatch.setattr(mixed, "cpu_has_bf16", lambda has=has: has)
-        assert hardware_has_bf16() is has
+@pytest.mark.parametrize(
+    ("gpus", "cpu", "has"),
+    [
+        (None, True, True),
+        (None, False, False),
+        (["8.0", "9.0"], False, True),
+        (["7.5", "9.0"], True, False),
+        (["10.0"], False, True),
+        ([], True, False),
+    ],
+)
+def test_what_tensorflow_computes_on_must_have_bf16(gpus: list[str] | None, cpu: bool, has: bool) -> None:
+    assert has_bf16(None if gpus is None else [Gpu("a GPU", capability) for capability in gpus], cpu=cpu) is has
+
+
+def test_without_a_gpu_the_cpu_is_asked() -> None:
+    if find_gpus():
+        pytest.skip("there is a GPU")
+    assert hardware_has_bf16() is cpu_has_bf16()
 
 
 def test_every_layer_learns_at_once(config: TrainConfig, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.errors import OutputError, OutputExistsError, TileReadError
-from cervix_train.learning.output_folder import check_output, whole_folder
+from cervix_train.results.output_folder import check_output, whole_folder
 
 
 def make_bundle(folder: Path, text: str = "old") -> Path:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from cervix_train.learning.progress import Lines, _bar, meter
+from cervix_train.progress import Lines, _bar, meter
 
 Meter = Callable[..., AbstractContextManager[Callable[[int], None]]]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import pytest
 
-FP32, BF16 = SimpleNamespace(name="a runtime"), SimpleNamespace(name="a runtime bf16")
+FP32, BF16 = "a backend", "a backend bf16"
 
 
 @pytest.fixture
@@ -18,8 +17,8 @@ def protocol(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("protocol_vs_keras")
 
 
-def printed(protocol: ModuleType, capsys: pytest.CaptureFixture[str], *, bf16: Any) -> str:
-    graphs = protocol.Graphs([FP32], bf16, 30.0, 5.0, {})
+def printed(protocol: ModuleType, capsys: pytest.CaptureFixture[str], *, bf16: bool) -> str:
+    graphs = protocol.Graphs({FP32: None}, {BF16: None} if bf16 else {}, 30.0, 5.0, {})
     medians = {
         protocol.TRAINING: 10.0,
         protocol.VALIDATION: 25.0,
@@ -33,7 +32,7 @@ def printed(protocol: ModuleType, capsys: pytest.CaptureFixture[str], *, bf16: A
 
 
 def test_both_ways_are_told_with_their_factors(protocol: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(protocol, capsys, bf16=BF16)
+    text = printed(protocol, capsys, bf16=True)
     # 50 x (17,500 / 10 + 3,750 / 25) + 3,750 / 25; then 25,000 / 20; 30 + 25,000 / 50; 35 + 17,500 / 100 + 7,500 / 50.
     assert "3750 tiles / 25.00 per s = 95150 s" in text
     assert "by Keras: 1250 s + 50 epochs x 0.50 s = 1275 s = 0.35 h; ratio 74.6" in text
@@ -44,4 +43,4 @@ def test_both_ways_are_told_with_their_factors(protocol: ModuleType, capsys: pyt
 
 
 def test_a_cpu_without_bf16_is_said(protocol: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(protocol, capsys, bf16=None).endswith("--mixed-precision:\n  not here: the CPU has no BF16\n")
+    assert printed(protocol, capsys, bf16=False).endswith("--mixed-precision:\n  not here: the CPU has no BF16\n")

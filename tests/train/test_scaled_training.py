@@ -13,9 +13,9 @@ import numpy as np
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.tiles.preprocess import preprocess
-from cervix_keras.runtime import load_keras
+from cervix_keras.start import load_keras
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.training import train
+from cervix_train.training.train import train
 
 
 def enlarged(drawn: Path, folder: Path) -> Path:

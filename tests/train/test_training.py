@@ -26,16 +26,24 @@ from cervix_engine.errors import DatasetError, OutputExistsError
 from cervix_engine.files import sha256_file
 from cervix_engine.tiles.preprocess import decode, preprocess
 from cervix_engine.tiles.tile import TileFailure
-from cervix_keras.runtime import load_keras
+from cervix_keras.start import load_keras
 from cervix_train.data.dataset import Dataset, LabelledTile
+from cervix_train.data.distribution import ClassCounts, ClassDistribution
 from cervix_train.data.layouts import read_dataset
 from cervix_train.data.splits import assign_splits
-from cervix_train.learning.calibration import nll
+from cervix_train.features.extractor import build_extractor
+from cervix_train.learning.batches import LabelledFeatures
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.network import build_extractor, build_head, join
-from cervix_train.learning.reference import choose_golden
+from cervix_train.learning.network import build_head, join
+from cervix_train.learning.split_tiles import SplitTiles
 from cervix_train.learning.stages import thaw
-from cervix_train.learning.training import TrainReport, train
+from cervix_train.learning.temperature import nll
+from cervix_train.results.page import PageInput, write_page
+from cervix_train.results.record import TrainingRecord
+from cervix_train.results.reference import choose_golden
+from cervix_train.training.train import TrainReport, measure_temperature, train
+
+from .conftest import interrupted_at
 
 TILES = 60  # in the fixture `drawn`
 PLOTS = ("confusion_matrix", "distribution", "examples", "history", "reliability")
@@ -130,7 +138,7 @@ def test_the_metrics_are_the_test_splits(opened: Bundle, model: Any, drawn: Path
     metrics = json.loads((opened.root / "training/metrics.json").read_text())
     schema = json.loads(files("cervix_train").joinpath("schemas/metrics.schema.json").read_text())
     jsonschema.validate(metrics, schema)
-    assert metrics == report.metrics
+    assert metrics == json.loads(json.dumps(report.metrics.to_json()))
     rows = [row for row in read_csv(opened.root / "training/split.csv") if row["split"] == "test"]
     data = [(drawn / row["path"]).read_bytes() for row in rows]
     answers = model.predict_on_batch(np.stack([preprocess(item, contract=opened.contract) for item in data]))
@@ -163,44 +171,47 @@ def test_the_report_is_one_file_with_all_tables_and_plots(opened: Bundle, report
     assert page.count("data:image/png;base64,") == len(PLOTS)
     assert "<script" not in page
     assert 'src="http' not in page
-    assert f"{100 * report.metrics['accuracy']:.1f} %" in page
+    assert f"{100 * report.metrics.accuracy:.1f} %" in page
     headings = ("The tiles", "Learning", "Class by class", "What was missed", "Abnormal against", "confidence", "again")
     assert all(words in page for words in headings)
     record = opened.read_json("training/training.json", schema="cervix/training/1")
     jsonschema.validate(record, json.loads(files("cervix_train").joinpath("schemas/training.schema.json").read_text()))
-    assert sum(item["test"] for item in record["distribution"]["classes"]) == report.metrics["tiles"]
+    assert sum(item["test"] for item in record["distribution"]["classes"]) == report.metrics.tiles
     assert [stage["kept"] for stage in record["stages"]] == [True]
-    assert record["stages"][0]["test_accuracy"] == report.metrics["accuracy"]
+    assert record["stages"][0]["test_accuracy"] == report.metrics.accuracy
 
 
 def test_a_temperature_that_does_not_fit_the_test_tiles_is_said_aloud(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    report: TrainReport, opened: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cervix_train.learning.training.fit_temperature", lambda *_: 0.05)
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 5, 60)
+    tiles = SplitTiles(np.arange(60), LabelledFeatures(np.zeros((60, 1), np.float32), targets), ("",) * 60, ())
+    tiles = replace(tiles, groups=tuple(map(str, range(60))))
+    logits = rng.normal(0, 1, (60, 5))
     with caplog.at_level(logging.WARNING, "cervix_train"):
-        train(replace(config, out=tmp_path / "bundle"))
+        calibration = measure_temperature({"val": logits, "test": logits}, {"val": tiles, "test": tiles}, 0.05)
     said = re.search(r"the test tiles' ECE .* lies above a calibrated model's, [^:]*", caplog.text)
     assert said is not None
-    page = Bundle.open(tmp_path / "bundle").read("training/report.html").decode()
-    assert html.escape(said[0].removeprefix("the ")) in page
+    distribution = ClassDistribution((ClassCounts("cervix_dyk", 1, 1, 1),), 1.0)
+    record = TrainingRecord({"backbone": "cnn"}, {}, distribution, 0, (), {})
+    write_page(tmp_path / "page.html", PageInput(report.metrics, calibration, record, opened.root / "training"))
+    assert html.escape(said[0].removeprefix("the ")) in (tmp_path / "page.html").read_text()
 
 
-def test_a_training_killed_after_the_head_goes_on(
-    make_config: MakeConfig, config: TrainConfig, report: TrainReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_interrupted_after_the_head_goes_on(
+    config: TrainConfig, report: TrainReport, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def interrupt(*_args: object, **_kwargs: object) -> None:
-        raise KeyboardInterrupt
-
     again = replace(config, out=tmp_path / "bundle")
-    with monkeypatch.context() as patch:
-        patch.setattr("cervix_train.learning.training.write_reference", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(again)
+    with interrupted_at("head: kept epoch "):
+        train(again)
     assert [path.name for path in tmp_path.iterdir()] == [".bundle.resume"]
-    with monkeypatch.context() as patch:
-        # The training has no epoch left, so nothing may be learnt again.
-        patch.setattr("cervix_train.learning.fit.FitState.save", interrupt)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "cervix_train"):
         resumed = train(replace(again, resume=True))
+    # The training has no epoch left, so nothing may be learnt again.
+    assert not [line for line in caplog.messages if line.startswith("epoch ")]
+    assert "resumed after epoch 3" in caplog.text
     assert (resumed.metrics, resumed.history) == (report.metrics, report.history)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -222,7 +233,7 @@ def test_the_better_stage_is_kept(
     data = [(drawn / row["path"]).read_bytes() for row in rows]
     answers = model.predict_on_batch(np.stack([preprocess(item, contract=opened.contract) for item in data]))
     true = np.array([opened.contract.class_names.index(row["label"]) for row in rows])
-    assert result.metrics["calibration"]["nll"] == pytest.approx(nll(answers, true), rel=1e-3)
+    assert result.metrics.calibration.nll == pytest.approx(nll(answers, true), rel=1e-3)
 
 
 def test_fine_tuning_changes_the_last_layers_alone() -> None:
@@ -296,17 +307,10 @@ def test_an_existing_bundle_is_refused_before_any_work(make_config: MakeConfig, 
         train(config)
 
 
-def test_an_interrupted_training_leaves_the_old_bundle(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_training_leaves_the_old_bundle(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle/bundle.json").write_text("old")
-
-    def interrupt(*_args: object, **_kwargs: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cervix_train.learning.training.train_head", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at("epoch 1 of "):
         train(make_config(tmp_path, epochs=1, overwrite=True))
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["bundle.json"]
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "cache", ".bundle.resume"}

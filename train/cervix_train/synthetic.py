@@ -260,9 +260,15 @@ def _fill(canvas: Canvas, outline: np.ndarray, colour: Colour, *, density: float
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--tiles", type=click.IntRange(1), default=200, show_default=True, help="How many tiles in all.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same tiles.")
-@click.option("--flat", is_flag=True, help="One folder of unlabelled tiles, and manifest.csv.")
+@click.option("--tiles", type=click.IntRange(1), default=200, show_default=True, help="Number of tiles to draw.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the drawing: the same seed gives the same tiles.",
+)
+@click.option("--flat", is_flag=True, help="Draw into one folder without classes, and write manifest.csv beside it.")
 @cervix_errors
 def main(out: Path, tiles: int, seed: int, flat: bool) -> None:
     """Draw a data set of synthetic cells into the folder OUT."""

@@ -17,7 +17,7 @@ from cervix_export.cli.certificate_table import certificate_table
 from cervix_export.cli.engine_options import engine_options
 from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
 from cervix_export.export import ExportPlan, ExportReport, export_bundle
-from cervix_export.graphs.from_keras import H5_REFUSED
+from cervix_keras.model_file import refuse_hdf5
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ def main(
     Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
     """
     root = _bundle_folder(model, model_option)
-    with log_lines("cervix_export"):
+    with log_lines("cervix_export", "cervix_keras"):
         decision = decide_engine(engine, EngineOptions(**engine_numbers))
         planned = decision if isinstance(decision, EnginePlan) else None
         plan = ExportPlan(fp16, int8, planned, batch_size, tiles, keep_graphs)
@@ -83,8 +83,7 @@ def _bundle_folder(argument: Path | None, option: Path | None) -> Path:
     if argument and option and argument != option:
         raise UsageError(f"two models were named, {argument} and {option}: name one")
     model = argument or option or default_bundle()
-    if model.suffix.lower() in (".h5", ".hdf5"):
-        raise UsageError(f"{model}: {H5_REFUSED}")
+    refuse_hdf5(model)
     if model.is_file():
         raise UsageError(
             f"{model} is a file, expected a bundle: the folder with model.keras, contract.json and golden tiles that "

@@ -94,7 +94,7 @@ def main(
         raise UsageError("--drift-plot draws the nights of --history: name that file")
     bundle = Bundle.open(model or default_bundle(), expect_digest=expect_digest)
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
-    with log_lines("cervix_export"):
+    with log_lines("cervix_export", "cervix_keras"):
         report = measure_layers(bundle, plan)
     _show(report)
     try:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from cervix_engine.contract import ModelContract
 from cervix_engine.values import Pixels
 from cervix_export.graphs.compute import answers
-from cervix_keras.convert import check_graph
+from cervix_keras.graph import check_graph
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError, UsageError
+from cervix_engine.errors import BackendUnavailableError, ConversionError
 from cervix_engine.files import write_json
+from cervix_keras.graph import missing_converters
+from cervix_keras.model_file import KERAS_FILE, require_keras_model
 
 if TYPE_CHECKING:
     from cervix_export.graphs.int8 import Int8Record
@@ -20,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 INT8_RECORD = "model.int8.json"
-KERAS_FILE = "model.keras"
 
 # Tiles on which the folded graph is held against the converted one; certificates hold it against Keras on all.
 _COMPARED = 32
@@ -44,11 +45,11 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
     from cervix_engine.bundle.calibration_tiles import calibration_pixels
     from cervix_engine.bundle.golden import GoldenSet
     from cervix_export.graphs.fold import fold_onnx
-    from cervix_keras.convert import onnx_from_keras
+    from cervix_keras.jobs import onnx_from_keras
 
     # Read first: without them, the long conversion would be for nothing.
     calibration = calibration_pixels(bundle) if int8 else None
-    logger.info("converting model.keras to ONNX (a ResNet-101 takes about a minute)")
+    logger.info("converting %s to ONNX (a ResNet-101 takes about a minute)", KERAS_FILE)
     reference = onnx_from_keras(bundle, folder / ONNX_FILE)
     compared = GoldenSet.load(bundle).pixels(_COMPARED)
     fold_onnx(folder / ONNX_FILE, contract=bundle.contract, pixels=compared)
@@ -69,7 +70,7 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
 
 def can_make_graphs(bundle: Bundle) -> bool:
     """Whether the bundle has a Keras model and this machine what converts it."""
-    return KERAS_FILE in bundle and not (_missing_converters() or _missing_runtime())
+    return KERAS_FILE in bundle and not (missing_converters() or _missing_runtime())
 
 
 def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
@@ -82,7 +83,7 @@ def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
         BackendUnavailableError: ONNX Runtime is missing.
     """
     require_keras_model(bundle)
-    if missing := _missing_converters():
+    if missing := missing_converters():
         raise ConversionError(
             f"the bundle has no {', '.join(lacking)}, and to make it {', '.join(missing)} are missing: "
             "pip install 'cervix[export]'"
@@ -91,38 +92,5 @@ def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
         raise BackendUnavailableError("ONNX Runtime is not installed: pip install 'cervix[cpu]'")
 
 
-def _missing_converters() -> list[str]:
-    return [name for name in ("tensorflow", "keras", "tf2onnx", "onnx") if importlib.util.find_spec(name) is None]
-
-
 def _missing_runtime() -> bool:
     return importlib.util.find_spec("onnxruntime") is None
-
-
-_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
-
-
-def require_keras_model(bundle: Bundle) -> None:
-    """Check that the bundle's model is a Keras archive, by its first bytes, before any runtime sees it.
-
-    Raises:
-        UsageError: the model is an HDF5 file, whatever its name.
-        ContractError: there is no model, or it is no Keras archive.
-    """
-    legacy = [name for name in bundle.files if name in ("model.h5", "model.hdf5")]
-    if KERAS_FILE not in bundle:
-        if legacy:
-            raise UsageError(f"{bundle.root / legacy[0]}: {H5_REFUSED}")
-        raise ContractError(f"{bundle.root} has no {KERAS_FILE}: train one with cervix-train")
-    with (bundle.root / KERAS_FILE).open("rb") as file:
-        start = file.read(len(_HDF5))
-    if start == _HDF5:
-        raise UsageError(f"{bundle.root / KERAS_FILE} is an HDF5 file: {H5_REFUSED}")
-    if not start.startswith(_ZIP):
-        raise ContractError(f"{bundle.root / KERAS_FILE} is no Keras archive: it does not start as a zip file")
-
-
-H5_REFUSED = (
-    "HDF5 models are not opened, since they can run code: train with cervix-train, which writes a bundle with "
-    "model.keras, and name that folder"
-)

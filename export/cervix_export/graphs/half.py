@@ -13,7 +13,7 @@ from typing import Any
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ConversionError
 from cervix_export.graphs.precision_proof import HALF_SHARE, half_share
-from cervix_keras.convert import check_graph
+from cervix_keras.graph import check_graph
 
 logger = logging.getLogger(__name__)
 

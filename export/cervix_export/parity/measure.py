@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
 from cervix_engine.backends.selection import certificates
@@ -20,14 +17,15 @@ from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import BackendError, ContractError, UsageError
 from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
-from cervix_export.certify import UNASKED, answers_of
+from cervix_export.certify import OPTIONAL_PRECISIONS, answers_of
 from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits, compare_pixels
 from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
+from cervix_keras.jobs import keras_answers
+from cervix_keras.model_file import KERAS_FILE
 
 logger = logging.getLogger(__name__)
 
-KERAS_TIMEOUT_S = 7200
-_KERAS, _GRAPH = "model.keras", "model.onnx"
+_GRAPH = "model.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,27 +116,8 @@ def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
     )
 
 
-def keras_answers(bundle: Bundle, pixels: Pixels, *, batch_size: int) -> tuple[str, Probabilities]:
-    """What computed them, such as `keras 3.15.1`, and the Keras model's answers, `float32 (N, classes)`.
-
-    Raises:
-        ConversionError: the model cannot be opened safely, or its process failed.
-    """
-    from cervix_keras._keras_answers import AnswersJob
-    from cervix_keras.child import run_job
-
-    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        given, got = Path(folder) / "pixels.npy", Path(folder) / "answers.npy"
-        np.save(given, pixels)
-        job = AnswersJob(str(bundle.root.resolve()), bundle.digest, str(given), str(got), batch_size)
-        outcome = run_job(
-            "cervix_keras._keras_answers", asdict(job), what="Keras's prediction", timeout_s=KERAS_TIMEOUT_S
-        )
-        return f"keras {outcome['keras']}", np.load(got, allow_pickle=False)
-
-
 def _use_keras(bundle: Bundle, plan: ParityPlan) -> bool:
-    installed = importlib.util.find_spec("tensorflow") is not None and _KERAS in bundle
+    installed = importlib.util.find_spec("tensorflow") is not None and KERAS_FILE in bundle
     if plan.keras and not installed:
         raise UsageError("--keras: TensorFlow is not installed, or the bundle has no model.keras")
     use = installed if plan.keras is None else plan.keras
@@ -176,7 +155,7 @@ def _answer_layers(
         if combination == graph:
             continue
         subject = f"{combination.artefact} on {combination.backend} in {combination.precision}, and {_GRAPH}"
-        binding = combination.precision not in UNASKED or combination in certified
+        binding = combination.precision not in OPTIONAL_PRECISIONS or combination in certified
         try:
             answers = _answers(bundle, combination, pixels, batch_size=batch_size)
         except BackendError as error:

@@ -10,11 +10,11 @@ from typing import Any
 
 from cervix_engine.contract import TileClass
 from cervix_engine.errors import DatasetError
-from cervix_train.audit.duplicates import Pair, find_pairs, fingerprint, groups_of_pairs
 from cervix_train.data.dataset import Dataset
+from cervix_train.data.duplicates import Pair, find_pairs, fingerprint, groups_of_pairs
 from cervix_train.data.layouts import read_dataset
 from cervix_train.data.splits import group_of
-from cervix_train.learning.progress import meter
+from cervix_train.progress import meter
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The price of a leak: the same head trained and tested on random and on grouped splits of the same tiles."""
+"""What a leak is worth in test accuracy: the same head on random and on grouped splits of the same tiles."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from cervix_keras.runtime import load_keras
-from cervix_train.audit.near_copies import group_by_look
+from cervix_keras.start import load_keras
 from cervix_train.data.dataset import Dataset, check_trainable
 from cervix_train.data.layouts import read_dataset
-from cervix_train.data.split_tiles import split_parts
+from cervix_train.data.near_copies import group_near_copies
 from cervix_train.data.splits import assign_splits
+from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.features import FeatureSet
 from cervix_train.learning.config import TrainConfig
 from cervix_train.learning.fit import FitConfig, fit
 from cervix_train.learning.network import build_head
-from cervix_train.learning.training import dataset_features, frozen_extractor
+from cervix_train.learning.split_tiles import tiles_by_split
+from cervix_train.training.extraction import dataset_features, frozen_extractor
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class LeakCost:
     """Test accuracies, one per seed, of the same recipe.
 
     Attributes:
@@ -49,7 +50,7 @@ class Price:
         }
 
 
-def price_of_leak(config: TrainConfig, *, seeds: Sequence[int]) -> Price:
+def leak_cost(config: TrainConfig, *, seeds: Sequence[int]) -> LeakCost:
     """Train heads on features that are computed once, on both kinds of split, with each seed.
 
     The backbone is the same everywhere. Where it was itself trained on some of these tiles, both numbers are too
@@ -61,32 +62,32 @@ def price_of_leak(config: TrainConfig, *, seeds: Sequence[int]) -> Price:
     dataset = read_dataset(config.data, classes=config.classes)
     check_trainable(dataset)
     # The splits that the data give, if any, are one draw; here new ones are drawn.
-    grouped = group_by_look(replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles)))
+    grouped = group_near_copies(replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles)))
     alone = replace(grouped, tiles=tuple(replace(tile, group=tile.path.as_posix()) for tile in grouped.tiles))
     load_keras(seed=config.seed)
     contract = config.contract(dataset.classes)
     extractor = frozen_extractor(config, assign_splits(grouped, seed=config.seed), contract)
-    features = dataset_features(config, dataset, extractor=extractor, contract=contract)
+    features = dataset_features(config, dataset, ExtractorBackends(extractor), contract=contract)
     accuracies = {
         name: tuple(_accuracy(given, features, config=config, seed=seed) for seed in seeds)
         for name, given in (("random", alone), ("grouped", grouped))
     }
-    return Price(**accuracies)
+    return LeakCost(**accuracies)
 
 
 def _accuracy(dataset: Dataset, features: FeatureSet, *, config: TrainConfig, seed: int) -> float:
-    parts = split_parts(assign_splits(dataset, seed=seed), features)
+    tiles = tiles_by_split(assign_splits(dataset, seed=seed), features)
     load_keras(seed=seed)
     head = build_head(features=features.vectors.shape[1], classes=len(dataset.classes))
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
         fit(
             head,
-            train=parts["train"].labelled,
-            val=parts["val"].labelled,
+            train=tiles["train"].labelled,
+            val=tiles["val"].labelled,
             checkpoint=Path(folder) / "head.weights.h5",
             config=FitConfig(config.epochs, config.learning_rate, config.batch_size, seed, config.patience),
         )
-    test = parts["test"].labelled
+    test = tiles["test"].labelled
     # Not `predict`: it would unroll all the steps that `fit` takes a call.
     predicted = np.asarray(head.predict_on_batch(test.vectors)).argmax(axis=1)
     return float((predicted == test.targets).mean())

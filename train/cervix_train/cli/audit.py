@@ -14,27 +14,66 @@ from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import OutputError
 from cervix_engine.files import write_json
-from cervix_train.learning.network import BACKBONES, parse_weights
+from cervix_train.features.extractor import BACKBONES, parse_weights
 
 SHOWN = 20
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--classes", type=click.Path(path_type=Path), help="As of cervix-train.")
+@click.option("--classes", type=click.Path(path_type=Path), help="Same as in cervix-train.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all findings to this file.")
 @click.option(
-    "--price", is_flag=True, help="Also train the same head on random and on grouped splits and print both accuracies."
+    "--price", is_flag=True, help="Also train the same head on random and on grouped splits, and print both accuracies."
 )
-@click.option("--repeats", type=click.IntRange(1, 100), default=5, show_default=True, help="Splits of each kind.")
-@click.option("--weights", metavar="imagenet|none|FILE", help="As of cervix-train, for --price.")
-@click.option("--backbone", type=click.Choice(BACKBONES), default="resnet101", show_default=True)
-@click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="Feature cache, such as cervix-train's.  [default: none is kept]"
+    "--repeats",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="Number of random and of grouped splits for --price.",
+)
+@click.option("--weights", metavar="imagenet|none|FILE", help="Same as in cervix-train, for --price.")
+@click.option(
+    "--backbone",
+    type=click.Choice(BACKBONES),
+    default="resnet101",
+    show_default=True,
+    help="Same as in cervix-train, for --price.",
+)
+@click.option(
+    "--input-size",
+    type=click.IntRange(32, 1024),
+    default=224,
+    show_default=True,
+    help="Same as in cervix-train, for --price.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Maximum number of epochs of each training for --price.",
+)
+@click.option(
+    "-b",
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    help="Number of tiles a batch for --price.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the first split for --price; the next ones have the next seeds.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder where computed features are kept, such as cervix-train's, for --price.  [default: none is kept]",
 )
 @click.version_option(__version__)
 @cervix_errors
@@ -46,7 +85,7 @@ def main(**options: Any) -> None:
     """
     from cervix_engine.cli.shared.logs import log_lines
 
-    with log_lines("cervix_train"):
+    with log_lines("cervix_train", "cervix_keras"):
         _audit(**options)
 
 
@@ -68,7 +107,7 @@ def _audit(*, data: Path, classes: Path | None, json_file: Path | None, price: b
 def _price(
     *, repeats: int, weights: str | None, backbone: Any, input_size: int, cache: Path | None, seed: int, **rest: Any
 ) -> dict[str, Any]:
-    from cervix_train.audit.leak_cost import price_of_leak
+    from cervix_train.audit.leak_cost import leak_cost
     from cervix_train.learning.config import TrainConfig
 
     with TemporaryDirectory(prefix="cervix-") as folder:
@@ -83,7 +122,7 @@ def _price(
             seed=seed,
             **rest,
         )
-        return price_of_leak(config, seeds=range(seed, seed + repeats)).to_json()
+        return leak_cost(config, seeds=range(seed, seed + repeats)).to_json()
 
 
 def _print(findings: dict[str, Any]) -> None:

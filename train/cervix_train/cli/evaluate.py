@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,8 @@ from cervix_engine.files import write_json
 
 if TYPE_CHECKING:
     from cervix_train.data.dataset import Split
+    from cervix_train.results.intervals import Interval
+    from cervix_train.results.metrics import Averages, ClassScores, Metrics
 
 SOME_FAILED = 3
 
@@ -25,8 +27,14 @@ SOME_FAILED = 3
 @click.option(
     "--model", type=click.Path(path_type=Path), help="The same as MODEL.  [default: $CERVIX_MODEL or models/cervix]"
 )
-@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only these tiles.  [default: all]")
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="Measure on the tiles of this split only.  [default: all]",
+)
+@click.option(
+    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Number of tiles a batch."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the metrics to this file.")
 @click.version_option(__version__)
 @cervix_errors
@@ -42,12 +50,12 @@ def main(
     from cervix_train.results.evaluate import evaluate
 
     model_path, data = _arguments(paths, model)
-    with log_lines("cervix_train"):
+    with log_lines("cervix_train", "cervix_keras"):
         metrics = evaluate(model_path, data, split=split, batch_size=batch_size)
     if json_file:
         _write(json_file, metrics)
     _print(metrics)
-    return SOME_FAILED if metrics["failed"] else 0
+    return SOME_FAILED if metrics.failed else 0
 
 
 def _arguments(paths: tuple[Path, ...], model: Path | None) -> tuple[Path, Path]:
@@ -58,53 +66,52 @@ def _arguments(paths: tuple[Path, ...], model: Path | None) -> tuple[Path, Path]
     return model or default_bundle(), paths[0]
 
 
-def _write(path: Path, metrics: dict[str, Any]) -> None:
+def _write(path: Path, metrics: Metrics) -> None:
     try:
-        write_json(path, metrics)
+        write_json(path, metrics.to_json())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _print(metrics: dict[str, Any]) -> None:
+def _print(metrics: Metrics) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("class", "tiles", "precision", "recall", "F1", title=f"{metrics['tiles']} tiles ({metrics['split']})")
-    for item in metrics["per_class"]:
-        table.add_row(item["name"], str(item["tiles"]), *_numbers(item))
+    table = Table("class", "tiles", "precision", "recall", "F1", title=f"{metrics.tiles} tiles ({metrics.split})")
+    for item in metrics.per_class:
+        table.add_row(item.name, str(item.tiles), *_numbers(item))
     table.add_section()
-    table.add_row("macro", "", *_numbers(metrics["macro"]))
-    table.add_row("weighted", "", *_numbers(metrics["weighted"]))
+    table.add_row("macro", "", *_numbers(metrics.macro))
+    table.add_row("weighted", "", *_numbers(metrics.weighted))
     console = Console()
     console.print(table)
-    console.print(f"accuracy {metrics['accuracy']:.4f} {_interval(metrics['accuracy_interval'])}")
-    console.print(f"macro F1 {metrics['macro']['f1']:.4f} {_interval(metrics['macro_f1_interval'])}")
-    abnormal = metrics["abnormal_vs_rest"]
-    for name in _ABNORMAL if abnormal else ():
-        console.print(f"abnormal vs rest: {name} {abnormal[name]:.4f} {_interval(abnormal[name + '_interval'])}")
-    calibration = metrics["calibration"]
+    console.print(f"accuracy {metrics.accuracy:.4f} {_interval(metrics.accuracy_interval)}")
+    console.print(f"macro F1 {metrics.macro.f1:.4f} {_interval(metrics.macro_f1_interval)}")
+    if abnormal := metrics.abnormal_vs_rest:
+        for name, value, interval in (
+            ("sensitivity", abnormal.sensitivity, abnormal.sensitivity_interval),
+            ("specificity", abnormal.specificity, abnormal.specificity_interval),
+            ("auroc", abnormal.auroc, abnormal.auroc_interval),
+        ):
+            console.print(f"abnormal vs rest: {name} {value:.4f} {_interval(interval)}")
+    calibration = metrics.calibration
     console.print(
-        f"calibration: NLL {calibration['nll']:.4f}, ECE {calibration['ece']:.4f} "
-        f"{_interval(calibration['ece_interval'])}, "
-        f"perfectly calibrated it would lie in {_interval(calibration['ece_if_calibrated'])}",
+        f"calibration: NLL {calibration.nll:.4f}, ECE {calibration.ece:.4f} "
+        f"{_interval(calibration.ece_interval)}, "
+        f"perfectly calibrated it would lie in {_interval(calibration.ece_if_calibrated)}",
         soft_wrap=True,
     )
-    for item in metrics["false_negatives"]:
-        called = ", ".join(f"{count} as {name}" for name, count in item["called"].items())
-        console.print(
-            f"missed of {item['name']}: {item['missed']}" + (f" ({called})" if called else ""), soft_wrap=True
-        )
+    for missed in metrics.false_negatives:
+        called = ", ".join(f"{count} as {name}" for name, count in missed.called.items())
+        console.print(f"missed of {missed.name}: {missed.missed}" + (f" ({called})" if called else ""), soft_wrap=True)
 
 
-_ABNORMAL = ("sensitivity", "specificity", "auroc")
-
-
-def _interval(interval: list[float]) -> str:
+def _interval(interval: Interval) -> str:
     return f"({interval[0]:.4f}-{interval[1]:.4f})"
 
 
-def _numbers(scores: dict[str, float]) -> list[str]:
-    return [f"{scores[name]:.4f}" for name in ("precision", "recall", "f1")]
+def _numbers(scores: ClassScores | Averages) -> list[str]:
+    return [f"{value:.4f}" for value in (scores.precision, scores.recall, scores.f1)]
 
 
 if __name__ == "__main__":

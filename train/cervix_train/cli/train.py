@@ -15,62 +15,87 @@ from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
 from cervix_engine.files import cache_beside
-from cervix_train.learning.network import BACKBONES, Backbone, Weights, parse_weights
+from cervix_train.features.extractor import BACKBONES, Backbone, Weights, parse_weights
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cervix_train.learning.config import TrainConfig
-    from cervix_train.results.comparators import BackboneComparison
+    from cervix_train.results.metrics import Metrics
+    from cervix_train.training.comparators import BackboneComparison
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, show_default=True, help="Bundle to write."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_BUNDLE,
+    show_default=True,
+    help="Folder of the bundle to write.",
 )
 @click.option(
     "--weights",
     metavar="imagenet|none|FILE",
-    help="The backbone's weights; FILE is a *.weights.h5 or one of Keras's without the top, *_notop.h5 or "
-    "*_no_top.h5.  "
-    "[default: imagenet; none for the cnn backbone]",
+    help="Weights that the backbone starts from; FILE is a *.weights.h5, or one of Keras's without the top layers, "
+    "*_notop.h5 or *_no_top.h5.  [default: imagenet; none for the cnn backbone]",
 )
 @click.option(
     "--backbone",
     type=click.Choice(BACKBONES),
     default="resnet101",
     show_default=True,
-    help="resnet101 is the paper's, the others are to compare it with; cnn is small, for trials.",
+    help="Network that tiles go through: resnet101 is the paper's; the others are to compare it with, cnn for trials.",
 )
 @click.option(
     "--compare",
     metavar="BACKBONE,…",
-    help="Train each of these alike, into OUT/<backbone>, and print one table of what they reach.",
+    help="Train each of these backbones alike, into OUT/<backbone>, and print one table of what they reach.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of epochs.")
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=0.002, show_default=True, help="Adamax's."
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=0.002,
+    show_default=True,
+    help="Learning rate of Adamax.",
 )
 @click.option(
     "--recipe",
     type=click.Choice(["head", "paper", "full"]),
     default="head",
     show_default=True,
-    help="head: the head on frozen features. paper: then the last layers of the backbone too, on pixels; "
+    help="What learns. head: the head, on frozen features. paper: then the last layers of the backbone too, on pixels; "
     "the better of the two on validation is kept. full: every layer at once, as from scratch.",
 )
-@click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Epochs without progress.")
-@click.option("--fine-tune-epochs", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option(
-    "--fine-tune-rate", type=click.FloatRange(0, min_open=True), default=1e-5, show_default=True, help="Adamax's."
+    "--patience",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Stop after so many epochs in a row without a lower validation loss.",
+)
+@click.option(
+    "--fine-tune-epochs",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Maximum number of epochs of fine-tuning, in --recipe paper.",
+)
+@click.option(
+    "--fine-tune-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1e-5,
+    show_default=True,
+    help="Learning rate of Adamax while fine-tuning, in --recipe paper.",
 )
 @click.option(
     "--thaw",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of the backbone's layers, from the last, that fine-tuning changes.",
+    help="Share of the backbone's layers, counted from the last, that fine-tuning changes.",
 )
 @click.option(
     "--mixed-precision/--full-precision",
@@ -85,30 +110,45 @@ if TYPE_CHECKING:
     default=0,
     show_default=True,
     metavar="K",
-    help="Learn from K altered copies of each training tile too (turned, flipped, lit), in all stages.",
+    help="Also learn from K altered copies of each training tile (turned, flipped, lit), in all stages.",
 )
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
-    "--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Height and width in pixels."
+    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Number of tiles a batch."
+)
+@click.option(
+    "--input-size",
+    type=click.IntRange(32, 1024),
+    default=224,
+    show_default=True,
+    help="Height and width of the network's input in pixels.",
 )
 @click.option(
     "--scaled-decoding",
     is_flag=True,
     help="Decode JPEG tiles of at least twice (four times) the input size at 1/2 (1/4), here and where the model runs.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of all that is random: the same seed and tiles give the same model.",
+)
 @click.option(
     "--classes",
     type=click.Path(path_type=Path),
     help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
 )
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="Feature cache.  [default: .cervix-cache/features beside OUT]"
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder where computed features are kept.  [default: .cervix-cache/features beside OUT]",
 )
 @click.option(
     "--resume/--no-resume",
     default=None,
-    help="Go on with an interrupted training, or fail; begin anew.  [default: go on if it is the same training]",
+    help="Continue an interrupted training, or fail if it is another one; or begin anew.  "
+    "[default: continue if it is the same training]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @click.version_option(__version__)
@@ -121,7 +161,7 @@ def main(**options: Any) -> None:
     """
     from cervix_engine.cli.shared.logs import log_lines
 
-    with log_lines("cervix_train"):
+    with log_lines("cervix_train", "cervix_keras"):
         _train(**options)
 
 
@@ -142,7 +182,7 @@ def _train(
 ) -> None:
     from cervix_train.data.dataset import read_classes
     from cervix_train.learning.config import TrainConfig
-    from cervix_train.learning.training import train
+    from cervix_train.training.train import train
 
     config = TrainConfig(
         data=data,
@@ -167,7 +207,7 @@ def _train(
 def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
     from rich.console import Console
 
-    from cervix_train.results.comparators import compare_backbones, comparison_file
+    from cervix_train.training.comparators import compare_backbones, comparison_file
 
     chosen = [name.strip() for name in names.split(",")]
     backbones = [name for name in BACKBONES if name in chosen]
@@ -204,14 +244,14 @@ def _comparison_table(comparison: BackboneComparison) -> Table:
     return table
 
 
-def _result(metrics: dict[str, Any]) -> str:
+def _result(metrics: Metrics) -> str:
     """The closing line's figures, each with its 95 % interval."""
     scores = (
-        ("test accuracy", metrics["accuracy"], metrics["accuracy_interval"]),
-        ("macro F1", metrics["macro"]["f1"], metrics["macro_f1_interval"]),
+        ("test accuracy", metrics.accuracy, metrics.accuracy_interval),
+        ("macro F1", metrics.macro.f1, metrics.macro_f1_interval),
     )
     figures = ", ".join(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f})" for name, value, (low, high) in scores)
-    return f"{figures} on {metrics['tiles']} tiles of {metrics['groups']} groups"
+    return f"{figures} on {metrics.tiles} tiles of {metrics.groups} groups"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 NAMED_FAILURES = 10
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.values import Pixels
-from cervix_keras.runtime import KerasModel, load_keras
+from cervix_keras.start import KerasModel, load_keras
 
 
 def reestimate(model: KerasModel, batches: Iterable[Pixels], *, advance: Callable[[int], None]) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.contract import ModelContract
 from cervix_engine.tiles.tile import TileFailure, TileSize
-from cervix_keras.runtime import KerasModel
 from cervix_train.data.augment import Copy
 from cervix_train.data.tiles import TileBatch, tile_batches
-from cervix_train.features.passes import FeaturePass, Wanted, feature_passes
+from cervix_train.features.passes import Extraction, FeaturePass, Wanted, feature_passes
 from cervix_train.features.store import TileRecord
 
 
@@ -27,7 +25,7 @@ class FeatureSet:
         vectors: `float32 (N, features)`.
         sizes: decoded sizes.
         mean_rgb: `float64 (N, 3)`, means of the preprocessed pixels, 0-255.
-        failures: why a tile has no features, by its place in the list.
+        failures: why a tile has no features, by its position in the list.
         computed: how many tiles and copies the extractor was run on; the others were on disk.
         copies: features of altered copies of some of these tiles.
     """
@@ -51,11 +49,8 @@ class CopyFeatures:
 
 def compute_features(
     paths: Sequence[Path],
+    extraction: Extraction,
     *,
-    extractor: KerasModel,
-    contract: ModelContract,
-    cache: Path,
-    batch_size: int,
     advance: Callable[[int], None],
     copies: Sequence[Copy] = (),
     bf16: Collection[int] = (),
@@ -64,70 +59,62 @@ def compute_features(
 
     Args:
         paths: the tiles' files.
-        extractor: frozen; `uint8 (N, H, W, 3)` → `float32 (N, features)`.
-        contract: how tiles are decoded and resized.
-        cache: folder of the feature stores.
-        batch_size: tiles per call of the extractor.
+        extraction: how they become features.
         advance: told how many more tiles and copies are done.
-        copies: altered copies of tiles whose features are wanted too; `index` is a place in `paths`.
-        bf16: places in `paths` of tiles that, with their copies, may be computed in BF16; all others are in FP32.
+        copies: altered copies of tiles whose features are wanted too; `index` is a position in `paths`.
+        bf16: positions in `paths` of tiles that, with their copies, may be computed in BF16; all others are in FP32.
 
     Raises:
         OutputError: the cache cannot be read or written.
     """
     tiles = len(paths)
     # A copy is in its tile's pass, so that one runtime computes both.
-    learnt = {*bf16, *(tiles + place for place, copy in enumerate(copies) if copy.index in bf16)}
-    passes = feature_passes(
-        Wanted.all_of(paths, copies), bf16=learnt, extractor=extractor, contract=contract, cache=cache
-    )
+    learnt = {*bf16, *(tiles + number for number, copy in enumerate(copies) if copy.index in bf16)}
+    passes = feature_passes(Wanted.all_of(paths, copies), extraction, bf16=learnt)
     found: dict[int, TileRecord] = {}
     failures: dict[int, TileFailure] = {}
-    computed = sum(
-        _run(own, found, failures, contract=contract, batch_size=batch_size, advance=advance) for own in passes
-    )
+    computed = sum(_run(own, extraction, found, failures, advance=advance) for own in passes)
     advance(len(failures))
-    width = int(extractor.output.shape[-1])
+    width = int(extraction.backends.extractor.output.shape[-1])
     return _assemble(found, failures, copies, tiles=tiles, computed=computed, width=width)
 
 
 def _run(
     own: FeaturePass,
+    extraction: Extraction,
     found: dict[int, TileRecord],
     failures: dict[int, TileFailure],
     *,
-    contract: ModelContract,
-    batch_size: int,
     advance: Callable[[int], None],
 ) -> int:
-    """Fill `found` and `failures`, both by place; gives the number of tiles that were computed."""
-    places, computed = own.wanted.places, 0
+    """Fill `found` and `failures`, both by position; gives the number of tiles that were computed."""
+    positions, computed = own.wanted.positions, 0
     failed: dict[int, TileFailure] = {}
-    with own.store as store:
+    with own.store as store, own.backend as backend:
 
         def known(index: int, digest: str) -> bool:
             record = store.get(digest)
             if record is None:
                 return False
-            found[places[index]] = record
+            found[positions[index]] = record
             advance(1)
             return True
 
         batches = tile_batches(
             own.wanted.paths,
-            contract=contract,
-            batch_size=batch_size,
+            contract=extraction.contract,
+            batch_size=extraction.batch_size,
             failures=failed,
             skip=known,
             variants=own.wanted.variants,
         )
         for batch in batches:
-            records = _records(batch, own.runtime(batch.pixels)[: len(batch)])
+            records = _records(batch, backend.infer(batch.pixels)[: len(batch)])
             store.put(dict(zip(batch.digests, records, strict=True)))
-            found.update(zip((places[index] for index in batch.indices), records, strict=True))
+            found.update(zip((positions[index] for index in batch.indices), records, strict=True))
             computed += len(batch)
             advance(len(batch))
-    failures.update({places[index]: failure for index, failure in failed.items()})
+    failures.update({positions[index]: failure for index, failure in failed.items()})
     return computed
 
 
@@ -150,7 +137,7 @@ def _assemble(
 ) -> FeatureSet:
     indices = sorted(index for index in found if index < tiles)
     records = [found[index] for index in indices]
-    usable = [place for place in range(len(copies)) if tiles + place in found]
+    usable = [number for number in range(len(copies)) if tiles + number in found]
 
     def stacked(records: Sequence[TileRecord]) -> npt.NDArray[np.float32]:
         return np.array([record.features for record in records], np.float32).reshape(-1, width)
@@ -164,6 +151,6 @@ def _assemble(
         failures={index: failure for index, failure in failures.items() if index < tiles},
         computed=computed,
         copies=CopyFeatures(
-            tuple(copies[place] for place in usable), stacked([found[tiles + place] for place in usable])
+            tuple(copies[number] for number in usable), stacked([found[tiles + number] for number in usable])
         ),
     )

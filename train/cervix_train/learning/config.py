@@ -9,9 +9,9 @@ from typing import Any
 
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.files import sha256_file
-from cervix_train.features.mixed import MixedPrecision
+from cervix_train.features.extractor import Backbone, Weights
 from cervix_train.learning.fit import PATIENCE
-from cervix_train.learning.network import Backbone, Weights
+from cervix_train.learning.mixed import MixedPrecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class TrainConfig:
         cache: folder of the feature stores.
         overwrite: whether a bundle at `out` may be replaced.
         patience: epochs without progress after which a stage stops.
-        fine_tune_epochs: at most so many in the second stage; 0 leaves it out.
+        fine_tune_epochs: maximum number of epochs of the second stage; 0 leaves it out.
         thaw: share of the backbone's layers, from the last, that learn in it.
         whole: every layer learns on pixels, in one stage, instead of the head on features.
         mixed_precision: True computes what is learnt from in BF16: the backbone in stages on pixels, and training

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from cervix_engine.errors import ResumeMismatchError, UsageError
-from cervix_keras.runtime import KerasModel, load_keras
-from cervix_train.data.batches import Batches, Labelled
+from cervix_keras.start import KerasModel, load_keras
+from cervix_train.learning.batches import Batches, Labelled
 from cervix_train.learning.fit_state import FitState, restore, snapshot
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 5
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
+# One value per epoch of each of them.
+Measures = dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class FitConfig:
     """How long and how fast.
 
     Attributes:
-        epochs: at most so many; it stops when `patience` epochs in a row brought nothing.
-        learning_rate: Adamax's.
+        epochs: maximum number; it stops earlier when `patience` epochs in a row brought nothing.
+        learning_rate: learning rate of Adamax.
         batch_size: tiles per step.
         seed: the same seed and inputs give the same weights.
     """
@@ -78,7 +80,7 @@ class History:
     Measures are `loss`, `accuracy`, `val_loss`, `val_accuracy`.
     """
 
-    values: dict[str, list[float]]
+    values: Measures
 
     @property
     def epochs(self) -> int:
@@ -112,32 +114,19 @@ def fit(
         model: ends in a softmax over the classes.
         train, val: what is learnt from, and what chooses the epoch.
         checkpoint: a `.weights.h5` file that always holds the best weights so far.
-        config: how long and how fast.
         resumable: where the state is kept after every epoch; None keeps none.
 
     Raises:
         UsageError: the loss is not a number in any epoch, or the weights of the best one are not.
         ResumeMismatchError: the state that lies there is another training's.
     """
-    keras = load_keras()
     state = resumable.state() if resumable else None
-    # Again here: how many random numbers were drawn before depends on what the cache held.
-    keras.utils.set_random_seed(config.seed)
-    model.compile(
-        optimizer=keras.optimizers.Adamax(config.learning_rate),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        steps_per_execution=train.steps_per_execution,
-    )
+    _compile(model, config, steps_per_execution=train.steps_per_execution)
     if state:
-        # The checkpoint lies in a folder that went with the killed process.
-        model.set_weights(state.best_weights)
-        model.save_weights(checkpoint)
-        restore(model, state)
-        log.info("resumed after epoch %d", state.epochs)
+        _go_on(model, state, checkpoint)
     classes = int(model.output.shape[-1])
     batches = train.batches(classes=classes, batch_size=config.batch_size)
-    values: dict[str, list[float]] = {name: list(state.values[name]) if state else [] for name in MEASURES}
+    epochs = _Epochs(batches, config, state, resumable)
     model.fit(
         batches.data,
         validation_data=val.batches(classes=classes, batch_size=config.batch_size).data,
@@ -146,15 +135,40 @@ def fit(
         # Keras would shuffle the batches once more, with Python's own random numbers, which no state keeps.
         shuffle=False,
         verbose=0,
-        callbacks=_callbacks(keras, batches, values, state, checkpoint=checkpoint, config=config, resumable=resumable),
+        callbacks=epochs.callbacks(checkpoint),
     )
+    _require_numbers(model, epochs.values, config)
+    return History(epochs.values)
+
+
+def _compile(model: KerasModel, config: FitConfig, *, steps_per_execution: int) -> None:
+    keras = load_keras()
+    # Again here: how many random numbers were drawn before depends on what the cache held.
+    keras.utils.set_random_seed(config.seed)
+    model.compile(
+        optimizer=keras.optimizers.Adamax(config.learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=steps_per_execution,
+    )
+
+
+def _go_on(model: KerasModel, state: FitState, checkpoint: Path) -> None:
+    """Put a compiled model where an interrupted training left it."""
+    # The checkpoint lies in a folder that went with the killed process.
+    model.set_weights(state.best_weights)
+    model.save_weights(checkpoint)
+    restore(model, state)
+    log.info("resumed after epoch %d", state.epochs)
+
+
+def _require_numbers(model: KerasModel, values: Measures, config: FitConfig) -> None:
     # Both, since some CPUs' kernels take the ReLU of NaN for 0: the loss then looks well.
     if np.isnan(values["val_loss"]).all() or not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UsageError(
             "the training diverged: its loss or its weights are not numbers; lower --learning-rate "
             f"{config.learning_rate:g}"
         )
-    return History(values)
 
 
 def _next_epoch(state: FitState | None, config: FitConfig) -> int:
@@ -164,53 +178,62 @@ def _next_epoch(state: FitState | None, config: FitConfig) -> int:
     return config.epochs if state.wait >= config.patience else state.epochs
 
 
-def _callbacks(
-    keras: Any,
-    batches: Batches,
-    values: dict[str, list[float]],
-    state: FitState | None,
-    *,
-    checkpoint: Path,
-    config: FitConfig,
-    resumable: Resumable | None,
-) -> list[Any]:
-    """Keras's, and one that shuffles, logs and keeps the state; it is last, so it sees what the others decided."""
-    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
-    saving = keras.callbacks.ModelCheckpoint(
-        checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True
-    )
-    started = time.monotonic()
+class _Epochs:
+    """What happens around each epoch: tiles in an order of its own, a line in the log, the state kept.
 
-    def begin(_logs: object) -> None:
+    Attributes:
+        values: what the epochs reached so far, those before an interruption included.
+    """
+
+    def __init__(
+        self, batches: Batches, config: FitConfig, state: FitState | None, resumable: Resumable | None
+    ) -> None:
+        self.values: Measures = {name: list(state.values[name]) if state else [] for name in MEASURES}
+        self._batches, self._config, self._state, self._resumable = batches, config, state, resumable
+        self._started = time.monotonic()
+
+    def callbacks(self, checkpoint: Path) -> list[Any]:
+        """Keras's, and one of this object's methods; it is last, so it sees what the others decided."""
+        callbacks = load_keras().callbacks
+        self._stopping = callbacks.EarlyStopping(
+            monitor="val_loss", patience=self._config.patience, restore_best_weights=True
+        )
+        self._saving = callbacks.ModelCheckpoint(
+            checkpoint, monitor="val_loss", save_best_only=True, save_weights_only=True
+        )
+        own = callbacks.LambdaCallback(
+            on_train_begin=self._remember, on_epoch_begin=self._shuffle, on_epoch_end=self._record
+        )
+        return [self._stopping, self._saving, own]
+
+    def _remember(self, _logs: object) -> None:
         # Both forget everything when a training begins.
-        if state:
-            stopping.wait, stopping.best_epoch = state.wait, state.best_epoch
-            stopping.best = saving.best = state.best
-            stopping.best_weights = state.best_weights
+        if state := self._state:
+            self._stopping.wait, self._stopping.best_epoch = state.wait, state.best_epoch
+            self._stopping.best = self._saving.best = state.best
+            self._stopping.best_weights = state.best_weights
 
-    def shuffle(epoch: int, _logs: object) -> None:
+    def _shuffle(self, epoch: int, _logs: object) -> None:
         # The epoch's own order, so that it does not matter how many epochs this process has seen.
-        batches.reorder(np.random.default_rng((config.seed, epoch)).permutation(batches.tiles))
+        self._batches.reorder(np.random.default_rng((self._config.seed, epoch)).permutation(self._batches.tiles))
 
-    def end(epoch: int, logs: dict[str, float]) -> None:
+    def _record(self, epoch: int, logs: dict[str, float]) -> None:
         for name in MEASURES:
-            values[name].append(float(logs[name]))
-        pace = (time.monotonic() - started) / (epoch + 1 - (state.epochs if state else 0))
+            self.values[name].append(float(logs[name]))
+        if self._resumable:
+            _state(self._stopping, self.values, self._resumable.identity).save(self._resumable.path)
+        # Said last: what the log names is kept.
+        pace = (time.monotonic() - self._started) / (epoch + 1 - (self._state.epochs if self._state else 0))
         log.info(
             "epoch %d of %d: loss %.4f, accuracy %.3f, val_loss %.4f, val_accuracy %.3f, at most %.0f s left",
             epoch + 1,
-            config.epochs,
+            self._config.epochs,
             *(logs[name] for name in MEASURES),
-            pace * (config.epochs - epoch - 1),
+            pace * (self._config.epochs - epoch - 1),
         )
-        if resumable:
-            _state(stopping, values, resumable.identity).save(resumable.path)
-
-    own = keras.callbacks.LambdaCallback(on_train_begin=begin, on_epoch_begin=shuffle, on_epoch_end=end)
-    return [stopping, saving, own]
 
 
-def _state(stopping: Any, values: dict[str, list[float]], identity: str) -> FitState:
+def _state(stopping: Any, values: Measures, identity: str) -> FitState:
     model = stopping.model
     return FitState(
         identity=identity,

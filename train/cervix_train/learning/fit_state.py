@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cervix_engine.errors import OutputError, ResumeMismatchError
 from cervix_engine.files import atomic_path
-from cervix_keras.runtime import KerasModel
+from cervix_keras.start import KerasModel
 
 Arrays = list[npt.NDArray[Any]]
 

@@ -17,21 +17,19 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_bytes
 from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_engine.values import Pixels
-from cervix_keras.runtime import KerasModel, load_keras
+from cervix_keras.start import KerasModel, load_keras
 from cervix_train.data.augment import Variant
-from cervix_train.data.batches import Inputs, Labelled, LabelledInputs
-from cervix_train.data.dataset import Split
-from cervix_train.data.split_tiles import Part
-from cervix_train.features.mixed import mixed_precision
-from cervix_train.learning.calibration import Logits, logits_of, nll, softmax
+from cervix_train.data.dataset import HELD_OUT, Split
+from cervix_train.learning.batches import Inputs, Labelled, LabelledInputs
 from cervix_train.learning.fit import FitConfig, History, Resumable, fit
+from cervix_train.learning.mixed import mixed_precision
+from cervix_train.learning.split_tiles import SplitTiles
+from cervix_train.learning.temperature import Logits, logits_of, nll, softmax
 
 log = logging.getLogger(__name__)
 
 # A split -> what is learnt from it, or measured on it.
 LabelledSplits = Callable[[Split], Labelled]
-
-HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,13 @@ class Trainable:
     Attributes:
         model: raw pixels to probabilities; its last layers are those of `head`.
         head: features to probabilities.
+        tiles: those that are learnt from or measured on.
         paths: the file of every tile of the data set, whatever its split.
     """
 
     model: KerasModel
     head: KerasModel
-    parts: dict[Split, Part]
+    tiles: dict[Split, SplitTiles]
     paths: Sequence[Path]
     contract: ModelContract
 
@@ -73,7 +72,7 @@ def train_head(given: Trainable, *, checkpoint: Path, config: FitConfig, resumab
     """Train the head on features that were computed once."""
 
     def labelled(split: Split) -> Labelled:
-        return given.parts[split].labelled
+        return given.tiles[split].labelled
 
     return _stage(given, given.head, labelled, Names("head", checkpoint), config=config, resumable=resumable)
 
@@ -98,10 +97,10 @@ def train_whole(
 
 def _pixels_of(given: Trainable) -> LabelledSplits:
     def labelled(split: Split) -> Labelled:
-        part = given.parts[split]
-        paths = [given.paths[index] for index in part.indices]
-        inputs = pixel_inputs(paths, contract=given.contract, variants=part.variants)
-        return LabelledInputs(inputs, part.labelled.targets)
+        tiles = given.tiles[split]
+        paths = [given.paths[index] for index in tiles.indices]
+        inputs = pixel_inputs(paths, contract=given.contract, variants=tiles.variants)
+        return LabelledInputs(inputs, tiles.labelled.targets)
 
     return labelled
 
@@ -177,9 +176,9 @@ def _stage(
     log.info("%s: kept epoch %d of %d", names.stage, history.best_epoch, history.epochs)
     logits = {
         split: logits_of(
-            model, labelled(split).inputs, tiles=len(given.parts[split].indices), batch_size=config.batch_size
+            model, labelled(split).inputs, tiles=len(given.tiles[split].indices), batch_size=config.batch_size
         )
         for split in HELD_OUT
     }
-    val_loss = nll(softmax(logits["val"]), given.parts["val"].labelled.targets)
+    val_loss = nll(softmax(logits["val"]), given.tiles["val"].labelled.targets)
     return Stage(names.stage, names.checkpoint.name.removesuffix(".weights.h5"), history, logits, val_loss)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import DatasetError
-from cervix_keras.model_files import OpenedModel, open_model
+from cervix_engine.errors import ContractError, DatasetError
+from cervix_keras.model_file import open_model
 from cervix_train.data.dataset import Dataset, LabelledTile, Split, log_failures
 from cervix_train.data.layouts import read_dataset
 from cervix_train.data.splits import group_of
-from cervix_train.learning.predict import predict
-from cervix_train.results.metrics import measure
+from cervix_train.results.metrics import Metrics, measure
+from cervix_train.results.predict import predict
+from cervix_train.results.reference import SPLIT_FILE
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(model_path: Path, data: Path, *, split: Split | None, batch_size: int) -> dict[str, Any]:
+def evaluate(model_path: Path, data: Path, *, split: Split | None, batch_size: int) -> Metrics:
     """Predict the tiles of `data` (all, or those of one split) and measure the answers.
 
     Args:
@@ -31,15 +35,13 @@ def evaluate(model_path: Path, data: Path, *, split: Split | None, batch_size: i
         split: the data's own, else the one that the bundle remembers from its training.
         batch_size: tiles per call of the model.
 
-    Returns:
-        Metrics of the schema `cervix/metrics/1`.
-
     Raises:
         CervixError: the model or the data cannot be used.
     """
     opened = open_model(model_path)
     dataset = read_dataset(data, classes=opened.contract.classes)
-    tiles = _of_split(dataset, opened, split) if split else _all(dataset, opened)
+    remembered = _splits(opened.bundle)
+    tiles = _of_split(dataset, remembered, split) if split else _all(dataset, remembered)
     answers = predict(
         opened.model,
         [dataset.root / tile.path for tile in tiles],
@@ -65,8 +67,19 @@ def _targets(tiles: Sequence[LabelledTile], contract: ModelContract) -> np.ndarr
     return np.array([contract.class_names.index(tile.label) for tile in tiles], np.intp)
 
 
-def _all(dataset: Dataset, opened: OpenedModel) -> tuple[LabelledTile, ...]:
-    learnt = sum(opened.splits.get(tile.path.as_posix()) == "train" for tile in dataset.tiles)
+def _splits(bundle: Bundle | None) -> dict[str, Split]:
+    """Path relative to the data set -> split, as the training that made the bundle drew it; empty where unknown."""
+    if bundle is None or SPLIT_FILE not in bundle:
+        return {}
+    text = bundle.read(SPLIT_FILE).decode("utf-8", "surrogateescape")
+    try:
+        return {row["path"]: cast("Split", row["split"]) for row in csv.DictReader(io.StringIO(text, newline=""))}
+    except (csv.Error, KeyError) as error:
+        raise ContractError(f"the bundle's {SPLIT_FILE} is malformed: {error}") from error
+
+
+def _all(dataset: Dataset, remembered: Mapping[str, Split]) -> tuple[LabelledTile, ...]:
+    learnt = sum(remembered.get(tile.path.as_posix()) == "train" for tile in dataset.tiles)
     if learnt:
         log.warning(
             "the model was trained on %d of these %d tiles (by their paths): --split test leaves them out",
@@ -76,12 +89,12 @@ def _all(dataset: Dataset, opened: OpenedModel) -> tuple[LabelledTile, ...]:
     return dataset.tiles
 
 
-def _of_split(dataset: Dataset, opened: OpenedModel, split: Split) -> tuple[LabelledTile, ...]:
+def _of_split(dataset: Dataset, remembered: Mapping[str, Split], split: Split) -> tuple[LabelledTile, ...]:
     tiles = dataset.tiles
     if all(tile.split is None for tile in tiles):
-        if not opened.splits:
+        if not remembered:
             raise DatasetError(f"{dataset.root} has no splits, and the model remembers none: leave --split out")
-        tiles = tuple(replace(tile, split=opened.splits.get(tile.path.as_posix())) for tile in tiles)
+        tiles = tuple(replace(tile, split=remembered.get(tile.path.as_posix())) for tile in tiles)
     chosen = tuple(tile for tile in tiles if tile.split == split)
     if not chosen:
         raise DatasetError(f"no tile of {dataset.root} is in the split {split!r}")

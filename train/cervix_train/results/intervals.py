@@ -7,21 +7,18 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.table.intervals import wilson as scored_interval
+from cervix_engine.table.intervals import wilson
 
 LEVEL = 0.95
 RESAMPLES = 1000
 _SEED = 20180613  # fixed: the same answers always give the same intervals
 
-Interval = list[float]
+Interval = tuple[float, float]
+# How often each of N tiles is drawn in each of R resamples, `float64 (R, N)`.
+Resamples = npt.NDArray[np.float64]
 
 
-def wilson(hits: int, total: int) -> Interval:
-    """Wilson's score interval of a share, as `cervix_engine.table.intervals.wilson`, but a list, as JSON has it."""
-    return list(scored_interval(hits, total))
-
-
-def bootstrap_weights(groups: Sequence[Hashable]) -> npt.NDArray[np.float64]:
+def bootstrap_weights(groups: Sequence[Hashable]) -> Resamples:
     """How often each tile is drawn in each resample, `float64 (RESAMPLES, N)`.
 
     Whole groups are drawn, with replacement: tiles of one microscope field are not independent.
@@ -32,7 +29,7 @@ def bootstrap_weights(groups: Sequence[Hashable]) -> npt.NDArray[np.float64]:
     return draws[:, place].astype(np.float64)
 
 
-def share_interval(hits: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]) -> Interval:
+def share_interval(hits: npt.NDArray[np.bool_], weights: Resamples) -> Interval:
     """The interval of the share of hits: at each end the wider of Wilson's and the bootstrap's.
 
     Each alone can be too sure: Wilson's where tiles of a field resemble each other, the bootstrap's where all tiles
@@ -48,10 +45,11 @@ def share_interval(hits: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
         return scored
     shares = np.divide(weights @ hits, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
     resampled = percentile_interval(shares)
-    return [min(scored[0], resampled[0]), max(scored[1], resampled[1])]
+    return min(scored[0], resampled[0]), max(scored[1], resampled[1])
 
 
 def percentile_interval(values: npt.NDArray[np.float64]) -> Interval:
     """The middle 95 % of resampled values; resamples in which the value is undefined (NaN) do not count."""
     tail = 100 * (1 - LEVEL) / 2
-    return [float(value) for value in np.nanpercentile(values, [tail, 100 - tail])]
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)

@@ -10,22 +10,103 @@ the wider of that and Wilson's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import TileClass
 from cervix_engine.table.scores import macro_f1
-from cervix_train.learning.calibration import measure_calibration
-from cervix_train.results.intervals import bootstrap_weights, percentile_interval, share_interval
+from cervix_engine.values import Probabilities
+from cervix_train.learning.temperature import Targets
+from cervix_train.results.calibration import Reliability, measure_reliability
+from cervix_train.results.intervals import (
+    Interval,
+    Resamples,
+    bootstrap_weights,
+    percentile_interval,
+    share_interval,
+)
 
-SCHEMA = "cervix/metrics/1"
 
-Probabilities = npt.NDArray[np.float32]
-Targets = npt.NDArray[np.intp]
-Averages = dict[str, float]
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """How well one class is told; `tiles` are those of this class."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    tiles: int
+    recall_interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """Averages over the classes."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """How many tiles of one class were missed, and what they were called, most frequent first."""
+
+    name: str
+    missed: int
+    called: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AbnormalVsRest:
+    """How well abnormal tiles are told from all others."""
+
+    abnormal_tiles: int
+    sensitivity: float
+    sensitivity_interval: Interval
+    specificity: float
+    specificity_interval: Interval
+    auroc: float
+    auroc_interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """All metrics of one evaluation; of the schema `cervix/metrics/1`.
+
+    Attributes:
+        split: which tiles these were: `train`, `val`, `test` or `all`.
+        tiles: how many were measured on.
+        failed: tiles that could not be decoded and are in none of the other numbers.
+        groups: how many groups the tiles are of; None where each is on its own.
+        per_class: in output order, as are the rows (true) and columns (predicted) of `confusion_matrix`.
+        macro, weighted: averages of the classes that occur, equally and by their tiles.
+        abnormal_vs_rest: None where the tiles are all abnormal or all not, so that nothing can be told apart.
+    """
+
+    split: str
+    tiles: int
+    failed: int
+    groups: int | None
+    accuracy: float
+    accuracy_interval: Interval
+    per_class: tuple[ClassScores, ...]
+    macro: Averages
+    macro_f1_interval: Interval
+    weighted: Averages
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    false_negatives: tuple[Misses, ...]
+    abnormal_vs_rest: AbnormalVsRest | None
+    calibration: Reliability
+
+    schema: ClassVar[str] = "cervix/metrics/1"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": self.schema, **asdict(self)}
 
 
 def measure(
@@ -36,96 +117,103 @@ def measure(
     split: str,
     failed: int = 0,
     groups: Sequence[Hashable] | None = None,
-) -> dict[str, Any]:
-    """All metrics of one evaluation, as JSON of the schema `cervix/metrics/1`.
+) -> Metrics:
+    """Measure the answers of one evaluation.
 
     Args:
-        probabilities: `float32 (N, classes)`.
+        probabilities: `float32 (N, classes)`, of `classes` in this order.
         targets: `intp (N,)`, indices into `classes`.
-        classes: in output order.
-        split: which tiles these were: `train`, `val`, `test` or `all`.
-        failed: tiles that could not be decoded and are in none of the other numbers.
+        split, failed: as in `Metrics`.
         groups: which tiles belong together and are resampled together; None where each is on its own.
 
     Raises:
         ValueError: there are no tiles, or the shapes differ.
     """
-    if probabilities.shape != (len(targets), len(classes)) or not len(targets):
-        raise ValueError(f"probabilities {probabilities.shape} for {len(targets)} tiles and {len(classes)} classes")
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    predicted = probabilities.argmax(axis=1)
-    labels = list(range(len(classes)))
-    scores = precision_recall_fscore_support(targets, predicted, labels=labels, zero_division=0)
-    confusion = confusion_matrix(targets, predicted, labels=labels)
-    support = np.asarray(scores[3])
+    predicted = _predicted(probabilities, targets, len(classes))
     weights = bootstrap_weights(range(len(targets)) if groups is None else groups)
-    return {
-        "schema": SCHEMA,
-        "split": split,
-        "tiles": len(targets),
-        "failed": failed,
-        "groups": len(set(groups)) if groups is not None else None,
-        "accuracy": float((predicted == targets).mean()),
-        "accuracy_interval": share_interval(predicted == targets, weights),
-        "per_class": [
-            {
-                **_class_scores(item, *(column[i] for column in scores)),
-                "recall_interval": share_interval(predicted[targets == i] == i, weights[:, targets == i]),
-            }
-            for i, item in enumerate(classes)
-        ],
-        "macro": _average(scores, weights=(support > 0).astype(float)),
-        "macro_f1_interval": percentile_interval(macro_f1(predicted, targets, weights, classes=len(classes))),
-        "weighted": _average(scores, weights=support.astype(float)),
-        "confusion_matrix": confusion.tolist(),
-        "false_negatives": _false_negatives(confusion, classes=classes),
-        "abnormal_vs_rest": _abnormal_vs_rest(probabilities, targets, weights, classes=classes),
-        "calibration": measure_calibration(probabilities, targets, weights=weights),
-    }
+    scores = _class_scores(predicted, targets, weights, classes=classes)
+    confusion = _confusion(targets, predicted, len(classes)).tolist()
+    return Metrics(
+        split=split,
+        tiles=len(targets),
+        failed=failed,
+        groups=None if groups is None else len(set(groups)),
+        accuracy=float((predicted == targets).mean()),
+        accuracy_interval=share_interval(predicted == targets, weights),
+        per_class=scores,
+        macro=_average(scores, weights=[item.tiles > 0 for item in scores]),
+        macro_f1_interval=percentile_interval(macro_f1(predicted, targets, weights, classes=len(classes))),
+        weighted=_average(scores, weights=[item.tiles for item in scores]),
+        confusion_matrix=tuple(map(tuple, confusion)),
+        false_negatives=tuple(_misses(label, row, classes=classes) for label, row in enumerate(confusion)),
+        abnormal_vs_rest=_abnormal_vs_rest(probabilities, targets, weights, classes=classes),
+        calibration=measure_reliability(probabilities, targets, weights=weights),
+    )
 
 
-def _class_scores(item: TileClass, precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
-    scores = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-    return {"name": item.name, **scores, "tiles": int(support)}
+def _predicted(probabilities: Probabilities, targets: Targets, classes: int) -> Targets:
+    if probabilities.shape != (len(targets), classes) or not len(targets):
+        raise ValueError(f"probabilities {probabilities.shape} for {len(targets)} tiles and {classes} classes")
+    return np.asarray(probabilities.argmax(axis=1))
 
 
-def _average(scores: Sequence[Any], *, weights: npt.NDArray[np.float64]) -> Averages:
-    names = ("precision", "recall", "f1")
-    return {name: float(np.average(column, weights=weights)) for name, column in zip(names, scores, strict=False)}
+def _confusion(targets: Targets, predicted: Targets, classes: int) -> Targets:
+    """How often each class (rows) was called each (columns), `intp (classes, classes)`."""
+    return np.bincount(classes * targets + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def _false_negatives(confusion: Any, *, classes: Sequence[TileClass]) -> list[dict[str, Any]]:
-    """For each class: how many of its tiles were missed, and what they were called, most frequent first."""
-    table = []
-    for row, item in enumerate(classes):
-        order = sorted((column for column in range(len(classes)) if column != row), key=lambda c: -confusion[row, c])
-        called = {classes[column].name: int(confusion[row, column]) for column in order if confusion[row, column]}
-        table.append({"name": item.name, "missed": sum(called.values()), "called": called})
-    return table
+def _class_scores(
+    predicted: Targets, targets: Targets, weights: Resamples, *, classes: Sequence[TileClass]
+) -> tuple[ClassScores, ...]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels = list(range(len(classes)))
+    scores = zip(*precision_recall_fscore_support(targets, predicted, labels=labels, zero_division=0), strict=True)
+    return tuple(
+        ClassScores(
+            item.name,
+            float(precision),
+            float(recall),
+            float(f1),
+            int(support),
+            share_interval(predicted[targets == label] == label, weights[:, targets == label]),
+        )
+        for label, item, (precision, recall, f1, support) in zip(labels, classes, scores, strict=True)
+    )
+
+
+def _average(scores: Sequence[ClassScores], *, weights: Sequence[float]) -> Averages:
+    columns = zip(*((item.precision, item.recall, item.f1) for item in scores), strict=True)
+    return Averages(*(float(np.average(column, weights=weights)) for column in columns))
+
+
+def _misses(label: int, answers: Sequence[int], *, classes: Sequence[TileClass]) -> Misses:
+    """What the tiles of class `label` were called; `answers` is its row of the confusion matrix."""
+    order = sorted((other for other in range(len(classes)) if other != label), key=lambda other: -answers[other])
+    called = {classes[other].name: answers[other] for other in order if answers[other]}
+    return Misses(classes[label].name, sum(called.values()), called)
 
 
 def _abnormal_vs_rest(
-    probabilities: Probabilities, targets: Targets, weights: Any, *, classes: Sequence[TileClass]
-) -> dict[str, Any] | None:
-    """None where the tiles are all abnormal or all not, so that nothing can be told apart."""
+    probabilities: Probabilities, targets: Targets, weights: Resamples, *, classes: Sequence[TileClass]
+) -> AbnormalVsRest | None:
     abnormal = np.array([item.category == "abnormal" for item in classes])
     truth, called = abnormal[targets], abnormal[probabilities.argmax(axis=1)]
     if truth.all() or not truth.any():
         return None
     scores = probabilities[:, abnormal].sum(axis=1)
-    return {
-        "abnormal_tiles": int(truth.sum()),
-        "sensitivity": float(called[truth].mean()),
-        "sensitivity_interval": share_interval(called[truth], weights[:, truth]),
-        "specificity": float((~called[~truth]).mean()),
-        "specificity_interval": share_interval(~called[~truth], weights[:, ~truth]),
-        "auroc": float(_auroc(scores, truth, np.ones((1, len(truth))))[0]),
-        "auroc_interval": percentile_interval(_auroc(scores, truth, weights)),
-    }
+    return AbnormalVsRest(
+        abnormal_tiles=int(truth.sum()),
+        sensitivity=float(called[truth].mean()),
+        sensitivity_interval=share_interval(called[truth], weights[:, truth]),
+        specificity=float((~called[~truth]).mean()),
+        specificity_interval=share_interval(~called[~truth], weights[:, ~truth]),
+        auroc=float(_auroc(scores, truth, np.ones((1, len(truth))))[0]),
+        auroc_interval=percentile_interval(_auroc(scores, truth, weights)),
+    )
 
 
-def _auroc(scores: Any, truth: npt.NDArray[np.bool_], weights: Any) -> npt.NDArray[np.float64]:
+def _auroc(scores: Any, truth: npt.NDArray[np.bool_], weights: Resamples) -> npt.NDArray[np.float64]:
     """The chance that an abnormal tile has the higher score, ties counting half, under each row of weights.
 
     scikit-learn's takes one set of weights a call, so that a thousand resamples would take seconds. NaN where a

@@ -1,4 +1,4 @@
-"""Writes `report.html`: a whole training on one page, in one file, for a person to read.
+"""Writes the training report page, `report.html`: a whole training in one file, for a person to read.
 
 Pictures are inside the file, no script runs and nothing is fetched, so it can be sent and kept.
 """
@@ -10,10 +10,11 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cervix_train.data.distribution import IMBALANCED
-from cervix_train.learning.calibration import doubts
+from cervix_train.results.calibration import Calibration, calibration_warnings
+from cervix_train.results.metrics import Metrics
+from cervix_train.results.record import TrainingRecord
 
 _STYLE = """
 :root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --accent: #1f5fa8; --paper: #fff; --wash: #f5f7fa }
@@ -37,23 +38,16 @@ figure { margin: 1rem 0 } img { max-width: 100%; height: auto }
 
 
 @dataclass(frozen=True, slots=True)
-class ReportInput:
-    """What the page tells.
+class PageInput:
+    """What the page tells; `metrics` are the test split's, `pictures` is the folder with the plots."""
 
-    Attributes:
-        metrics: of the test split, schema `cervix/metrics/1`.
-        calibration: schema `cervix/calibration/2`.
-        record: schema `cervix/training/1`.
-        pictures: the folder with the plots.
-    """
-
-    metrics: dict[str, Any]
-    calibration: dict[str, Any]
-    record: dict[str, Any]
+    metrics: Metrics
+    calibration: Calibration
+    record: TrainingRecord
     pictures: Path
 
 
-def write_report(path: Path, given: ReportInput) -> None:
+def write_page(path: Path, given: PageInput) -> None:
     """Write the page; the plots must already be in `given.pictures`."""
     sections = (_summary, _data, _learning, _classes, _misses, _abnormal, _calibration, _examples, _recipe)
     body = "\n".join(section(given) for section in sections)
@@ -65,41 +59,39 @@ def write_report(path: Path, given: ReportInput) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _summary(given: ReportInput) -> str:
+def _summary(given: PageInput) -> str:
     metrics = given.metrics
-    abnormal = metrics["abnormal_vs_rest"]
-    cards = [("accuracy", metrics["accuracy"], metrics["accuracy_interval"])]
-    cards.append(("macro F1", metrics["macro"]["f1"], metrics["macro_f1_interval"]))
-    cards += [
-        (f"{name}, abnormal", abnormal[name], abnormal[f"{name}_interval"])
-        for name in (("sensitivity", "specificity") if abnormal else ())
+    cards = [
+        ("accuracy", metrics.accuracy, metrics.accuracy_interval),
+        ("macro F1", metrics.macro.f1, metrics.macro_f1_interval),
     ]
+    if abnormal := metrics.abnormal_vs_rest:
+        cards.append(("sensitivity, abnormal", abnormal.sensitivity, abnormal.sensitivity_interval))
+        cards.append(("specificity, abnormal", abnormal.specificity, abnormal.specificity_interval))
     boxes = "".join(
         f'<div class="card">{_text(name)}<b>{_percent(value)}</b><span>95 %: {_range(interval)}</span></div>'
         for name, value, interval in cards
     )
-    groups = f" of {metrics['groups']} separate groups" if metrics["groups"] else ""
+    groups = f" of {metrics.groups} separate groups" if metrics.groups else ""
+    record, tiles = given.record, sum(given.record.distribution.totals.splits)
     return (
         "<h1>Training report</h1>"
-        f'<p class="lead">{_text(given.record["recipe"]["backbone"])} on {_total(given)} labelled tiles, measured on '
-        f"{metrics['tiles']} test tiles{groups} that had no part in training.</p>"
+        f'<p class="lead">{_text(record.recipe["backbone"])} on {tiles} labelled tiles, measured on '
+        f"{metrics.tiles} test tiles{groups} that had no part in training.</p>"
         f'<div class="cards">{boxes}</div>'
         '<p class="note">Research use only: not a diagnostic device. Intervals come from resampling whole groups; '
         "those of shares are at each end the wider of that and Wilson’s.</p>"
     )
 
 
-def _data(given: ReportInput) -> str:
-    distribution, left_out = given.record["distribution"], given.record["left_out"]
-    rows = [
-        (item["name"], item["train"], item["val"], item["test"], item["train"] + item["val"] + item["test"])
-        for item in distribution["classes"]
-    ]
-    total = ("all", *(sum(int(row[column]) for row in rows) for column in range(1, 5)))
+def _data(given: PageInput) -> str:
+    distribution, left_out = given.record.distribution, given.record.left_out
+    counts = (*distribution.classes, distribution.totals)
+    *rows, total = [(item.name, *item.splits, sum(item.splits)) for item in counts]
     uneven = (
-        f'<p class="warning">The classes are unequal: the largest has {distribution["imbalance"]:.1f} times the '
+        f'<p class="warning">The classes are unequal: the largest has {distribution.imbalance:.1f} times the '
         "training tiles of the smallest. Read macro F1 and each class’s recall, not accuracy alone.</p>"
-        if distribution["imbalance"] >= IMBALANCED
+        if distribution.imbalance >= IMBALANCED
         else ""
     )
     omitted = (
@@ -114,46 +106,40 @@ def _data(given: ReportInput) -> str:
     )
 
 
-def _learning(given: ReportInput) -> str:
-    stages = given.record["stages"]
+def _learning(given: PageInput) -> str:
     head = ("stage", "epochs", "best epoch", "validation loss", "validation accuracy", "test accuracy", "test macro F1")
     rows = [
         (
-            item["name"] + (" (kept)" if item["kept"] else ""),
-            item["epochs"],
-            item["best_epoch"],
-            f"{item['val_loss']:.4f}",
-            _percent(item["val_accuracy"]),
-            _percent(item["test_accuracy"]),
-            _percent(item["test_macro_f1"]),
+            item.name + (" (kept)" if item.kept else ""),
+            item.epochs,
+            item.best_epoch,
+            f"{item.val_loss:.4f}",
+            _percent(item.val_accuracy),
+            _percent(item.test_accuracy),
+            _percent(item.test_macro_f1),
         )
-        for item in stages
+        for item in given.record.stages
     ]
     curves = _picture(given, "history", "Loss and accuracy per epoch; the dotted line marks the epoch that was kept.")
     return "<h2>Learning</h2>" + curves + _table(head, rows)
 
 
-def _classes(given: ReportInput) -> str:
+def _classes(given: PageInput) -> str:
     metrics = given.metrics
     rows = [
         (
-            item["name"],
-            *(_percent(item[name]) for name in ("precision", "recall")),
-            _range(item["recall_interval"]),
-            _percent(item["f1"]),
-            item["tiles"],
+            item.name,
+            _percent(item.precision),
+            _percent(item.recall),
+            _range(item.recall_interval),
+            _percent(item.f1),
+            item.tiles,
         )
-        for item in metrics["per_class"]
+        for item in metrics.per_class
     ]
     totals = [
-        (
-            name,
-            *(_percent(metrics[name][score]) for score in ("precision", "recall")),
-            "",
-            _percent(metrics[name]["f1"]),
-            metrics["tiles"],
-        )
-        for name in ("macro", "weighted")
+        (name, _percent(average.precision), _percent(average.recall), "", _percent(average.f1), metrics.tiles)
+        for name, average in (("macro", metrics.macro), ("weighted", metrics.weighted))
     ]
     head = ("class", "precision", "recall", "95 %", "F1", "tiles")
     return (
@@ -163,46 +149,48 @@ def _classes(given: ReportInput) -> str:
     )
 
 
-def _misses(given: ReportInput) -> str:
+def _misses(given: PageInput) -> str:
     rows = [
         (
-            item["name"],
-            item["missed"],
-            ", ".join(f"{count} × {name}" for name, count in item["called"].items()) or "–",
+            item.name,
+            item.missed,
+            ", ".join(f"{count} × {name}" for name, count in item.called.items()) or "–",
         )
-        for item in given.metrics["false_negatives"]
+        for item in given.metrics.false_negatives
     ]
     return "<h2>What was missed, and what it was called</h2>" + _table(("class", "missed", "called"), rows, text=(2,))
 
 
-def _abnormal(given: ReportInput) -> str:
-    abnormal = given.metrics["abnormal_vs_rest"]
+def _abnormal(given: PageInput) -> str:
+    abnormal = given.metrics.abnormal_vs_rest
     if abnormal is None:
         return "<h2>Abnormal against the rest</h2><p>The test tiles are all of one side: nothing to tell apart.</p>"
     rows = [
-        (name, f"{abnormal[key]:.4f}", "–".join(f"{value:.4f}" for value in abnormal[f"{key}_interval"]))
-        for name, key in (("sensitivity", "sensitivity"), ("specificity", "specificity"), ("AUROC", "auroc"))
+        ("sensitivity", f"{abnormal.sensitivity:.4f}", _range4(abnormal.sensitivity_interval)),
+        ("specificity", f"{abnormal.specificity:.4f}", _range4(abnormal.specificity_interval)),
+        ("AUROC", f"{abnormal.auroc:.4f}", _range4(abnormal.auroc_interval)),
     ]
     return (
         "<h2>Abnormal against the rest</h2>"
-        f"<p>{abnormal['abnormal_tiles']} of {given.metrics['tiles']} test tiles are abnormal. A tile counts as called "
+        f"<p>{abnormal.abnormal_tiles} of {given.metrics.tiles} test tiles are abnormal. A tile counts as called "
         "abnormal when its most probable class is.</p>" + _table(("", "value", "95 %"), rows)
     )
 
 
-def _calibration(given: ReportInput) -> str:
+def _calibration(given: PageInput) -> str:
+    calibration = given.calibration
     rows = [
-        (f"{split}, {when}", *(f"{measured[name]:.4f}" for name in ("nll", "brier", "ece")),
-         _range4(measured["ece_interval"]), _range4(measured["ece_if_calibrated"]))
-        for split in ("val", "test")
-        for when, measured in ((when, given.calibration[split][when]) for when in ("before", "after"))
+        (name, f"{item.nll:.4f}", f"{item.brier:.4f}", f"{item.ece:.4f}", _range4(item.ece_interval),
+         _range4(item.ece_if_calibrated))
+        for name, item in (("val, before", calibration.val.before), ("val, after", calibration.val.after),
+                           ("test, before", calibration.test.before), ("test, after", calibration.test.after))
     ]  # fmt: skip
     head = ("tiles", "NLL", "Brier", "ECE", "ECE 95 %", "ECE of a perfectly calibrated model")
-    low, high = given.calibration["temperature_interval"]
-    warnings = "".join(f'<p class="warning">{_text(_sentence(doubt))}</p>' for doubt in doubts(given.calibration))
+    low, high = calibration.temperature_interval
+    warnings = "".join(f'<p class="warning">{_text(_sentence(it))}</p>' for it in calibration_warnings(calibration))
     return (
         "<h2>Can its confidence be believed?</h2>"
-        f"<p>A temperature of {given.calibration['temperature']:.3f} (95 %: {low:.3f}–{high:.3f}), fitted on the "
+        f"<p>A temperature of {calibration.temperature:.3f} (95 %: {low:.3f}–{high:.3f}), fitted on the "
         "validation tiles, divides the logits; it is part of the model. It changes no prediction, only how sure the "
         "model says it is.</p>"
         + warnings
@@ -211,23 +199,21 @@ def _calibration(given: ReportInput) -> str:
     )
 
 
-def _examples(given: ReportInput) -> str:
+def _examples(given: PageInput) -> str:
     return "<h2>Some test tiles</h2>" + _picture(
         given, "examples", "Drawn at random. Above each: what it is, and what it was called; red where these differ."
     )
 
 
-def _recipe(given: ReportInput) -> str:
-    values = {**given.record["recipe"], **{f"{name} version": text for name, text in given.record["versions"].items()}}
-    rows = [(name.replace("_", " "), _plain(value)) for name, value in values.items()]
+def _recipe(given: PageInput) -> str:
+    record = given.record
+    versions = {f"{name} version": text for name, text in record.versions.items()}
+    rows = [(name.replace("_", " "), _plain(value)) for name, value in {**record.recipe, **versions}.items()]
+    rows += record.environment.items()
     return "<h2>How to do it again</h2>" + _table(("setting", "value"), rows, text=(1,))
 
 
-def _total(given: ReportInput) -> int:
-    return sum(item[split] for item in given.record["distribution"]["classes"] for split in ("train", "val", "test"))
-
-
-def _picture(given: ReportInput, name: str, caption: str) -> str:
+def _picture(given: PageInput, name: str, caption: str) -> str:
     data = base64.b64encode((given.pictures / f"{name}.png").read_bytes()).decode("ascii")
     text = _text(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cervix_engine.privacy import keep_out_of_home
 from cervix_engine.values import Pixels
 from cervix_train.data.dataset import SPLITS
+from cervix_train.data.distribution import ClassDistribution
+from cervix_train.learning.stages import Stage
+from cervix_train.results.calibration import Calibration
+from cervix_train.results.metrics import Metrics
 
-if TYPE_CHECKING:
-    from cervix_train.learning.stages import Stage
 
-
-def plot_confusion(path: Path, metrics: dict[str, Any]) -> None:
+def plot_confusion(path: Path, metrics: Metrics) -> None:
     """Counts of true against predicted class; the shade is the share of the true class."""
-    counts = np.array(metrics["confusion_matrix"])
-    names = [item["name"] for item in metrics["per_class"]]
+    counts = np.array(metrics.confusion_matrix)
+    names = [item.name for item in metrics.per_class]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _figure(width=1.6 + 0.9 * len(names), height=1.4 + 0.8 * len(names))
     axes = figure.add_subplot()
@@ -31,7 +32,7 @@ def plot_confusion(path: Path, metrics: dict[str, Any]) -> None:
     ticks = range(len(names))
     axes.set_xticks(ticks, names, rotation=45, ha="right")
     axes.set_yticks(ticks, names)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{metrics['split']}: accuracy {metrics['accuracy']:.3f}")
+    axes.set(xlabel="predicted", ylabel="true", title=f"{metrics.split}: accuracy {metrics.accuracy:.3f}")
     figure.savefig(path)
 
 
@@ -51,17 +52,17 @@ def plot_history(path: Path, stages: Sequence[Stage]) -> None:
     figure.savefig(path)
 
 
-def plot_distribution(path: Path, distribution: dict[str, Any]) -> None:
+def plot_distribution(path: Path, distribution: ClassDistribution) -> None:
     """Tiles of each class, a bar per split."""
     figure = _figure(width=9, height=3.4)
     axes = figure.add_subplot()
-    names = [item["name"] for item in distribution["classes"]]
+    names = [item.name for item in distribution.classes]
     for place, split in enumerate(SPLITS):
-        counts = [item[split] for item in distribution["classes"]]
+        counts = [item.splits[place] for item in distribution.classes]
         bars = axes.bar(np.arange(len(names)) + 0.27 * (place - 1), counts, width=0.25, label=split)
         axes.bar_label(bars, fontsize=8)
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="tiles", title=f"largest class / smallest, training: {distribution['imbalance']:.2f}")
+    axes.set(ylabel="tiles", title=f"largest class / smallest, training: {distribution.imbalance:.2f}")
     axes.legend()
     figure.savefig(path)
 
@@ -90,22 +91,24 @@ def plot_examples(path: Path, examples: Sequence[Example], *, columns: int = 6) 
     figure.savefig(path)
 
 
-def plot_reliability(path: Path, calibration: dict[str, Any]) -> None:
+def plot_reliability(path: Path, calibration: Calibration) -> None:
     """Accuracy against confidence on the test split, before and after the temperature; the diagonal is perfect.
 
     A point's size is its bin's share of the tiles.
     """
     figure = _figure(width=9, height=4.4)
-    for position, when in enumerate(("before", "after"), 1):
-        measured = calibration["test"][when]
-        bins = {name: np.array([item[name] for item in measured["bins"]]) for name in ("confidence", "accuracy")}
-        tiles = np.array([item["tiles"] for item in measured["bins"]])
+    measured = {"before": calibration.test.before, "after": calibration.test.after}
+    for position, (when, reliability) in enumerate(measured.items(), 1):
+        confidence, accuracy = (
+            [getattr(item, name) for item in reliability.bins] for name in ("confidence", "accuracy")
+        )
+        tiles = np.array([item.tiles for item in reliability.bins])
         axes = figure.add_subplot(1, 2, position)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-        axes.plot(bins["confidence"], bins["accuracy"])
-        axes.scatter(bins["confidence"], bins["accuracy"], s=20 + 400 * tiles / tiles.sum())
+        axes.plot(confidence, accuracy)
+        axes.scatter(confidence, accuracy, s=20 + 400 * tiles / tiles.sum())
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
-        axes.set_title(f"{when} the temperature: ECE {measured['ece']:.3f}, NLL {measured['nll']:.3f}")
+        axes.set_title(f"{when} the temperature: ECE {reliability.ece:.3f}, NLL {reliability.nll:.3f}")
     figure.savefig(path)
 
 

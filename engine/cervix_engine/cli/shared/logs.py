@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import click
@@ -24,9 +24,11 @@ class _Echo(logging.Handler):
 
 
 @contextmanager
-def log_lines(package: str) -> Iterator[None]:
-    """Show what `package` logs, from INFO on, as lines on standard error."""
-    with _attached(_Echo(), logging.getLogger(package), logging.INFO):
+def log_lines(*packages: str) -> Iterator[None]:
+    """Show what these packages log, from INFO on, as lines on standard error."""
+    with ExitStack() as stack:
+        for package in packages:
+            stack.enter_context(_attached(_Echo(), logging.getLogger(package), logging.INFO))
         yield
 
 

@@ -27,7 +27,7 @@ from cervix_export.graphs.int8.means import correct_means
 from cervix_export.graphs.int8.ranges import Observed, observe
 from cervix_export.graphs.int8.sensitivity import BlockCost, leave_in_float, sweep
 from cervix_export.graphs.precision_proof import integer_share
-from cervix_keras.convert import check_graph
+from cervix_keras.graph import check_graph
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,15 @@ from typing import Any, ClassVar
 
 from cervix_engine.errors import CervixError
 from cervix_engine.files import write_json
+from cervix_train.features.extractor import Backbone, Weights
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.network import Backbone, Weights
-from cervix_train.learning.training import TrainReport, train
+from cervix_train.training.train import TrainReport, train
 
 log = logging.getLogger(__name__)
+
+
+# A value and the ends of its 95 % interval.
+Figure = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +35,18 @@ class Comparator:
         error: why it could not be trained, else None; nothing below is then known.
         seconds: of its whole training, features from the cache included.
         val_loss: the best, which chose the epoch.
-        accuracy, macro_f1, sensitivity, specificity: of the test split, each with its 95 % interval as (value, low,
-            high); the last two of abnormal against the rest, None where the test split has only one of them.
+        accuracy, macro_f1, sensitivity, specificity: of the test split; the last two of abnormal against the rest, None
+            where the test split has only one of them.
     """
 
     backbone: Backbone
     error: str | None = None
     seconds: float = 0.0
     val_loss: float = 0.0
-    accuracy: tuple[float, float, float] | None = None
-    macro_f1: tuple[float, float, float] | None = None
-    sensitivity: tuple[float, float, float] | None = None
-    specificity: tuple[float, float, float] | None = None
+    accuracy: Figure | None = None
+    macro_f1: Figure | None = None
+    sensitivity: Figure | None = None
+    specificity: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,11 @@ class BackboneComparison:
 
 
 def compare_backbones(
-    config: TrainConfig, backbones: Sequence[Backbone], *, weights_of: Callable[[Backbone], Weights]
+    config: TrainConfig,
+    backbones: Sequence[Backbone],
+    *,
+    weights_of: Callable[[Backbone], Weights],
+    train: Callable[[TrainConfig], TrainReport] = train,
 ) -> BackboneComparison:
     """Train each of `backbones` into `config.out/<backbone>`, and write `comparison.json` beside them.
 
@@ -66,6 +74,7 @@ def compare_backbones(
         config: what all have in common; its backbone and weights are not used.
         backbones: which networks.
         weights_of: where each network's weights come from.
+        train: trains one of them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -75,7 +84,7 @@ def compare_backbones(
     for backbone in backbones:
         log.info("--- %s", backbone)
         own = replace(config, backbone=backbone, weights=weights_of(backbone), out=config.out / backbone)
-        found.append(_comparator(own))
+        found.append(_comparator(own, train))
     comparison = BackboneComparison(tuple(found))
     write_json(comparison_file(config.out), comparison.to_json())
     return comparison
@@ -85,7 +94,7 @@ def comparison_file(out: Path) -> Path:
     return out / "comparison.json"
 
 
-def _comparator(config: TrainConfig) -> Comparator:
+def _comparator(config: TrainConfig, train: Callable[[TrainConfig], TrainReport]) -> Comparator:
     started = time.perf_counter()
     try:
         report = train(config)
@@ -96,18 +105,13 @@ def _comparator(config: TrainConfig) -> Comparator:
 
 
 def _measured(backbone: Backbone, report: TrainReport, *, seconds: float) -> Comparator:
-    metrics = report.metrics
-    abnormal: dict[str, Any] = metrics["abnormal_vs_rest"] or {}
-
-    def of_abnormal(name: str) -> tuple[float, float, float] | None:
-        return (abnormal[name], *abnormal[f"{name}_interval"]) if abnormal else None
-
+    metrics, abnormal = report.metrics, report.metrics.abnormal_vs_rest
     return Comparator(
         backbone,
         seconds=seconds,
         val_loss=report.val_loss,
-        accuracy=(metrics["accuracy"], *metrics["accuracy_interval"]),
-        macro_f1=(metrics["macro"]["f1"], *metrics["macro_f1_interval"]),
-        sensitivity=of_abnormal("sensitivity"),
-        specificity=of_abnormal("specificity"),
+        accuracy=(metrics.accuracy, *metrics.accuracy_interval),
+        macro_f1=(metrics.macro.f1, *metrics.macro_f1_interval),
+        sensitivity=(abnormal.sensitivity, *abnormal.sensitivity_interval) if abnormal else None,
+        specificity=(abnormal.specificity, *abnormal.specificity_interval) if abnormal else None,
     )

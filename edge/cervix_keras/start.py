@@ -1,4 +1,4 @@
-"""Loads Keras on TensorFlow, quietly and reproducibly.
+"""Starts Keras on TensorFlow, quietly and reproducibly.
 
 TensorFlow writes a dozen lines to the process's standard error while it is imported and when it first computes,
 some of them from C++ before any of its own settings apply. They would bury the one line that a user needs.
@@ -15,27 +15,26 @@ from typing import Any
 
 from cervix_engine import __version__
 from cervix_engine.errors import BackendUnavailableError
-from cervix_engine.privacy import keep_out_of_home
+from cervix_keras.settings import pin_environment, pin_keras
 
 KerasModel = Any  # keras.Model: Keras has no complete types
 
 
 def load_keras(*, seed: int | None = None) -> Any:
-    """Import Keras with the TensorFlow backend; with `seed`, make what follows reproducible.
+    """Import Keras with the TensorFlow backend and pinned settings; with `seed`, make what follows reproducible.
 
     Returns:
         The `keras` module.
 
     Raises:
-        BackendUnavailableError: TensorFlow or Keras is not installed.
+        BackendUnavailableError: TensorFlow or Keras is not installed, or Keras runs on another backend already.
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    pin_environment()
     if "tensorflow" not in sys.modules:
-        keep_out_of_home()
         with native_stderr_held():
             _import_tensorflow()
     keras = _import_keras()
+    pin_keras(keras)
     keras.config.disable_interactive_logging()
     if seed is not None:
         keras.utils.set_random_seed(seed)

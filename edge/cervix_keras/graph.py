@@ -1,4 +1,4 @@
-"""Keras -> ONNX, checked: the side that starts the converting process and believes nothing it says.
+"""Keras -> ONNX, and what every graph has to keep to that is made here or from it.
 
 The graph that is accepted takes `uint8 tiles (N, height, width, 3)`, gives `float32 probabilities (N, classes)`
 for any N, holds all of its data, and passes ONNX's own checker.
@@ -6,41 +6,42 @@ for any N, holds all of its data, and passes ONNX's own checker.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
+import importlib.util
 from typing import Any
 
-from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.onnx_guard import refuse_external_data
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, ConversionError
-from cervix_keras._keras_to_onnx import INPUT, OUTPUT, ConversionJob
-from cervix_keras.child import last_line, run_job
+from cervix_keras.start import KerasModel
 
-# A ResNet-101 takes well under a minute; only a hang takes longer than this.
-TIMEOUT_S = 1800
+INPUT, OUTPUT = "tiles", "probabilities"
 
-_CHILD = "cervix_keras._keras_to_onnx"
+# The newest that TensorRT 8.5 and all later parsers read; ResNets need nothing newer.
+OPSET = 17
 
 
-def onnx_from_keras(bundle: Bundle, onnx_file: Path, *, timeout_s: float = TIMEOUT_S) -> str:
-    """Write a bundle's Keras model as an ONNX graph that does what the bundle's contract says.
-
-    Args:
-        bundle: an opened bundle with a Keras model and golden tiles.
-        onnx_file: where the graph goes.
-        timeout_s: how long the conversion may take.
-
-    Returns:
-        The reference, such as `keras 3.15.1`.
+def graph_from_keras(model: KerasModel, *, output: str = OUTPUT) -> Any:
+    """A Keras model as an ONNX `ModelProto` with the input `tiles`, of the model's own size, for any number of tiles.
 
     Raises:
-        ConversionError: the model cannot be opened safely, is not what the contract says, or cannot be converted.
+        ConversionError: tf2onnx cannot convert it.
     """
-    job = ConversionJob(str(bundle.root.resolve()), bundle.digest, str(onnx_file.resolve()))
-    outcome = run_job(_CHILD, asdict(job), what="the conversion", timeout_s=timeout_s)
-    check_graph(onnx_file.read_bytes(), bundle.contract)
-    return f"keras {outcome['keras']}"
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8, name=INPUT)]
+    function = tf.function(lambda tiles: {output: model(tiles, training=False)})
+    try:
+        graph, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+    except Exception as error:  # the converter raises whatever its handlers raise
+        reason = f"{type(error).__name__}: {last_line(str(error))}"
+        raise ConversionError(f"tf2onnx cannot convert the {model.name} model ({reason})") from error
+    return graph
+
+
+def missing_converters() -> list[str]:
+    """Which of the packages that a conversion needs are not installed."""
+    return [name for name in ("tensorflow", "keras", "tf2onnx", "onnx") if importlib.util.find_spec(name) is None]
 
 
 def check_graph(data: bytes, contract: ModelContract) -> None:
@@ -61,6 +62,11 @@ def check_graph(data: bytes, contract: ModelContract) -> None:
     got = f"{_values(model.graph.input)} -> {_values(model.graph.output)}"
     if got != expected:
         raise ConversionError(f"the converted graph maps {got}, expected {expected}")
+
+
+def last_line(text: str) -> str:
+    """The last line that says something: where libraries that say much name the reason."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
 
 
 def _values(values: Any) -> str:

@@ -8,13 +8,13 @@ Source: Micikevicius et al. 2018, "Mixed Precision Training"; Keras, "Mixed prec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cervix_engine.gpu import find_gpus
+from cervix_engine.gpu import Gpu, find_gpus
 from cervix_engine.machine import cpu_has_bf16
-from cervix_keras.runtime import KerasModel, load_keras
+from cervix_keras.start import KerasModel, load_keras
 
 _POLICY = "mixed_bfloat16"
 # NVIDIA's GPUs multiply BF16 from Ampere on.
@@ -36,12 +36,17 @@ class MixedPrecision:
 
 def hardware_has_bf16() -> bool:
     """Whether what TensorFlow computes on here multiplies BF16 in hardware; elsewhere it would only be slower."""
+    load_keras()
     import tensorflow as tf
 
-    load_keras()
-    if not tf.config.list_physical_devices("GPU"):
-        return cpu_has_bf16()
-    capabilities = [tuple(map(int, gpu.compute_capability.split("."))) for gpu in find_gpus()]
+    return has_bf16(find_gpus() if tf.config.list_physical_devices("GPU") else None, cpu=cpu_has_bf16())
+
+
+def has_bf16(gpus: Sequence[Gpu] | None, *, cpu: bool) -> bool:
+    """The rule: all GPUs must have BF16 where TensorFlow computes on GPUs, else the CPU; `gpus` is None for the CPU."""
+    if gpus is None:
+        return cpu
+    capabilities = [tuple(map(int, gpu.compute_capability.split("."))) for gpu in gpus]
     return bool(capabilities) and min(capabilities) >= _AMPERE
 
 

@@ -6,12 +6,11 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.bundle.bundle import seal
+from cervix_engine.bundle.bundle import CONTRACT, seal
 from cervix_engine.bundle.calibration_tiles import COUNT as CALIBRATION_TILES
 from cervix_engine.bundle.calibration_tiles import write_calibration_tiles
 from cervix_engine.bundle.golden import TARGET_COUNT, write_golden
@@ -19,13 +18,14 @@ from cervix_engine.contract import ModelContract, TileStatistic
 from cervix_engine.files import write_json
 from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import TileFailure, TileSize
-from cervix_keras.model_files import load_model
-from cervix_keras.runtime import KerasModel, library_versions
+from cervix_keras.model_file import KERAS_FILE, load_model
+from cervix_keras.start import KerasModel, library_versions
 from cervix_train.data.dataset import Dataset
 from cervix_train.data.splits import group_of
-from cervix_train.learning.predict import predict
 from cervix_train.learning.stages import Stage
-from cervix_train.results.page import ReportInput, write_report
+from cervix_train.results.calibration import Calibration
+from cervix_train.results.metrics import Metrics
+from cervix_train.results.page import PageInput, write_page
 from cervix_train.results.plots import (
     Example,
     plot_confusion,
@@ -34,7 +34,11 @@ from cervix_train.results.plots import (
     plot_history,
     plot_reliability,
 )
+from cervix_train.results.predict import predict
+from cervix_train.results.record import TrainingRecord
 
+# Which tiles learnt, chose the epoch and tested; beside the tiles, a manifest of the same split.
+SPLIT_FILE = "training/split.csv"
 PERCENTILES = (0.5, 50.0, 99.5)
 
 
@@ -49,8 +53,8 @@ class Reference:
         failures: why tiles of `dataset` were left out, by index.
         stages: all that were trained.
         metrics: of the test split.
-        calibration: the temperature, and what it changed; of the schema `cervix/calibration/2`.
-        record: recipe, versions, class distribution and what each stage reached; schema `cervix/training/1`.
+        calibration: the temperature, and what it changed.
+        record: recipe, versions, class distribution and what each stage reached.
         examples: some test tiles.
     """
 
@@ -59,9 +63,9 @@ class Reference:
     dataset: Dataset
     failures: dict[int, TileFailure]
     stages: Sequence[Stage]
-    metrics: dict[str, Any]
-    calibration: dict[str, Any]
-    record: dict[str, Any]
+    metrics: Metrics
+    calibration: Calibration
+    record: TrainingRecord
     examples: Sequence[Example]
 
 
@@ -74,27 +78,26 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
     Raises:
         ContractError: the saved model cannot be read back.
     """
-    reference.model.save(root / "model.keras")
-    reference.contract.save(root / "contract.json")
+    reference.model.save(root / KERAS_FILE)
+    reference.contract.save(root / CONTRACT)
     training = root / "training"
     training.mkdir(exist_ok=True)
-    write_json(training / "metrics.json", reference.metrics)
-    write_json(training / "calibration.json", reference.calibration)
-    write_json(training / "training.json", reference.record)
-    _write_split(training / "split.csv", reference.dataset, reference.failures)
+    write_json(training / "metrics.json", reference.metrics.to_json())
+    write_json(training / "calibration.json", reference.calibration.to_json())
+    write_json(training / "training.json", reference.record.to_json())
+    _write_split(root / SPLIT_FILE, reference.dataset, reference.failures)
     for stage, name in zip(reference.stages, ("history.csv", "history_fine_tune.csv"), strict=False):
         stage.history.write_csv(training / name)
     _draw(training, reference)
-    write_report(
-        training / "report.html", ReportInput(reference.metrics, reference.calibration, reference.record, training)
-    )
+    told = PageInput(reference.metrics, reference.calibration, reference.record, pictures=training)
+    write_page(training / "report.html", told)
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
     _write_calibration(root, reference, seed=seed)
     seal(root)
 
 
 def _draw(training: Path, reference: Reference) -> None:
-    plot_distribution(training / "distribution.png", reference.record["distribution"])
+    plot_distribution(training / "distribution.png", reference.record.distribution)
     plot_history(training / "history.png", reference.stages)
     plot_confusion(training / "confusion_matrix.png", reference.metrics)
     plot_reliability(training / "reliability.png", reference.calibration)
@@ -134,7 +137,7 @@ def _write_golden(root: Path, reference: Reference, *, seed: int, batch_size: in
     dataset, contract = reference.dataset, reference.contract
     chosen = [dataset.tiles[index] for index in choose_golden(dataset, reference.failures, seed=seed)]
     paths = [dataset.root / tile.path for tile in chosen]
-    model = load_model(root / "model.keras", contract=contract)
+    model = load_model(root / KERAS_FILE, contract=contract)
     answers = predict(model, paths, contract=contract, batch_size=batch_size, what="golden tiles")
     write_golden(
         root,

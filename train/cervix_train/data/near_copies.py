@@ -10,15 +10,15 @@ import logging
 from collections import Counter
 from dataclasses import replace
 
-from cervix_train.audit.duplicates import find_pairs, fingerprint, groups_of_pairs
 from cervix_train.data.dataset import Dataset
+from cervix_train.data.duplicates import find_pairs, fingerprint, groups_of_pairs
 from cervix_train.data.splits import stands_alone
-from cervix_train.learning.progress import meter
+from cervix_train.progress import meter
 
 log = logging.getLogger(__name__)
 
 
-def group_by_look(dataset: Dataset) -> Dataset:
+def group_near_copies(dataset: Dataset) -> Dataset:
     """Give tiles of no known group that show the same thing a group: the path of the first of them.
 
     Nothing is looked at where every tile's group is known, or where a split is given, which would be kept anyway.

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_train.audit.near_copies import group_by_look
 from cervix_train.data.dataset import Dataset, Split
 from cervix_train.data.layouts import read_dataset
+from cervix_train.data.near_copies import group_near_copies
 from cervix_train.data.splits import assign_splits, group_of
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.training import train
+from cervix_train.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def separated(dataset: Dataset) -> int:
 def test_near_copies_stay_together(unnamed: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = read_dataset(unnamed)
     with caplog.at_level(logging.INFO, "cervix_train"):
-        grouped = group_by_look(dataset)
+        grouped = group_near_copies(dataset)
     assert "120 tiles have no group: " in caplog.messages[-1]
     assert [replace(tile, group=None) for tile in grouped.tiles] == list(dataset.tiles)
     together = sum(
@@ -68,20 +68,20 @@ def test_strangers_stay_alone(drawn: Path, tmp_path: Path) -> None:
         (folder / f"cell{number}.png").write_bytes(path.read_bytes())
     broken = tmp_path / "cervix_dyk/broken.png"
     broken.write_bytes(b"none")
-    grouped = group_by_look(read_dataset(tmp_path))
+    grouped = group_near_copies(read_dataset(tmp_path))
     groups = {group_of(tile) for tile in grouped.tiles}
     assert len(groups) == len(grouped.tiles) == 13
 
 
-def test_what_is_known_is_not_looked_at(drawn: Path, unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cervix_train.audit.near_copies.fingerprint", None)
+def test_what_is_known_is_not_looked_at(drawn: Path, unnamed: Path) -> None:
+    # Tiles that were looked at come back in a new data set.
     named = read_dataset(drawn)
-    assert group_by_look(named) is named
+    assert group_near_copies(named) is named
     unknown = read_dataset(unnamed)
     split = replace(unknown, tiles=tuple(replace(tile, split="train") for tile in unknown.tiles))
-    assert group_by_look(split) is split
+    assert group_near_copies(split) is split
     given = replace(unknown, tiles=tuple(replace(tile, group="mine") for tile in unknown.tiles))
-    assert group_by_look(given) is given
+    assert group_near_copies(given) is given
 
 
 def test_a_training_writes_the_groups_that_it_kept_whole(

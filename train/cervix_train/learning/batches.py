@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cervix_keras.runtime import load_keras
+from cervix_keras.start import load_keras
 
 Features = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.intp]
@@ -71,12 +71,15 @@ class LabelledInputs:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
-    """Features `float32 (N, features)` and the index of each one's class, `intp (N,)`."""
+    """Features `float32 (N, features)` and the index of each one's class, `intp (N,)`.
+
+    Attributes:
+        steps_per_execution: as `LabelledInputs`; few enough that Ctrl-C is answered within a second.
+    """
 
     vectors: Features
     targets: Targets
-    # Few enough that Ctrl-C is answered within a second.
-    steps_per_execution: ClassVar[int] = 256
+    steps_per_execution: int = 256
 
     def inputs(self, indices: Indices) -> Features:
         return self.vectors[indices]

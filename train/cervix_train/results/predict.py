@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.tiles.tile import TileFailure
-from cervix_keras.runtime import KerasModel
+from cervix_keras.start import KerasModel
 from cervix_train.data.tiles import tile_batches
-from cervix_train.learning.progress import meter
+from cervix_train.progress import meter
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from cervix_engine.errors import DatasetError
 from cervix_train.data.augment import ORIGINAL, Variant
-from cervix_train.data.batches import LabelledFeatures
 from cervix_train.data.dataset import SPLITS, Dataset, Split
 from cervix_train.data.splits import group_of
 from cervix_train.features.features import CopyFeatures, FeatureSet
+from cervix_train.learning.batches import LabelledFeatures
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SplitTiles:
     """One split's tiles that could be decoded, in the data set's order.
 
     Attributes:
@@ -31,31 +31,31 @@ class Part:
     groups: tuple[str, ...]
     variants: tuple[Variant, ...]
 
-    def with_copies(self, copies: CopyFeatures) -> Part:
-        """This part and altered copies of its tiles; each has its tile's class and group.
+    def with_copies(self, copies: CopyFeatures) -> SplitTiles:
+        """These tiles and altered copies of them; each has its tile's class and group.
 
         Raises:
-            ValueError: a copy is of a tile of another part: it would cross the split.
+            ValueError: a copy is of a tile of another split, which it would cross.
         """
-        places = {int(index): place for place, index in enumerate(self.indices)}
-        strangers = [copy.index for copy in copies.copies if copy.index not in places]
+        positions = {int(index): position for position, index in enumerate(self.indices)}
+        strangers = [copy.index for copy in copies.copies if copy.index not in positions]
         if strangers:
             raise ValueError(f"{len(strangers)} copies are of tiles of another split, such as {strangers[0]}")
-        own = [places[copy.index] for copy in copies.copies]
+        own = [positions[copy.index] for copy in copies.copies]
         labelled = LabelledFeatures(
             np.concatenate([self.labelled.vectors, copies.vectors]),
             np.concatenate([self.labelled.targets, self.labelled.targets[own]]),
         )
-        return Part(
+        return SplitTiles(
             indices=np.concatenate([self.indices, self.indices[own]]),
             labelled=labelled,
-            groups=(*self.groups, *(self.groups[place] for place in own)),
+            groups=(*self.groups, *(self.groups[position] for position in own)),
             variants=(*self.variants, *(copy.variant for copy in copies.copies)),
         )
 
 
-def split_parts(dataset: Dataset, features: FeatureSet) -> dict[Split, Part]:
-    """The features by split, with their copies in the training part.
+def tiles_by_split(dataset: Dataset, features: FeatureSet) -> dict[Split, SplitTiles]:
+    """The features by split, those of altered copies with the training tiles.
 
     Raises:
         DatasetError: so many tiles had to be left out that a split or a class has none.
@@ -63,17 +63,17 @@ def split_parts(dataset: Dataset, features: FeatureSet) -> dict[Split, Part]:
     names = [item.name for item in dataset.classes]
     tiles = [dataset.tiles[index] for index in features.indices]
     targets = np.array([names.index(tile.label) for tile in tiles], np.intp)
-    parts: dict[Split, Part] = {}
+    found: dict[Split, SplitTiles] = {}
     for split in SPLITS:
         members = np.array([tile.split == split for tile in tiles], bool)
         if not members.any():
             raise DatasetError(f"no readable tile is left in the split {split!r}")
         groups = tuple(group_of(tile) for tile in tiles if tile.split == split)
         labelled = LabelledFeatures(features.vectors[members], targets[members])
-        parts[split] = Part(features.indices[members], labelled, groups, (ORIGINAL,) * len(groups))
-    missing = set(range(len(names))) - set(parts["train"].labelled.targets.tolist())
+        found[split] = SplitTiles(features.indices[members], labelled, groups, (ORIGINAL,) * len(groups))
+    missing = set(range(len(names))) - set(found["train"].labelled.targets.tolist())
     if missing:
         raise DatasetError(f"no readable tile of class {names[min(missing)]} is left in the training split")
     if features.copies.copies:
-        parts["train"] = parts["train"].with_copies(features.copies)
-    return parts
+        found["train"] = found["train"].with_copies(features.copies)
+    return found

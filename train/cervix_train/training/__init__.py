@@ -1,0 +1,1 @@
+"""A whole training: from labelled tiles to a sealed bundle."""
