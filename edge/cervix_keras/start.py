@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cervix_engine import __version__
 from cervix_engine.errors import BackendUnavailableError
+from cervix_engine.version import __version__
 from cervix_keras.settings import pin_environment, pin_keras
 
 KerasModel = Any  # keras.Model: Keras has no complete types

@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cervix_engine.privacy import forbid_telemetry
+from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_engine.model import Model
 
 __all__ = ["Model", "__version__"]
-
-__version__ = "0.1.0"
 
 forbid_telemetry()
 

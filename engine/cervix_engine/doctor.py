@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine import __version__, gpu
+from cervix_engine import gpu
 from cervix_engine.backends import (
     ARTEFACTS,
     GRAPH_BACKENDS,
@@ -31,6 +31,7 @@ from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError, ContractError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
+from cervix_engine.version import __version__
 
 # (distribution, module, extra that installs it); the distribution names the version.
 PACKAGES = (

@@ -7,7 +7,7 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
-from cervix_engine import __version__
+from cervix_engine.version import __version__
 
 # From the widest to the narrowest: kernels, and so last digits, are chosen by the first one present.
 _INSTRUCTION_SETS = (

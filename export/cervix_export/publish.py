@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from cervix_engine import __version__
 from cervix_engine.bundle.bundle import MANIFEST, SCHEMA, Bundle
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import EngineFingerprint, engines_of, fingerprint_path
 from cervix_engine.errors import ContractError, ExportError
 from cervix_engine.files import fsync_file, fsync_folder, sha256_file, write_json
+from cervix_engine.version import __version__
 
 # Hidden, so that no manifest ever lists them.
 _LOCK, _STAGING = ".export.lock", ".export"

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine import __version__
 from cervix_engine.backends import BackendInfo
 from cervix_engine.bench.measure import Gate, Latency, Rate
 from cervix_engine.bench.stages import BatchRate, StageRate
 from cervix_engine.bench.verdict import Capacities, FreedRun, Verdict
 from cervix_engine.errors import UsageError
+from cervix_engine.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cervix_engine import __version__
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, UsageError
 from cervix_engine.files import sha256_bytes, sha256_file, write_json
+from cervix_engine.version import __version__
 
 SCHEMA = "cervix/bundle/1"
 MANIFEST = "bundle.json"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cervix_engine import __version__
 from cervix_engine.cli.batch_options import batch_options
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_engine.run.batch import BatchConfig, RunSetup

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cervix_engine import __version__
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.device_option import device_option
 from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_engine.backends.selection import RequestedPrecision

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from cervix_engine import __version__
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.version import __version__
 
 ALTERED = 1
 SHOWN = 20

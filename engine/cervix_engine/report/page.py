@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cervix_engine import __version__
 from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import BackendUnavailableError, OutputError, OutputExistsError
 from cervix_engine.files import atomic_path
@@ -19,6 +18,7 @@ from cervix_engine.report.pictures import Thumbnail, thumbnail
 from cervix_engine.report.slide_map import SlideMap, draw_map
 from cervix_engine.table.geojson import COLOURS
 from cervix_engine.table.summary import Share, SlideSummary
+from cervix_engine.version import __version__
 
 # What bounds the file, however large the table: about 12 kB a picture, 1 kB a slide, 5 kB a map.
 MAX_SLIDES = 1000

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from cervix_engine import __version__
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import OutputError
 from cervix_engine.files import write_json
+from cervix_engine.version import __version__
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
 SHOWN = 20

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cervix_engine import __version__
 from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.errors import OutputError
 from cervix_engine.files import write_json
+from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_train.data.dataset import Split

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cervix_engine import __version__
 from cervix_engine.bundle.bundle import DEFAULT_BUNDLE
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
 from cervix_engine.files import cache_beside
+from cervix_engine.version import __version__
 from cervix_train.features.extractor import BACKBONES, Backbone, Weights, parse_weights
 
 if TYPE_CHECKING:
