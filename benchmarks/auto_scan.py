@@ -26,7 +26,7 @@ from cervix_engine.run.tuning import tune
 from common import describe, interleave, sample_tiles
 from contenders import Run, engine, tile_files
 
-Setting = tuple[int, int]  # batch size, workers
+Setting = tuple[int, int | None]  # batch size, and workers, or as many as feed the model
 
 
 def encode_anew(tiles: Path, *, side: int, suffix: str) -> None:
@@ -41,9 +41,13 @@ def encode_anew(tiles: Path, *, side: int, suffix: str) -> None:
 def runs_of(tiles: Path, bundle: Bundle, backend: Backend, settings: list[Setting]) -> dict[str, Run]:
     """A run for each setting, by its name."""
     return {
-        f"batch {batch_size}, {workers} workers": engine(tiles, bundle, backend, batch_size=batch_size, workers=workers)
+        _named(batch_size, workers): engine(tiles, bundle, backend, batch_size=batch_size, workers=workers)
         for batch_size, workers in settings
     }
+
+
+def _named(batch_size: int, workers: int | None) -> str:
+    return f"batch {batch_size}, {workers or 'automatic'} workers"
 
 
 @click.command()
@@ -78,12 +82,12 @@ def main(
         tuned = tune(backend, [path.read_bytes() for path in tile_files(sample)[:32]], contract=bundle.contract)
         tuning_s = time.perf_counter() - began
         workers = sorted({1, usable_cpus(), 2 * usable_cpus()})
-        settings = [(int(size), threads) for size in batch_sizes.split(",") for threads in workers]
+        settings: list[Setting] = [(int(size), count) for size in batch_sizes.split(",") for count in workers]
         scan = interleave(runs_of(sample, bundle, backend, settings), rounds=1)
         best = max(scan, key=lambda name: scan[name].median)
-        auto = f"batch {tuned.batch_size}, {tuned.workers} workers"
+        auto = _named(tuned, None)
         both = dict.fromkeys([auto, best])
-        chosen = runs_of(sample, bundle, backend, [*settings, (tuned.batch_size, tuned.workers)])
+        chosen = runs_of(sample, bundle, backend, [*settings, (tuned, None)])
         raced = interleave({name: chosen[name] for name in both}, rounds=rounds)
     ratio = raced[auto].median / raced[best].median
     print(

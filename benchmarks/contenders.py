@@ -39,7 +39,7 @@ def engine(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int, wo
     """The engine, from discovery to the committed table."""
     out = tiles.parent / "preds.csv"
     provenance = Provenance(bundle.digest, None, 0.0, 0.0)
-    session = Session(bundle.contract, backend, batch_size, workers or usable_cpus(), provenance)
+    session = Session(bundle.contract, backend, batch_size, workers, provenance)
 
     def run() -> float:
         began = time.perf_counter()

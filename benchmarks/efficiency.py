@@ -16,7 +16,7 @@ import click
 
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.setup import BenchSetup, usable_tiles
-from cervix_engine.bench.stages import end_to_end, inferring, preparing
+from cervix_engine.bench.stages import decoding, end_to_end, inferring
 from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.run.session import Session, SessionRequest, open_session
@@ -49,8 +49,10 @@ def measured(session: Session, *, count: int, rounds: int, out: Path) -> dict[st
     usable = usable_tiles(session.listing, contract=session.contract, count=count)
     setup = BenchSetup.of(session, usable, out=out)
     steps = PipelineSteps.real(setup)
-    infer = inferring(session.backend, setup.batch(setup.batch_size))
-    with preparing(setup, steps) as prepare:
+    with (
+        inferring(session.backend, setup.batch(setup.batch_size)) as infer,
+        decoding(setup, steps, steps.source) as prepare,
+    ):
         return interleave(
             {
                 "model alone": lambda: ONCE.rate(infer).tiles_per_sec,

@@ -25,10 +25,8 @@ from cervix_engine.backends import Combination
 from cervix_engine.backends.selection import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate
-from cervix_engine.contract import ModelContract
 from cervix_engine.run.stream import stream as stream_module
 from cervix_engine.table.scores import macro_f1
-from cervix_engine.tiles.preprocess import decode, preprocess_into
 from cervix_engine.tiles.tile import TileSize
 from cervix_engine.values import Pixels
 from cervix_export.cli.parity import main
@@ -37,6 +35,7 @@ from cervix_export.parity.accuracy import accuracy_change
 from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
 from cervix_export.parity.tiles import manifest_tiles
+from export.planted_pixels import nearest, swapped
 
 from .conftest import CONTRACT, drawn_tiles
 
@@ -94,20 +93,6 @@ def parity_schema() -> dict[str, Any]:
 
 
 # Planted faults.
-
-
-def swapped(out: Pixels, data: bytes, *, contract: ModelContract, look: object = None) -> TileSize:
-    """Blue for red, as where cv2's order is taken for RGB."""
-    size = preprocess_into(out, data, contract=contract)
-    out[:] = out[..., ::-1]
-    return size
-
-
-def nearest(out: Pixels, data: bytes, *, contract: ModelContract, look: object = None) -> TileSize:
-    """Nearest neighbours for means over areas."""
-    image = decode(data, contract=contract)
-    out[:] = cv2.resize(image, contract.input_size[::-1], interpolation=cv2.INTER_NEAREST)
-    return TileSize(*image.shape[:2])
 
 
 @pytest.mark.parametrize("fault", [swapped, nearest])

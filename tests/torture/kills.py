@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from cervix_engine.run.batch import RunSetup
 from cervix_engine.run.transaction import JOURNAL
 from engine.run.faults import DONE, SHARD, Campaign, at_every_step
 from engine.run.injector import Injector, kill
@@ -33,7 +34,9 @@ HANGS_AFTER_S = 300.0
 class Executed(Campaign):
     """The same command as a program of its own."""
 
-    def _run(self, pipe: int, command: list[str], injector: Injector | None, limit: int | None) -> NoReturn:
+    def _run(
+        self, pipe: int, command: list[str], injector: Injector | None, limit: int | None, setup: RunSetup
+    ) -> NoReturn:
         assert injector is None, "faults are injected into forked runs only"
         assert limit is None, "files are limited in forked runs only"
         os.dup2(pipe, 1)

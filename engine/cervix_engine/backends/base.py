@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
-
-import numpy as np
 
 from cervix_engine.values import Pixels, Precision, Probabilities
 
@@ -67,8 +66,12 @@ class Backend(Protocol):
         """Batches that may be begun before the first one's answers are fetched; 1 where `begin` computes at once."""
         ...
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        """A zeroed `uint8` array of `shape`, in the memory from which batches reach the device soonest."""
+    def pinned(self, pixels: Pixels) -> AbstractContextManager[None]:
+        """While the block runs, batches that lie in the array `pixels` reach the device as soon as they can.
+
+        Whoever has many batches in the same memory enters it once for all of them, and leaves that memory alone until
+        the block has ended.
+        """
         ...
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:
@@ -115,8 +118,8 @@ class Synchronous(ABC):
     def infer(self, pixels: Pixels) -> Probabilities:
         """See `Backend`."""
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        return np.zeros(shape, np.uint8)
+    def pinned(self, pixels: Pixels) -> AbstractContextManager[None]:  # noqa: ARG002 - all memory is as near
+        return nullcontext()
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one device takes all
         answers = self.infer(pixels)

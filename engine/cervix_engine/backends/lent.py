@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from cervix_engine.backends.base import Backend, BackendInfo, Pending
@@ -22,8 +23,8 @@ class Lent:
     def in_flight(self) -> int:
         return self._backend.in_flight
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        return self._backend.allocate(shape)
+    def pinned(self, pixels: Pixels) -> AbstractContextManager[None]:
+        return self._backend.pinned(pixels)
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:
         return self._backend.begin(pixels, batch=batch)

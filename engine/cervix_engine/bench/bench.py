@@ -78,7 +78,7 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         precision=config.precision,
         device=config.device,
         batch_size=config.batch_size,
-        workers=config.workers,
+        workers=config.workers or usable_cpus(),
     )
     with _scratch_folder(config.scratch) as name:
         folder = Path(name)

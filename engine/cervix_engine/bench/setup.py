@@ -13,6 +13,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError, UsageError
+from cervix_engine.machine import usable_cpus
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.session import Session
 from cervix_engine.run.stream.slot import TileBatch
@@ -62,7 +63,11 @@ class BenchSetup:
 
     @property
     def workers(self) -> int:
-        return self.session.workers
+        return self.session.workers or usable_cpus()
+
+    @property
+    def batches_a_pass(self) -> int:
+        return -(-len(self.tiles) // self.batch_size)
 
     def batches(self) -> Iterator[TileBatch]:
         """What a run predicts."""

@@ -1,8 +1,8 @@
 """Each stage alone, with nothing beside it, and all of them together.
 
-| stage | what one round does to the tiles of the sample | threads |
+| stage | what one round does to the tiles of the sample | by |
 |---|---|---|
-| read | bytes from the file, which by then is in the page cache | decode workers |
+| read | bytes from the file, which by then is in the page cache | decode workers, which are processes |
 | decode | bytes to pixels in their place, resized | decode workers |
 | resize | the resize alone, a part of `decode` | decode workers |
 | copy | a filled slot to another array, as an upload or a runtime's own copy would | one |
@@ -12,27 +12,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, TypeVar
+from itertools import islice
+from typing import Literal
 
-import cv2
 import numpy as np
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import compute_at_once
+from cervix_engine.bench.free_steps import Remembered, ResizedOnly, already_filled, its_name
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.steps import PipelineSteps
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stream import BatchResult
-from cervix_engine.tiles.preprocess import decode, read_tile, resize_into
 from cervix_engine.values import Pixels
 
 StageName = Literal["read", "decode", "resize", "copy", "infer", "write"]
-T = TypeVar("T")
 
 # Decoded tiles take 50 times the memory of their files.
 RESIZED_TILES = 64
@@ -68,27 +67,26 @@ def end_to_end(setup: BenchSetup, steps: PipelineSteps, *, meter: Meter) -> Rate
 
 def stage_rates(setup: BenchSetup, steps: PipelineSteps, *, meter: Meter) -> tuple[StageRate, ...]:
     """Every stage alone, in the order in which a tile meets them."""
-    cv2.setNumThreads(1)  # as in the stream: OpenCV's own threads inside workers would oversubscribe the cores
-    slot = setup.batch(setup.batch_size)
-    with ThreadPoolExecutor(setup.workers) as pool:
-        decoding: dict[StageName, Work] = {
-            "read": _dealt(pool, setup, _paths(setup), lambda path, _: steps.source.read(path)),
-            "decode": _dealt(
-                pool,
-                setup,
-                [read_tile(path) for path in _paths(setup)],
-                lambda data, out: steps.source.preprocess_into(out, data, contract=setup.contract),
-            ),
-            "resize": _dealt(pool, setup, _decoded(setup), lambda pixels, out: resize_into(out, pixels)),
-        }
-        rates = [StageRate(stage, setup.workers, meter.rate(work)) for stage, work in decoding.items()]
-    results = _ready_results(setup, steps)
-    return (
-        *rates,
-        StageRate("copy", 1, meter.rate(_copying(slot))),
-        StageRate("infer", steps.backend.info.threads, meter.rate(inferring(steps.backend, slot))),
-        StageRate("write", 1, meter.rate(lambda: steps.write(results))),
-    )
+    read, decode = steps.source.read, steps.source.preprocess_into
+    sources: dict[StageName, TileSource] = {
+        "read": TileSource(read, already_filled),
+        "decode": TileSource(Remembered(), decode),
+        "resize": TileSource(its_name, ResizedOnly()),
+    }
+    rates = []
+    for stage, source in sources.items():
+        with decoding(_few(setup, stage), steps, source) as work:
+            rates.append(StageRate(stage, setup.workers, meter.rate(work)))
+    slot, results = setup.batch(setup.batch_size), _ready_results(setup, steps)
+    rates.append(StageRate("copy", 1, meter.rate(_copying(slot))))
+    with inferring(steps.backend, slot) as work:
+        rates.append(StageRate("infer", steps.backend.info.threads, meter.rate(work)))
+    rates.append(StageRate("write", 1, meter.rate(lambda: steps.write(results))))
+    return tuple(rates)
+
+
+def _few(setup: BenchSetup, stage: StageName) -> BenchSetup:
+    return replace(setup, tiles=setup.tiles[:RESIZED_TILES]) if stage == "resize" else setup
 
 
 def model_sweep(
@@ -99,8 +97,8 @@ def model_sweep(
 
 
 def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
-    rate = meter.rate(inferring(backend, pixels))
-    return BatchRate(len(pixels), rate, meter.latency(lambda: backend.infer(pixels)))
+    with inferring(backend, pixels) as work:
+        return BatchRate(len(pixels), meter.rate(work), meter.latency(lambda: backend.infer(pixels)))
 
 
 def stream_of(setup: BenchSetup, steps: PipelineSteps) -> Generator[BatchResult, None, None]:
@@ -115,21 +113,6 @@ def _ready_results(setup: BenchSetup, steps: PipelineSteps) -> list[BatchResult]
         return list(results)
 
 
-def _dealt(
-    pool: ThreadPoolExecutor, setup: BenchSetup, items: Sequence[T], step: Callable[[T, Pixels], object]
-) -> Work:
-    """One round of `step` over all items, dealt to the pool's threads, each with an array for pixels of its own."""
-    shares = [items[start :: setup.workers] for start in range(setup.workers)]
-    outs = [np.zeros((*setup.contract.input_size, 3), np.uint8) for _ in shares]
-
-    def share(items: Sequence[T], out: Pixels) -> int:
-        for item in items:
-            step(item, out)
-        return len(items)
-
-    return lambda: sum(pool.map(share, shares, outs))
-
-
 def _copying(slot: Pixels) -> Work:
     target = np.zeros_like(slot)
 
@@ -141,31 +124,15 @@ def _copying(slot: Pixels) -> Work:
 
 
 @contextmanager
-def preparing(setup: BenchSetup, steps: PipelineSteps) -> Iterator[Work]:
-    """Rounds of all that decode workers do, from files to pixels in place, by as many threads."""
-
-    def prepare(path: Path, out: Pixels) -> None:
-        steps.source.preprocess_into(out, steps.source.read(path), contract=setup.contract)
-
-    with ThreadPoolExecutor(setup.workers) as pool:
-        yield _dealt(pool, setup, _paths(setup), prepare)
+def decoding(setup: BenchSetup, steps: PipelineSteps, source: TileSource) -> Iterator[Work]:
+    """Rounds of the decode workers alone, which do what `source` says, handed out and collected as in a run."""
+    endless = replace(setup, passes=sys.maxsize)
+    with closing(stream_of(endless, steps.workers_only(setup, source))) as results:
+        yield lambda: sum(len(result.outcomes) for result in islice(results, setup.batches_a_pass))
 
 
-def inferring(backend: Backend, pixels: Pixels) -> Work:
+@contextmanager
+def inferring(backend: Backend, pixels: Pixels) -> Iterator[Work]:
     """Rounds through the model of as many batches as it works on at once."""
-
-    batch = backend.allocate(pixels.shape)
-    batch[...] = pixels
-
-    def work() -> int:
-        return compute_at_once(backend, batch)
-
-    return work
-
-
-def _paths(setup: BenchSetup) -> list[Path]:
-    return [setup.path(tile) for tile in setup.tiles]
-
-
-def _decoded(setup: BenchSetup) -> list[Pixels]:
-    return [decode(read_tile(path), contract=setup.contract) for path in _paths(setup)[:RESIZED_TILES]]
+    with backend.pinned(pixels):
+        yield lambda: compute_at_once(backend, pixels)

@@ -52,7 +52,9 @@ _OPTIONS = (
         "-j",
         "--workers",
         type=IntegerOrAuto(1, 256),
-        help="Decode threads; auto takes as many as keep the model busy. [default: one a core]",
+        default="auto",
+        show_default=True,
+        help="Decode processes; auto keeps as many as feed the model.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace a finished table and other existing outputs."),
     click.option(

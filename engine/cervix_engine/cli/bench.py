@@ -36,7 +36,7 @@ REGRESSED = 6
 )
 @device_option
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
-@click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode threads. [default: one a core]")
+@click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode processes. [default: one a core]")
 @click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Maximum number of tiles.")
 @click.option(
     "--sweep",

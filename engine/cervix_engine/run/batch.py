@@ -15,6 +15,8 @@ from cervix_engine.run.plan import Done, Plan, decide
 from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.shards import ShardWriter
+from cervix_engine.run.stream.fork_server import fork_server
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import TableTransaction
@@ -38,10 +40,12 @@ class RunSetup:
     Attributes:
         choose: gives the backend.
         open_table: takes a table's place.
+        source: how a tile becomes pixels; None reads and decodes it.
     """
 
     choose: Choose = choose_backend
     open_table: Callable[..., TableTransaction] = TableTransaction
+    source: TileSource | None = None
 
 
 DEFAULT_SETUP = RunSetup()
@@ -62,6 +66,7 @@ def predict_folder(
     """
     began = time.perf_counter()
     check_paths(config)
+    fork_server()  # it starts while the model is loaded
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
     with setup.open_table(config.out) as table:
         plan = decide(config, bundle, table, began=began)
@@ -69,11 +74,17 @@ def predict_folder(
             return plan.record
         list_tiles = partial(plan.list_tiles, table, config.tiles)
         with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
-            return _predict(config, plan, session, table, progress=progress)
+            return _predict(config, plan, session, table, source=setup.source, progress=progress)
 
 
 def _predict(
-    config: BatchConfig, plan: Plan, session: Session, table: TableTransaction, *, progress: Progress
+    config: BatchConfig,
+    plan: Plan,
+    session: Session,
+    table: TableTransaction,
+    *,
+    source: TileSource | None,
+    progress: Progress,
 ) -> RunRecord:
     """Predict what the table still lacks, and commit it."""
     provenance = replace(session.provenance, arguments=config.arguments())
@@ -82,7 +93,9 @@ def _predict(
     ) as begun:
         stats, started = StreamStats(), time.perf_counter()
         missing = table.missing(batches_of(session.listing, session.batch_size))
-        predicted = session.predict(missing, root=session.listing.root, columns=plan.optional, stats=stats)
+        predicted = session.predict(
+            missing, root=session.listing.root, columns=plan.optional, stats=stats, source=source
+        )
         row_format = RowFormat(session.contract, optional=plan.optional, locator=locating_for_run(plan.coords))
         books = _Books(begun.resumed, begun.failed, begun.found, config.budget, progress)
         _write(predicted, table.shards(row_format), clock=stats.clock("write"), books=books)

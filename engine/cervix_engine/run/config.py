@@ -50,7 +50,7 @@ class BatchConfig:
     backend: str | None = None
     device: Device = ANY
     batch_size: int | Auto | None = None
-    workers: int | Auto | None = None
+    workers: int | Auto = "auto"
     overwrite: bool = False
     resume: bool = True
     require_parity: bool = False

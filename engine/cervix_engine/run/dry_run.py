@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.run.config import BatchConfig, check_paths
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
+from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.table.coordinates import NAMES
@@ -70,6 +71,7 @@ def forecast(config: BatchConfig, *, choose: Choose = choose_backend) -> Forecas
     """
     began = time.perf_counter()
     check_paths(config)
+    fork_server()  # it starts while the model is loaded
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
         list_tiles = partial(discover, config.tiles, spool=Path(folder))

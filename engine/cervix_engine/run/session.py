@@ -29,7 +29,7 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
-from cervix_engine.run.tuning import Auto, choose_sizes, fit_memory, golden_sample, sample_of
+from cervix_engine.run.tuning import Auto, choose_batch_size, fit_memory, golden_sample, sample_of
 from cervix_engine.table.coordinates import NAMES
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
@@ -46,7 +46,7 @@ class SessionRequest:
         backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
         device: where it may compute; several GPUs take batches by turns.
         batch_size: tiles a batch; None takes 32, `auto` what a short measurement finds.
-        workers: decode workers; None takes one a usable core, `auto` as many as the model needs.
+        workers: decode processes; `auto` starts one a usable core and keeps those that feed the model.
         require_parity: refuse to run without a certificate.
         keep_batch_size: whether rows of such batches exist already, so that a GPU's memory must not halve them.
         began: when the start began, by `time.perf_counter`.
@@ -57,7 +57,7 @@ class SessionRequest:
     backend: str | None = None
     device: Device = ANY
     batch_size: int | Auto | None = None
-    workers: int | Auto | None = None
+    workers: int | Auto = "auto"
     require_parity: bool = False
     keep_batch_size: bool = False
     began: float = field(default_factory=time.perf_counter)
@@ -98,7 +98,7 @@ class Session:
     Attributes:
         contract, backend: of its bundle; the backend is loaded.
         batch_size: tiles a batch. Answers can depend on it, so every batch has this size, the last one padded.
-        workers: decode workers. No answer depends on them.
+        workers: decode processes; None keeps as many as feed the model. No answer depends on them.
         provenance: where its answers come from, and what its start showed and took.
         tiles: those that it was opened on, if any; `listing` where there must be some.
     """
@@ -106,7 +106,7 @@ class Session:
     contract: ModelContract
     backend: Backend
     batch_size: int
-    workers: int
+    workers: int | None
     provenance: Provenance
     tiles: Listing | None = None
 
@@ -205,9 +205,7 @@ def open_session(
         return sample_of(listing) if listing else golden_sample(bundle)
 
     with chosen.backend as backend:
-        batch_size, workers = choose_sizes(
-            backend, sample, contract=bundle.contract, batch_size=request.batch_size, workers=request.workers
-        )
+        batch_size = choose_batch_size(backend, sample, contract=bundle.contract, asked=request.batch_size)
         if not request.keep_batch_size:
             batch_size = fit_memory(backend, batch_size, contract=bundle.contract)
         provenance = Provenance(
@@ -216,4 +214,5 @@ def open_session(
             replay_absdiff=replay_golden(bundle, backend, batch_size=batch_size),
             start_s=time.perf_counter() - request.began,
         )
+        workers = None if request.workers == "auto" else request.workers
         yield Session(bundle.contract, backend, batch_size, workers, provenance, listing)

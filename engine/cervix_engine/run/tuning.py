@@ -1,20 +1,17 @@
-"""Batch size and decode workers for this model on this machine, found by a short measurement.
+"""The batch size for this model on this machine, found by a short measurement.
 
-Rows can depend on the batch size, so an automatic one is decided once, before a run's journal exists, and the
-journal's is what a resumed run takes. Workers touch no row.
+Rows can depend on it, so an automatic one is decided once, before a run's journal exists, and the journal's is what a
+resumed run takes. Decode workers touch no row: how many there are is found while they work, see `stream/staffing.py`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from cervix_engine.backends import Backend
@@ -24,9 +21,8 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import DeviceMemoryError, InferenceError, TileError
-from cervix_engine.machine import usable_cpus
 from cervix_engine.tiles.discover import Listing
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_engine.values import Pixels
 
 log = logging.getLogger(__name__)
@@ -35,8 +31,6 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # A smaller batch that is as fast, but for this, is taken: it needs less memory, and fewer tiles are lost to a kill.
 AS_FAST = 0.97
-# Workers keep up with this much more than the model needs: some tiles are larger than the sample's.
-HEADROOM = 1.25
 
 DEFAULT_BATCH_SIZE = 32
 SAMPLED_TILES = 32
@@ -49,53 +43,26 @@ class NoTileError(ValueError):
     """No tile of a sample can be decoded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What a short measurement found.
-
-    Attributes:
-        batch_size: tiles a batch.
-        workers: decode threads.
-        infer_tiles_per_sec: of the model alone, in such batches.
-        prepare_tiles_per_sec: of one worker alone.
-    """
-
-    batch_size: int
-    workers: int
-    infer_tiles_per_sec: float
-    prepare_tiles_per_sec: float
-
-
-def choose_sizes(
-    backend: Backend,
-    sample: Callable[[], Sequence[bytes]],
-    *,
-    contract: ModelContract,
-    batch_size: int | Auto | None,
-    workers: int | Auto | None,
-    measure: Callable[..., Tuned] | None = None,
-) -> tuple[int, int]:
-    """Tiles a batch and decode workers: as asked, as measured where `auto` is asked, else 32 and one a core.
+def choose_batch_size(
+    backend: Backend, sample: Callable[[], Sequence[bytes]], *, contract: ModelContract, asked: int | Auto | None
+) -> int:
+    """Tiles a batch: as asked, as measured where `auto` is asked, else 32.
 
     Args:
         backend: loaded.
         sample: gives encoded tiles to measure with; only asked where something is measured.
         contract: how they are decoded.
-        batch_size, workers: what is asked.
-        measure: for tests, in place of `tune`.
+        asked: what is asked.
 
     Raises:
         InferenceError: the model fails at every batch size.
     """
-    default = (batch_size or DEFAULT_BATCH_SIZE, workers or usable_cpus())
-    if "auto" not in default:
-        return default  # type: ignore[return-value]
-    fixed = [None if value == "auto" else value for value in default]
+    if asked != "auto":
+        return asked or DEFAULT_BATCH_SIZE
     try:
-        tuned = (measure or tune)(backend, sample(), contract=contract, batch_size=fixed[0], workers=fixed[1])
+        return tune(backend, sample(), contract=contract)
     except NoTileError:  # there will be nothing to be fast at
-        return fixed[0] or DEFAULT_BATCH_SIZE, fixed[1] or usable_cpus()
-    return tuned.batch_size, tuned.workers
+        return DEFAULT_BATCH_SIZE
 
 
 def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) -> int:
@@ -137,18 +104,15 @@ def tune(
     sample: Sequence[bytes],
     *,
     contract: ModelContract,
-    batch_size: int | None = None,
-    workers: int | None = None,
     budget_s: float = 10.0,
     clock: Clock = time.perf_counter,
-) -> Tuned:
-    """Choose what is not given.
+) -> int:
+    """The smallest batch size at which the model is as fast as it can be.
 
     Args:
         backend: loaded; what is chosen is for its number of inference threads.
         sample: encoded tiles such as will come, at least one of which can be decoded.
         contract: how they are decoded.
-        batch_size, workers: those that are decided already.
         budget_s: larger batches are not tried once so many seconds are spent.
         clock: for tests.
 
@@ -156,11 +120,10 @@ def tune(
         InferenceError: the model fails at every batch size.
         NoTileError: no tile of the sample can be decoded.
     """
-    prepare, pixels = _prepare_rate(sample, contract, clock)
-    sizes = (batch_size,) if batch_size else BATCH_SIZES
-    rates = dict(_infer_rates(backend, pixels, sizes, budget_s=budget_s, clock=clock))
-    chosen = smallest_as_fast(rates)
-    return Tuned(chosen, workers or enough_workers(rates[chosen], prepare), rates[chosen], prepare)
+    pixels = [tile for data in sample if (tile := _decoded(data, contract)) is not None]
+    if not pixels:
+        raise NoTileError("no tile of the sample can be decoded")
+    return smallest_as_fast(dict(_infer_rates(backend, pixels, budget_s=budget_s, clock=clock)))
 
 
 def smallest_as_fast(rates: dict[int, float]) -> int:
@@ -169,48 +132,26 @@ def smallest_as_fast(rates: dict[int, float]) -> int:
     return min(size for size, rate in rates.items() if rate >= AS_FAST * best)
 
 
-def enough_workers(infer: float, prepare: float, *, cores: int | None = None) -> int:
-    """Workers that keep a model of `infer` tiles/s fed at `prepare` tiles/s each; at most one a core.
-
-    More would only take cores from a model that computes on the CPU.
-    """
-    return max(1, min(cores or usable_cpus(), math.ceil(HEADROOM * infer / prepare)))
-
-
-def _prepare_rate(sample: Sequence[bytes], contract: ModelContract, clock: Clock) -> tuple[float, list[Pixels]]:
-    cv2.setNumThreads(1)  # as in the stream
-    decoded = [pixels for data in sample if (pixels := _prepared(data, contract)) is not None]
-    if not decoded:
-        raise NoTileError("no tile of the sample can be decoded")
-    # Again, since the first time pays for tables and pages that are made once.
-    started = clock()
-    for data in sample:
-        _prepared(data, contract)
-    return len(sample) / (clock() - started), decoded
-
-
-def _prepared(data: bytes, contract: ModelContract) -> Pixels | None:
-    out = np.empty((*contract.input_size, 3), np.uint8)
+def _decoded(data: bytes, contract: ModelContract) -> Pixels | None:
     try:
-        preprocess_into(out, data, contract=contract)
+        return preprocess(data, contract=contract)
     except TileError:
         return None
-    return out
 
 
 def _infer_rates(
-    backend: Backend, pixels: list[Pixels], sizes: Sequence[int], *, budget_s: float, clock: Clock
+    backend: Backend, pixels: list[Pixels], *, budget_s: float, clock: Clock
 ) -> Iterator[tuple[int, float]]:
     began, works = clock(), False
-    for size in sizes:
-        batch = backend.allocate((size, *pixels[0].shape))
-        batch[...] = [pixels[index % len(pixels)] for index in range(size)]
+    for size in BATCH_SIZES:
+        batch = np.stack([pixels[index % len(pixels)] for index in range(size)])
         try:
-            rate = _infer_rate(backend, batch, clock)
+            with backend.pinned(batch):
+                rate = _infer_rate(backend, batch, clock)
         except InferenceError:
             if works:
                 return  # too large for the device's memory, or for an engine's profile
-            if size == sizes[-1]:
+            if size == BATCH_SIZES[-1]:
                 raise
             continue  # too small for an engine's profile
         works = True

@@ -13,7 +13,6 @@ from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import UsageError
-from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, stream
@@ -92,7 +91,7 @@ def received(tiles: ParityTiles, *, contract: ModelContract, batch_size: int) ->
     refs = [TileRef(index, path, "") for index, path in enumerate(tiles.paths)]
     starts = range(0, len(refs), batch_size)
     batches = [TileBatch(k, tuple(refs[start : start + batch_size])) for k, start in enumerate(starts)]
-    settings = StreamSettings(tiles.root, contract, batch_size, usable_cpus())
+    settings = StreamSettings(tiles.root, contract, batch_size)
     results = list(stream(batches, backend=recorder, settings=settings, stats=StreamStats()))
     outcomes = [outcome for result in results for outcome in result.outcomes]
     failures = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, TileFailure)}

@@ -11,22 +11,19 @@ from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.setup import BenchSetup, usable_tiles
 from cervix_engine.bench.steps import PipelineSteps
-from cervix_engine.contract import ModelContract
 from cervix_engine.run.record import Provenance
 from cervix_engine.run.session import Session
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
-from cervix_engine.tiles.tile import TileSize, TileStamp
-from cervix_engine.values import Pixels
+from engine.bench.planted_steps import SLOW_S, slow_decode, slow_read
 from engine.run.support import CONTRACT
 
-# Two rounds are enough where what is slow is slow by a factor.
-QUICK = Meter(Gate(tolerance=0.5, window=2, max_rounds=2, round_s=0.0))
+# Two rounds are enough where what is slow is slow by a factor, if they are long beside what starting workers takes.
+QUICK = Meter(Gate(tolerance=0.5, window=2, max_rounds=2, round_s=0.1))
 
 BATCH_SIZE = 4
-SLOW_S = 0.004
 
 
 def bench_setup(tiles: Path, scratch: Path, *, backend: FakeBackend | None = None) -> BenchSetup:
@@ -37,16 +34,6 @@ def bench_setup(tiles: Path, scratch: Path, *, backend: FakeBackend | None = Non
     session = Session(CONTRACT, backend or FakeBackend(), BATCH_SIZE, 2, provenance, listing)
     usable = usable_tiles(listing, contract=CONTRACT, count=24)
     return replace(BenchSetup.of(session, usable, out=scratch / "preds.csv"), rows=1)
-
-
-def slow_read(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
-    time.sleep(SLOW_S)
-    return read_tile(path, stamp=stamp)
-
-
-def slow_decode(out: Pixels, data: bytes, /, *, contract: ModelContract, look: object = None) -> TileSize:
-    time.sleep(SLOW_S)
-    return preprocess_into(out, data, contract=contract)
 
 
 def slow_write(write: Callable[[Iterable[BatchResult]], int]) -> Callable[[Iterable[BatchResult]], int]:

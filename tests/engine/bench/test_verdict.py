@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +13,7 @@ from cervix_engine.bench.stages import StageName, StageRate, end_to_end
 from cervix_engine.bench.steps import Bound, PipelineSteps
 from cervix_engine.bench.verdict import Capacities, FreedRun, Verdict, judge
 from cervix_engine.run.stream.source import TileSource
+from engine.bench.planted_steps import Traced
 from engine.bench.setups import QUICK, bench_setup, slowed
 from engine.run.support import SpyBackend, read_table
 
@@ -106,20 +105,15 @@ def test_a_run_from_files_to_table_writes_the_table(tiles: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("stage", ["read", "decode", "infer", "write"])
 def test_a_stage_that_is_made_free_is_not_done(tiles: Path, tmp_path: Path, stage: Bound) -> None:
-    setup = bench_setup(tiles, tmp_path / "scratch")
-    done: set[str] = set()
-
-    def note(what: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*arguments: Any, **options: Any) -> Any:
-            done.add(what)
-            return step(*arguments, **options)
-
-        return noted
-
+    setup, traces = bench_setup(tiles, tmp_path / "scratch"), tmp_path / "traces"
+    traces.mkdir()
     real = PipelineSteps.real(setup)
-    source = TileSource(note("read", real.source.read), note("decode", real.source.preprocess_into))
-    steps = PipelineSteps(source, SpyBackend(real.backend), note("write", real.write)).without(stage, setup)
+    source = TileSource(
+        Traced(real.source.read, traces / "read"), Traced(real.source.preprocess_into, traces / "decode")
+    )
+    steps = PipelineSteps(source, SpyBackend(real.backend), Traced(real.write, traces / "write")).without(stage, setup)
     end_to_end(setup, steps, meter=QUICK)
+    done = {path.name for path in traces.iterdir()}
     if isinstance(steps.backend, SpyBackend) and steps.backend.digests:
         done.add("infer")
     assert done == {"read", "decode", "infer", "write"} - {stage}

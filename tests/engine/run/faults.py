@@ -37,7 +37,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,8 +47,10 @@ from cervix_engine.errors import UsageError
 from cervix_engine.run.batch import RunSetup
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.stream.fork_server import fork_server
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.verify import verify_table
-from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
+from cervix_engine.tiles.preprocess import preprocess_into
+from engine.run.injector import CHANGING, LISTING, STANDARD_ERROR, InjectedRead, Injector, error, kill, short_write
 from engine.run.support import beside, choose_fake, draw_folder, drawn_tile, finished_files, run_setup, work_folder
 
 BATCH, SHARD = 2, ShardSize(tiles=4)
@@ -107,18 +109,25 @@ class Campaign:
             shutil.copy(self.old_folder / name, self.out.parent)
 
     def start(
-        self, *options: str, injector: Injector | None = None, limit: int | None = None, tiles: str | None = None
+        self,
+        *options: str,
+        injector: Injector | None = None,
+        limit: int | None = None,
+        tiles: str | None = None,
+        setup: RunSetup | None = None,
     ) -> Child:
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reading)
             command = [tiles or self.tiles, *self.arguments, "--out", str(self.out), *options]
-            self._run(writing, command, injector, limit)
+            self._run(writing, command, injector, limit, setup or self.setup)
         os.close(writing)
         return Child(pid, reading)
 
-    def _run(self, pipe: int, command: list[str], injector: Injector | None, limit: int | None) -> NoReturn:
+    def _run(
+        self, pipe: int, command: list[str], injector: Injector | None, limit: int | None, setup: RunSetup
+    ) -> NoReturn:
         code = DEFECT
         try:
             os.dup2(pipe, 1)
@@ -127,7 +136,7 @@ class Campaign:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             if injector is not None:
                 injector.install()
-            cervix_batch(command, obj=self.setup)
+            cervix_batch(command, obj=setup)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else DEFECT
         except BaseException:  # noqa: BLE001 - a defect: its traceback is the finding
@@ -201,10 +210,21 @@ def at_every_step(
     first: int = 1,
 ) -> Iterator[dict[str, Any]]:
     options = (campaign.replacing,) if old else ()
-    for at in count(first, stride):
+
+    def start(at: int) -> Child:
+        return campaign.start(*options, injector=Injector(watched, at, fault, lasting))
+
+    return findings(campaign, start, old=old, steps=count(first, stride))
+
+
+def findings(
+    campaign: Campaign, start: Callable[[int], Child], *, old: bool, steps: Iterable[int]
+) -> Iterator[dict[str, Any]]:
+    """What becomes of runs, each with a fault at one step, until there are no more steps."""
+    options = (campaign.replacing,) if old else ()
+    for at in steps:
         campaign.fresh(old=old)
-        injector = Injector(watched, at, fault, lasting)
-        code, text = campaign.start(*options, injector=injector).wait()
+        code, text = start(at).wait()
         marked, _, stderr = text.partition("\n")
         if not marked.startswith("step: "):
             assert code in DONE, text
@@ -229,8 +249,13 @@ def at_every_write(campaign: Campaign) -> Iterator[dict[str, Any]]:
 
 def at_every_tile(campaign: Campaign) -> Iterator[dict[str, Any]]:
     """Also says which rows are not those of an undisturbed run."""
-    campaign.arguments[-1] = "1"  # decode thread, so that every run reads the tiles in the same order
-    for finding in at_every_step(campaign, error(errno.EIO), {campaign.tiles: READING}):
+    campaign.arguments[-1] = "1"  # decode worker, so that every run reads the tiles in the same order
+
+    def start(at: int) -> Child:
+        read = InjectedRead(campaign.tiles, at)
+        return campaign.start(setup=replace(campaign.setup, source=TileSource(read, preprocess_into)))
+
+    for finding in findings(campaign, start, old=False, steps=count(1)):
         rows = finding["rows"]
         expected = campaign.expected.decode().splitlines()
         assert len(rows) == len(expected), finding

@@ -19,6 +19,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.tile import TileStamp
+
 STANDARD_ERROR = 2
 
 EVENTS = {
@@ -174,6 +177,33 @@ def error(number: int) -> Callable[[], None]:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+class InjectedRead:
+    """`read_tile`, one step of which fails with EIO: it is taken in a decode worker, of which there must be only one.
+
+    The worker names the step where this process writes its errors.
+
+    Args:
+        tiles: the folder that is read from.
+        at: the number of the step.
+    """
+
+    def __init__(self, tiles: str, at: int) -> None:
+        self._step = tiles, at
+        self._run = 0
+        self._watched = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_run": os.getpid()}  # it is pickled by the process that runs
+
+    def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
+        if not self._watched:
+            self._watched = True
+            os.dup2(os.open(f"/proc/{self._run}/fd/{STANDARD_ERROR}", os.O_WRONLY), STANDARD_ERROR)
+            tiles, at = self._step
+            Injector({tiles: READING}, at, error(errno.EIO)).install()
+        return read_tile(path, stamp=stamp)
 
 
 def kill() -> None:

@@ -53,6 +53,12 @@ def die_by_kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def complain() -> None:
+    """As native libraries do, past Python's own streams."""
+    os.write(1, b"printed by a decoder\n")
+    os.write(2, b"TIFFReadDirectory: said by a decoder\n" * 9000)
+
+
 ENDS: dict[str, Callable[[], None]] = {
     "segfault": segfault,
     "hang": hang,
@@ -61,6 +67,7 @@ ENDS: dict[str, Callable[[], None]] = {
     "abort": abort,
     "leave": leave,
     "kill": die_by_kill,
+    "noise": complain,
 }
 
 
@@ -81,6 +88,19 @@ def decode_unless_planted(
 
 def defect(*_: object, **__: object) -> TileSize:
     raise ZeroDivisionError
+
+
+class StillbornStep:
+    """A step that ends the worker which is told of it."""
+
+    def __init__(self, end: str) -> None:
+        self._end = end
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        ENDS[state["_end"]]()
+
+    def __call__(self, out: Pixels, data: bytes, /, *, contract: ModelContract, look: object = None) -> TileSize:
+        raise AssertionError("no worker gets here")
 
 
 PLANTED = TileSource(read_named, decode_unless_planted)

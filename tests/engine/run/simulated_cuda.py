@@ -12,12 +12,15 @@ device is current; the public names and their parameters are those of the real `
 
 from __future__ import annotations
 
+import ctypes
 import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from itertools import count
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +31,17 @@ Run = Callable[[], None]
 
 # Whether work can be captured into a graph: it can; it is refused when it is put; or what was captured is worthless.
 Capture = Literal["works", "refused", "broken"]
+
+PORTABLE = 1
+
+
+class Result(IntEnum):
+    """Of a call of the driver."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED = 712
+
 
 CAPTURE_MODES = ("global", "thread_local", "relaxed")
 NEVER_WRITTEN, FREED = 0xA5, 0xDD
@@ -85,6 +99,7 @@ class Cuda:
     Attributes:
         used_bytes: memory in use, by device.
         pinned_bytes: pinned memory in use.
+        registered: memory of others that is page-locked: its sizes by where it begins.
         graphs: how many were completed.
         broken: what became of work that failed.
     """
@@ -102,6 +117,7 @@ class Cuda:
         self.capture = capture
         self.used_bytes = [0] * devices
         self.pinned_bytes = 0
+        self.registered: dict[int, int] = {}
         self.graphs = 0
         self.broken: Exception | None = None
         self._limits = dict(memory_bytes or {})
@@ -113,15 +129,47 @@ class Cuda:
         self._thread = threading.local()
         self._faults: dict[str, tuple[int, Exception]] = {}
 
-    # ---- what `cuda.core` offers
+    # ---- what `cuda.core` and `cuda.bindings.driver` offer
 
     def names(self) -> dict[str, Any]:
-        """Of the module."""
+        """Of the former."""
         return {
+            "Buffer": SimpleNamespace(from_handle=partial(HostBuffer, self)),
             "Device": partial(Device, self),
             "EventOptions": EventOptions,
             "LegacyPinnedMemoryResource": partial(PinnedMemory, self),
         }
+
+    def driver_names(self) -> dict[str, Any]:
+        """Of the latter."""
+        return {
+            "CU_MEMHOSTREGISTER_PORTABLE": PORTABLE,
+            "CUresult": Result,
+            "cuMemHostRegister": self._register,
+            "cuMemHostUnregister": self._unregister,
+        }
+
+    def _register(self, p: int, bytesize: int, Flags: int) -> tuple[Result]:  # noqa: N803 - as in the driver
+        self.require()
+        assert Flags == PORTABLE, "another GPU could not copy from it"
+        try:
+            self.attempt("pinned")
+        except CudaError:
+            return (Result.CUDA_ERROR_INVALID_VALUE,)
+        if p in self.registered:
+            return (Result.CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,)
+        self.registered[p] = bytesize
+        return (Result.CUDA_SUCCESS,)
+
+    def _unregister(self, p: int) -> tuple[Result]:
+        self.require()
+        del self.registered[p]
+        return (Result.CUDA_SUCCESS,)
+
+    def is_registered(self, memory: Memory) -> bool:
+        """Whether the device may copy from host memory by itself."""
+        at = memory.ctypes.data
+        return any(begin <= at and at + memory.nbytes <= begin + size for begin, size in self.registered.items())
 
     # ---- what runtimes ask
 
@@ -141,7 +189,9 @@ class Cuda:
 
     def require_usable(self, *memories: npt.NDArray[Any]) -> None:
         """Device memory may be used from where its stream allocates it to where that stream frees it."""
-        assert {memory.ctypes.data for memory in memories} <= self._usable, "used before it is allocated, or freed"
+        for memory in memories:
+            usable = memory.ctypes.data in self._usable or self.is_registered(memory)
+            assert usable, "used before it is allocated, or freed"
 
     # ---- faults
 
@@ -302,7 +352,7 @@ class Buffer:
     def size(self) -> int:
         return int(self.memory.size)
 
-    def copy_from(self, src: Buffer, *, stream: Stream, options: Any = None) -> None:
+    def copy_from(self, src: Buffer | HostBuffer, *, stream: Stream, options: Any = None) -> None:
         assert src.size == self.size, f"{src.size} bytes do not fit {self.size}"
         assert {self._ordinal, src._ordinal} <= {None, stream.ordinal}, "memory of another device"
         self._cuda.attempt("copy")
@@ -311,6 +361,27 @@ class Buffer:
     def __del__(self) -> None:
         if hasattr(self, "memory"):
             self._cuda.free(self.memory, self._stream)
+
+
+class HostBuffer:
+    """Memory that somebody else has and the device may copy from; as `Buffer.from_handle` makes it."""
+
+    def __init__(
+        self, cuda: Cuda, ptr: int, size: int, mr: Any = None, owner: Any = None, *, stream: Any = None
+    ) -> None:
+        assert mr is None, "nobody frees it"
+        self.memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(ptr))
+        assert cuda.is_registered(self.memory), "a copy from ordinary memory would wait"
+        self.owner = owner
+        self._ordinal = None
+
+    @property
+    def handle(self) -> int:
+        return int(self.memory.ctypes.data)
+
+    @property
+    def size(self) -> int:
+        return int(self.memory.size)
 
 
 @dataclass

@@ -149,7 +149,11 @@ class Machine:
         vars(trt).update(__version__=VERSION, uint8="uint8", float32="float32", Runtime=self._runtime, Logger=_Logger)
         core = ModuleType("cuda.core")
         vars(core).update(self.cuda.names())
-        for name, module in {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.core": core}.items():
+        driver = SimpleNamespace(**self.cuda.driver_names())
+        bindings = ModuleType("cuda.bindings")
+        vars(bindings).update(driver=driver)
+        modules = {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.core": core, "cuda.bindings": bindings}
+        for name, module in modules.items():
             module.__spec__ = ModuleSpec(name, None)
             monkeypatch.setitem(sys.modules, name, module)
         for place in ("cervix_engine.backends.device", "cervix_engine.backends", "cervix_engine.gpu"):

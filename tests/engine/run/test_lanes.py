@@ -10,7 +10,7 @@ import gc
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import Pending
-from cervix_engine.backends.cuda.lanes import _PINNED, GRAPHED_TILES, IN_FLIGHT
+from cervix_engine.backends.cuda.lanes import GRAPHED_TILES, IN_FLIGHT
+from cervix_engine.backends.cuda.pinned import _PINNED
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
 from cervix_engine.values import Pixels
@@ -35,7 +36,7 @@ RUNTIMES = sorted(ON_GPU)
 SIZES = (1, 3, GRAPHED_TILES, GRAPHED_TILES + 1, 32)
 FETCH = "fetch"
 
-Begin = tuple[int, bool]  # so many tiles; whether they lie in a slot that the backend allocated
+Begin = tuple[int, bool]  # so many tiles; whether they lie in page-locked memory
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +45,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(autouse=True)
-def no_slot_is_left() -> Iterator[None]:
+def no_memory_stays_pinned() -> Iterator[None]:
     yield
-    gc.collect()
     assert len(_PINNED) == 0
 
 
 def assert_right(answers: Any, expected: Any) -> None:
     assert answers.dtype == np.float32
     np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+@contextmanager
+def slot_of(backend: Backend, tiles: int = 8) -> Iterator[Pixels]:
+    """Page-locked memory for a batch, as a stream's slots have it."""
+    pixels = np.zeros((tiles, *CONTRACT.input_size, 3), np.uint8)
+    with backend.pinned(pixels):
+        yield pixels
 
 
 class Caller:
@@ -63,6 +71,7 @@ class Caller:
         self._begun: deque[tuple[Pending, Any, Begin, Pixels]] = deque()
         self._free: dict[Begin, list[Pixels]] = {}
         self._answered: list[tuple[Any, Any]] = []
+        self._slots = ExitStack()
         self._seed = 0
 
     def begin(self, kind: Begin) -> None:
@@ -85,12 +94,14 @@ class Caller:
     def end(self) -> None:
         while self._begun:
             self.fetch()
+        self._slots.close()
         for answers, expected in self._answered:  # which belong to the caller
             assert_right(answers, expected)
 
     def _array(self, tiles: int, pinned: bool) -> Pixels:
-        shape = (tiles, *CONTRACT.input_size, 3)
-        return self._backend.allocate(shape) if pinned else np.zeros(shape, np.uint8)
+        if pinned:
+            return self._slots.enter_context(slot_of(self._backend, tiles))
+        return np.zeros((tiles, *CONTRACT.input_size, 3), np.uint8)
 
 
 def drive(backend: Backend, steps: Sequence[Begin | str]) -> None:
@@ -170,12 +181,9 @@ def test_answers_may_be_fetched_again(bundle: Bundle, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_slot_is_zeroed_and_copied_from_where_it_lies(bundle: Bundle, runtime: str) -> None:
+def test_a_slot_is_copied_from_where_it_lies(bundle: Bundle, runtime: str) -> None:
     """A copy into other pinned memory would show the pixels of now, not of when the device copies."""
-    with opened(Machine(), bundle, runtime) as backend:
-        slot = backend.allocate((8, 32, 32, 3))
-        assert (slot.shape, slot.dtype) == ((8, 32, 32, 3), np.dtype(np.uint8))
-        assert not slot.any()
+    with opened(Machine(), bundle, runtime) as backend, slot_of(backend) as slot:
         pending = backend.begin(slot)
         slot[...] = pixels_of(8, 1)  # which nobody may do
         assert_right(pending(), reference_probabilities(slot))
@@ -183,9 +191,8 @@ def test_a_slot_is_zeroed_and_copied_from_where_it_lies(bundle: Bundle, runtime:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("part", ["the first tiles", "the last tiles", "every other tile", "backwards", "mirrored"])
-def test_a_part_of_a_slot_is_a_batch_of_its_own(bundle: Bundle, runtime: str, part: str) -> None:
-    with opened(Machine(), bundle, runtime) as backend:
-        slot = backend.allocate((8, 32, 32, 3))
+def test_a_part_of_pinned_memory_is_a_batch_of_its_own(bundle: Bundle, runtime: str, part: str) -> None:
+    with opened(Machine(), bundle, runtime) as backend, slot_of(backend) as slot:
         slot[...] = pixels_of(8, 1)
         pixels = {
             "the first tiles": slot[:4],
@@ -199,40 +206,57 @@ def test_a_part_of_a_slot_is_a_batch_of_its_own(bundle: Bundle, runtime: str, pa
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_slot_of_one_backend_serves_another_one(bundle: Bundle, runtime: str) -> None:
+def test_memory_pinned_by_one_backend_serves_another_one(bundle: Bundle, runtime: str) -> None:
     machine = Machine()
-    with opened(machine, bundle, runtime) as first, opened(machine, bundle, runtime) as second:
-        slot = first.allocate((8, 32, 32, 3))
+    with (
+        opened(machine, bundle, runtime) as first,
+        opened(machine, bundle, runtime) as second,
+        slot_of(first) as slot,
+    ):
         slot[...] = pixels_of(8, 1)
         assert_right(second.infer(slot), reference_probabilities(slot))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_slot_outlives_its_backend(bundle: Bundle, runtime: str) -> None:
-    """A decode worker that was abandoned may still write there; that must not be somebody else's memory by then."""
+def test_memory_is_unpinned_only_when_nothing_is_copied_from_it(bundle: Bundle, runtime: str) -> None:
+    """A stream that fails leaves its slots while the device may still be about to copy from them."""
     machine = Machine()
     with opened(machine, bundle, runtime) as backend:
-        slot = backend.allocate((8, 32, 32, 3))
-        slot[...] = 7
-    del backend
-    gc.collect()
-    assert (slot == 7).all()
-    assert machine.cuda.pinned_bytes == slot.nbytes
-    del slot
-    gc.collect()
-    assert machine.cuda.pinned_bytes == 0
+        backend.infer(pixels_of(8))
+        before = len(machine.computed)
+        with slot_of(backend) as slot:
+            slot[...] = pixels_of(8, 1)
+            pending = backend.begin(slot)
+            assert len(machine.computed) == before
+        assert len(machine.computed) == before + 1
+        assert machine.cuda.registered == {}
+        assert_right(pending(), reference_probabilities(pixels_of(8, 1)))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_slot_that_is_dropped_is_still_copied(bundle: Bundle, runtime: str) -> None:
-    """A stream that fails drops its slots while the device copies from them."""
-    with opened(Machine(), bundle, runtime) as backend:
-        slot = backend.allocate((8, 32, 32, 3))
-        slot[...] = pixels_of(8, 1)
-        pending = backend.begin(slot)
-        del slot
-        gc.collect()
-        assert_right(pending(), reference_probabilities(pixels_of(8, 1)))
+def test_memory_may_be_unpinned_after_the_model_was_freed(bundle: Bundle, runtime: str) -> None:
+    """An abandoned thread ends when it ends."""
+    machine = Machine()
+    with opened(machine, bundle, runtime) as backend:
+        pinned = backend.pinned(np.zeros((8, 32, 32, 3), np.uint8))
+        pinned.__enter__()
+    pinned.__exit__(None, None, None)
+    assert machine.cuda.registered == {}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_memory_that_cannot_be_pinned_is_copied(bundle: Bundle, runtime: str, caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine()
+    machine.cuda.fail("pinned", CudaError("CUDA_ERROR_INVALID_VALUE"), after=2 * IN_FLIGHT)
+    with opened(machine, bundle, runtime) as backend:
+        drive(backend, [(8, False)])
+        with slot_of(backend) as slot:
+            assert "0 MB cannot be page-locked" in caplog.text
+            slot[...] = pixels_of(8, 1)
+            pending = backend.begin(slot)
+            expected = reference_probabilities(slot)
+            slot[...] = 0
+            assert_right(pending(), expected)
 
 
 @contextmanager
@@ -273,19 +297,6 @@ def test_another_size_frees_what_the_last_one_took(bundle: Bundle, runtime: str)
         assert small[0] * 8 == large[0]
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_slots_that_nobody_has_any_more_are_freed(bundle: Bundle, runtime: str) -> None:
-    """Each stream allocates its own, and `cervix-bench` runs dozens of streams on one backend."""
-    machine = Machine()
-    with opened(machine, bundle, runtime) as backend:
-        backend.infer(pixels_of(8))
-        before = machine.cuda.pinned_bytes
-        for _ in range(5):
-            backend.infer(backend.allocate((8, 32, 32, 3)))
-        gc.collect()
-        assert machine.cuda.pinned_bytes <= before + IN_FLIGHT * 8 * 32 * 32 * 3
-
-
 # ---- graphs
 
 
@@ -316,7 +327,7 @@ def test_graphs_of_two_sizes_do_not_mix(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("call", ["allocate", "begin"])
+@pytest.mark.parametrize("call", ["pinned", "begin"])
 def test_another_thread_may_use_it_than_loaded_it(bundle: Bundle, runtime: str, call: str) -> None:
     """A run loads on its main thread and infers on another one, which has no CUDA context of its own at first."""
     failures: list[BaseException] = []
@@ -324,8 +335,8 @@ def test_another_thread_may_use_it_than_loaded_it(bundle: Bundle, runtime: str, 
 
         def use() -> None:
             try:
-                pixels = backend.allocate((8, 32, 32, 3)) if call == "allocate" else pixels_of(8)
-                if call == "begin":
+                pixels = pixels_of(8)
+                with backend.pinned(pixels) if call == "pinned" else nullcontext():
                     assert_right(backend.begin(pixels)(), reference_probabilities(pixels))
             except BaseException as error:  # noqa: BLE001 - for the test to look at
                 failures.append(error)
@@ -366,15 +377,6 @@ def test_a_failed_batch_leaves_the_others_right(bundle: Bundle, runtime: str, ca
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_failed_slot_is_named(bundle: Bundle, runtime: str) -> None:
-    machine = Machine()
-    with opened(machine, bundle, runtime) as backend:
-        machine.cuda.fail("pinned", CudaError("CUDA_ERROR_INVALID_VALUE"))
-        with pytest.raises(InferenceError, match=r"on 8 tiles' pinned memory: CUDA_ERROR_INVALID_VALUE"):
-            backend.allocate((8, 32, 32, 3))
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_leaving_waits_for_what_is_under_way_and_never_fails(bundle: Bundle, runtime: str) -> None:
     machine = Machine()
     with opened(machine, bundle, runtime) as backend:
@@ -389,7 +391,7 @@ def test_leaving_waits_for_what_is_under_way_and_never_fails(bundle: Bundle, run
 def test_outside_of_with_it_is_a_mistake(bundle: Bundle, runtime: str) -> None:
     with opened(Machine(), bundle, runtime) as backend:
         pass
-    for use in (lambda: backend.infer(pixels_of(1)), lambda: backend.allocate((1, 32, 32, 3))):
+    for use in (lambda: backend.infer(pixels_of(1)), lambda: backend.pinned(pixels_of(1))):
         with pytest.raises(RuntimeError, match="outside of `with`"):
             use()
 

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
-from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.table.names import escape_name, unescape_name
+from cervix_engine.tiles.preprocess import read_tile
+from engine.run.planted_steps import defect
 from engine.run.support import draw_folder, drawn_tile, read_table
 
 NASTY = (b"=", b"+", b"-", b"@", b"%", b"%41", b"\n", b'"', b",", b"\xff", b"\xc3\xa9", b"\xe2\x80\xa8", b"/")
@@ -173,15 +176,11 @@ def test_no_name_is_said_when_a_run_is_refused_or_fails(
     assert PLANTED not in said + caplog.text
 
 
-def test_no_name_is_in_the_traceback_of_a_defect(
-    planted: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def defect(*_: object, **__: object) -> None:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr("cervix_engine.run.stream.stream.preprocess_into", defect)
+def test_no_name_is_in_the_traceback_of_a_defect(planted: Path, bundle: Bundle) -> None:
     out = planted.parent / "preds.csv"
-    done = CliRunner().invoke(main, [str(planted), "--out", str(out), "--model", str(bundle.root)])
-    assert done.exc_info is not None
-    assert "a defect" in (told := "".join(traceback.format_exception(done.exception)))
+    setup = RunSetup(source=TileSource(read_tile, defect))
+    done = CliRunner().invoke(main, [str(planted), "--out", str(out), "--model", str(bundle.root)], obj=setup)
+    assert isinstance(done.exception, ZeroDivisionError)
+    told = "".join(traceback.format_exception(done.exception))
+    assert "planted_steps.py" in told
     assert PLANTED not in told + done.output

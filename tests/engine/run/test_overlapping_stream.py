@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class Overlapping(FakeBackend):
         numbers: of the batches that were begun, in order.
         most: how many were under way at once.
         buffers: the addresses of the arrays that were seen.
+        pinned_at: the addresses of the memory that they must lie in.
     """
 
     def __init__(self, in_flight: int, *, fail_begin: int | None = None, fail_fetch: int | None = None) -> None:
@@ -48,19 +50,23 @@ class Overlapping(FakeBackend):
         self.numbers: list[int] = []
         self.most = 0
         self.buffers: set[int] = set()
-        self.allocated = 0
+        self.pinned_at = range(0)
         self._begun: deque[int] = deque()
         self._fail_begin, self._fail_fetch = fail_begin, fail_fetch
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        self.allocated += 1
-        return super().allocate(shape)
+    @contextmanager
+    def pinned(self, pixels: Pixels) -> Iterator[None]:
+        assert threading.current_thread().name == "cervix-infer", "the backend's own thread"
+        self.pinned_at = range(pixels.ctypes.data, pixels.ctypes.data + pixels.nbytes)
+        yield
+        self.pinned_at = range(0)
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:
         if batch == self._fail_begin:
             raise InferenceError(f"batch {batch} cannot be begun")
         self.numbers.append(batch)
         self.buffers.add(pixels.ctypes.data)
+        assert pixels.ctypes.data in self.pinned_at
         self._begun.append(batch)
         self.most = max(self.most, len(self._begun))
         assert len(self._begun) <= self.in_flight
@@ -109,7 +115,8 @@ def test_as_many_batches_are_under_way_as_the_backend_takes(tiles: Path, in_flig
     backend = Overlapping(in_flight)
     outcomes_of(tiles, listed(tiles), backend, batch_size=2)
     assert backend.most == in_flight
-    assert backend.allocated == len(backend.buffers) == SPARE_SLOTS + in_flight
+    assert len(backend.buffers) == SPARE_SLOTS + in_flight
+    assert not backend.pinned_at
 
 
 @pytest.mark.parametrize("in_flight", [2, 5])

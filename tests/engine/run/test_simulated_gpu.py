@@ -7,6 +7,7 @@ forgot to wait.
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ import pytest
 
 from cervix_engine.backends import runtime_version
 from engine.run import simulated_cuda, simulated_gpu
-from engine.run.simulated_cuda import FREED, NEVER_WRITTEN, Buffer, Cuda, CudaError, Device, EventOptions, PinnedMemory
+from engine.run.simulated_cuda import (
+    FREED,
+    NEVER_WRITTEN,
+    Buffer,
+    Cuda,
+    CudaError,
+    Device,
+    EventOptions,
+    HostBuffer,
+    PinnedMemory,
+)
 
 # Parts of the simulation that `cuda.core` does not have, but the simulated runtimes need.
 BEYOND = {"memory", "ordinal", "is_capturing", "put", "append", "invalidate", "begin_capture", "end_capture", "mark"}
@@ -36,6 +47,9 @@ def test_the_names_are_those_of_the_real_cuda_core(kind: str) -> None:
     graph = pytest.importorskip("cuda.core.graph")
     real = getattr(graph if kind.startswith("Graph") else core, kind)
     simulated = getattr(simulated_cuda, {"LegacyPinnedMemoryResource": "PinnedMemory"}.get(kind, kind))
+    if kind == "Buffer":
+        given = [item for item in parameters(simulated_cuda.HostBuffer) if item[0] != "cuda"]
+        assert [item[0] for item in given] == [item[0] for item in parameters(real.from_handle)]
     for name in {name for name in vars(simulated) if not name.startswith("_")} - BEYOND:
         assert hasattr(real, name), f"{kind} has no {name}"
         if callable(getattr(simulated, name)):
@@ -50,6 +64,31 @@ def test_the_options_are_those_of_the_real_cuda_core() -> None:
     modes = graph.GraphBuilder.begin_building.__doc__
     assert [mode for mode in simulated_cuda.CAPTURE_MODES if f"`{mode}`" not in modes] == []
     assert "device_id" in inspect.signature(core.Device.__new__).parameters
+
+
+def test_the_names_are_those_of_the_real_driver() -> None:
+    real = pytest.importorskip("cuda.bindings.driver")
+    for name, simulated in Cuda(1).driver_names().items():
+        assert hasattr(real, name)
+        if name.startswith("cu"):
+            assert list(inspect.signature(simulated).parameters) == re.findall(
+                r"(\w+)[,)]", real.__dict__[name].__doc__.partition("\n")[0]
+            )
+    assert simulated_cuda.PORTABLE == real.CU_MEMHOSTREGISTER_PORTABLE
+    for result in simulated_cuda.Result:
+        assert result.value == getattr(real.CUresult, result.name).value
+
+
+def test_memory_of_others_is_copied_from_only_while_it_is_registered() -> None:
+    bench, memory = Bench(), np.ones(1, np.uint8)
+    bench.cuda._register(memory.ctypes.data, 1, simulated_cuda.PORTABLE)
+    held = HostBuffer(bench.cuda, memory.ctypes.data, 1)
+    bench.cuda._unregister(memory.ctypes.data)
+    bench.given.copy_from(held, stream=bench.upload)
+    with pytest.raises(AssertionError, match="or freed"):
+        bench.upload.sync()
+    with pytest.raises(AssertionError, match="ordinary memory"):
+        HostBuffer(bench.cuda, memory.ctypes.data, 1)
 
 
 def test_the_names_are_those_of_the_real_runtime() -> None:

@@ -1,4 +1,4 @@
-"""Automatic batch size and workers, on a clock that only the fake model moves."""
+"""The automatic batch size, on a clock that only the fake model moves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cervix_engine.errors import InferenceError
 from cervix_engine.run import tuning
 from cervix_engine.run.record import RunRecord, record_beside
 from cervix_engine.run.session import Chosen
-from cervix_engine.run.tuning import BATCH_SIZES, Auto, Tuned, choose_sizes, enough_workers, smallest_as_fast, tune
+from cervix_engine.run.tuning import BATCH_SIZES, choose_batch_size, smallest_as_fast, tune
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import CONTRACT, Invoke, drawn_tile, run_setup
 
@@ -43,15 +43,13 @@ class TimedBackend(FakeBackend):
 
 def test_the_smallest_batch_that_is_as_fast_is_taken() -> None:
     backend = TimedBackend(batch_s=0.001, tile_s=0.001)
-    tuned = tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock)
     # 1000·B/(B + 1) tiles/s: 256 gives 996, 32 gives 970, which is 97.3 % of it, and 16 only 941.
-    assert tuned.batch_size == 32
-    assert tuned.infer_tiles_per_sec == pytest.approx(970, rel=0.01)
+    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock) == 32
 
 
 def test_a_model_that_gains_nothing_runs_tile_by_tile() -> None:
     backend = TimedBackend(batch_s=0.0, tile_s=0.001)
-    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock).batch_size == 1
+    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock) == 1
 
 
 def test_larger_batches_are_not_tried_when_the_time_is_spent() -> None:
@@ -63,20 +61,13 @@ def test_larger_batches_are_not_tried_when_the_time_is_spent() -> None:
 
 def test_a_batch_that_does_not_fit_ends_the_search() -> None:
     backend = TimedBackend(batch_s=0.01, tile_s=0.0001, largest=8)
-    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock).batch_size == 8
+    assert tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock) == 8
 
 
 def test_a_model_that_fails_on_one_tile_is_no_model() -> None:
     backend = TimedBackend(batch_s=0.01, tile_s=0.0001, largest=0)
     with pytest.raises(InferenceError):
         tune(backend, SAMPLE, contract=CONTRACT, clock=backend.clock)
-
-
-def test_what_is_given_is_kept() -> None:
-    backend = TimedBackend(batch_s=0.01, tile_s=0.0001)
-    tuned = tune(backend, SAMPLE, contract=CONTRACT, batch_size=7, workers=3, clock=backend.clock)
-    assert (tuned.batch_size, tuned.workers) == (7, 3)
-    assert set(backend.seen) == {7}
 
 
 @pytest.mark.parametrize(("sample", "message"), [([], "no tile"), ([b"no image"], "no tile")])
@@ -87,17 +78,7 @@ def test_a_sample_without_a_tile_is_refused(sample: list[bytes], message: str) -
 
 def test_a_broken_tile_among_good_ones_is_passed_over() -> None:
     backend = TimedBackend(batch_s=0.01, tile_s=0.0001)
-    assert tune(backend, [b"no image", *SAMPLE], contract=CONTRACT, clock=backend.clock).batch_size > 1
-
-
-@pytest.mark.parametrize(
-    ("infer", "prepare", "cores", "workers"),
-    [(20.0, 4000.0, 16, 1), (4000.0, 4000.0, 16, 2), (25_000.0, 4000.0, 16, 8), (25_000.0, 4000.0, 2, 2)],
-)
-def test_workers_keep_up_with_the_model_and_take_no_more(
-    infer: float, prepare: float, cores: int, workers: int
-) -> None:
-    assert enough_workers(infer, prepare, cores=cores) == workers
+    assert tune(backend, [b"no image", *SAMPLE], contract=CONTRACT, clock=backend.clock) > 1
 
 
 @pytest.mark.parametrize(("rates", "size"), [({1: 1.0}, 1), ({1: 5.0, 2: 10.0, 4: 10.2}, 2), ({1: 9.0, 2: 3.0}, 1)])
@@ -125,38 +106,31 @@ def test_an_automatic_batch_size_is_decided_once(invoke: Invoke, out: Path, fake
     model = fake_bundle.root
     small = run_setup(choose=lambda _: Chosen(SmallBackend(4)), stop_at="assemble")
     large = run_setup(choose=lambda _: Chosen(SmallBackend(64)))
-    assert invoke("-b", "auto", "-j", "auto", setup=small, model=model).exit_code == 130
-    assert invoke("-b", "auto", "-j", "auto", setup=large, model=model).exit_code == 0
+    assert invoke("-b", "auto", setup=small, model=model).exit_code == 130
+    assert invoke("-b", "auto", setup=large, model=model).exit_code == 0
     assert RunRecord.load(record_beside(out)).batch_size == 4
     automatic = out.read_bytes()
-    assert invoke("-b", "auto", "-j", "auto", "--overwrite", setup=large, model=model).exit_code == 0
+    assert invoke("-b", "auto", "--overwrite", setup=large, model=model).exit_code == 0
     assert RunRecord.load(record_beside(out)).batch_size > 4
     assert invoke("-b", "4", "--overwrite", setup=large, model=model).exit_code == 0
     assert out.read_bytes() == automatic
 
 
-def test_automatic_settings_are_measured_on_the_run_s_own_tiles(invoke: Invoke, out: Path) -> None:
-    assert invoke("-b", "auto", "-j", "auto").exit_code == 0
+def test_it_is_measured_on_the_run_s_own_tiles(invoke: Invoke, out: Path) -> None:
+    assert invoke("-b", "auto").exit_code == 0
     assert RunRecord.load(record_beside(out)).batch_size in tuning.BATCH_SIZES
 
 
-def test_with_no_tile_to_measure_the_usual_settings_are_taken(invoke: Invoke, out: Path, tmp_path: Path) -> None:
+def test_with_no_tile_to_measure_the_usual_size_is_taken(invoke: Invoke, out: Path, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no image")
-    assert invoke("-b", "auto", "-j", "auto", tiles=tmp_path / "broken").exit_code == 3
+    assert invoke("-b", "auto", tiles=tmp_path / "broken").exit_code == 3
     assert RunRecord.load(record_beside(out)).batch_size == tuning.DEFAULT_BATCH_SIZE
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [("auto", 3), (5, "auto")])
-def test_what_is_given_beside_auto_is_kept(batch_size: int | Auto, workers: int | Auto) -> None:
-    asked: dict[str, int | None] = {}
+def test_what_is_given_is_not_measured() -> None:
+    def sample() -> list[bytes]:
+        pytest.fail("measured in vain")
 
-    def measure(*_: object, contract: object, batch_size: int | None, workers: int | None) -> Tuned:
-        asked.update(batch_size=batch_size, workers=workers)
-        return Tuned(batch_size or 4, workers or 1, 0.0, 0.0)
-
-    sizes = choose_sizes(
-        FakeBackend(), lambda: SAMPLE, contract=CONTRACT, batch_size=batch_size, workers=workers, measure=measure
-    )
-    assert sizes == ((4, 3) if batch_size == "auto" else (5, 1))
-    assert asked == ({"batch_size": None, "workers": 3} if batch_size == "auto" else {"batch_size": 5, "workers": None})
+    assert choose_batch_size(FakeBackend(), sample, contract=CONTRACT, asked=5) == 5
+    assert choose_batch_size(FakeBackend(), sample, contract=CONTRACT, asked=None) == tuning.DEFAULT_BATCH_SIZE

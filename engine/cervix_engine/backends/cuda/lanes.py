@@ -16,16 +16,16 @@ import ctypes
 import logging
 import math
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.backends.base import Pending
+from cervix_engine.backends.cuda.pinned import page_locked, pinned_buffer
 from cervix_engine.errors import DeviceMemoryError
 from cervix_engine.values import Pixels, Probabilities
 
@@ -38,9 +38,6 @@ GRAPHED_TILES = 8
 
 # As CUDA, TensorRT and ONNX Runtime say that the device's memory is full.
 _FULL = ("out of memory", "out_of_memory", "failed to allocate memory", "outofmemory", "alloc_failed")
-
-# Pinned memory by its address, as long as somebody has it. For all GPUs: each of them copies from any.
-_PINNED: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 Compute = Callable[[], None]
 
@@ -155,12 +152,13 @@ class GpuLanes:
         self._lock = threading.Lock()
         self._closed = False
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        """A zeroed array in pinned memory, which the device copies by itself."""
+    @contextmanager
+    def pinned(self, pixels: Pixels) -> Iterator[None]:
+        """While the block runs, the device copies batches that lie in `pixels` by itself."""
         self._streams.device.set_current()
-        pixels: Pixels = self._pinned_array(shape, np.uint8)[1]
-        pixels[...] = 0
-        return pixels
+        # Whoever leaves early may leave while the device still copies.
+        with page_locked(pixels, wait=self._streams.wait):
+            yield
 
     def begin(self, pixels: Pixels) -> Pending:
         """Begin a batch, `uint8 (N, height, width, 3)`; where all lanes are taken, wait for the one begun first.
@@ -249,10 +247,10 @@ class GpuLanes:
         )
 
     def _source(self, pixels: Pixels, lane: Lane) -> Any:
-        """The pinned buffer that holds the batch: the slot's own, else a copy."""
-        own = _PINNED.get(pixels.ctypes.data)
-        if own is not None and own.buffer.size == pixels.nbytes and pixels.flags.c_contiguous:
-            return own.buffer
+        """The pinned buffer that holds the batch: its own, else a copy."""
+        own = pinned_buffer(pixels)
+        if own is not None:
+            return own
         buffer, staged = lane.staged
         np.copyto(staged, pixels)
         return buffer
@@ -263,5 +261,4 @@ class GpuLanes:
         buffer = self._pinned.allocate(size)
         memory: Any = (ctypes.c_uint8 * size).from_address(int(buffer.handle))
         memory.buffer = buffer
-        _PINNED[int(buffer.handle)] = memory
         return buffer, np.ctypeslib.as_array(memory).view(kind).reshape(shape)

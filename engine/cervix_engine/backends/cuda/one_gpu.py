@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from cervix_engine.backends.base import BackendInfo, Pending
@@ -26,10 +26,8 @@ class OneGpu(ABC):
     def _load(self) -> GpuLanes:
         """Load the model."""
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        lanes = self._open()
-        with self._failures(f"on {shape[0]} tiles' pinned memory"):
-            return lanes.allocate(shape)
+    def pinned(self, pixels: Pixels) -> AbstractContextManager[None]:
+        return self._open().pinned(pixels)
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one GPU takes all
         lanes, what = self._open(), f"on a batch of {len(pixels)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from types import TracebackType
 
@@ -34,8 +34,8 @@ class SeveralGpus:
     def in_flight(self) -> int:
         return sum(backend.in_flight for backend in self._backends)
 
-    def allocate(self, shape: tuple[int, ...]) -> Pixels:
-        return self._backends[0].allocate(shape)
+    def pinned(self, pixels: Pixels) -> AbstractContextManager[None]:
+        return self._backends[0].pinned(pixels)  # which is for all of them
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:
         return self._backends[batch % len(self._backends)].begin(pixels)

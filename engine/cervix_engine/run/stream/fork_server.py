@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, suppress
+from io import FileIO
 from typing import Any
 
 from cervix_engine.errors import DecodeWorkerError
@@ -23,7 +24,7 @@ MESSAGE_BYTES = 2**18
 # One may be killed, like any process; those that end again and again cannot start.
 FORK_SERVERS = 3
 
-# Without the folder that a program was started in, and with the very modules that this process would import.
+# With the very modules that this process would import.
 _PROGRAM = "import sys; descriptor, *sys.path = sys.argv[1:]; from {module} import serve; serve(int(descriptor))"
 _MODULE = "cervix_engine.run.stream.worker"
 
@@ -49,19 +50,28 @@ class ForkServer:
         self._gone = False
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._messages, printed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if inherited is None or not inherited.copy_for(theirs.fileno(), printed):
-                self._process = self._start(theirs.fileno(), printed)
-        finally:
-            theirs.close()
-            os.close(printed)
+        with ExitStack() as unless_started:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            unless_started.callback(self._control.close)
+            messages, printed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._messages = FileIO(messages)
+            unless_started.callback(self._messages.close)
+            try:
+                if inherited is None or not inherited.copy_for(theirs, printed):
+                    self._process = self._start(theirs, printed)
+            finally:
+                theirs.close()
+                os.close(printed)
+            unless_started.pop_all()
 
-    def _start(self, descriptor: int, printed: int) -> subprocess.Popen[bytes]:
+    @staticmethod
+    def _start(control: socket.socket, printed: int) -> subprocess.Popen[bytes]:
+        # Names of files are text in the same encoding on both sides.
+        options = ["-P", "-X", f"utf8={sys.flags.utf8_mode}"]
+        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100 - "" is the working directory
         return subprocess.Popen(
-            self._command(descriptor),
-            pass_fds=[descriptor],
+            [sys.executable, *options, "-c", _PROGRAM.format(module=_MODULE), str(control.fileno()), *paths],
+            pass_fds=[control.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,
@@ -69,23 +79,16 @@ class ForkServer:
             env={**os.environ, **_ONE_THREAD},
         )
 
-    def copy_for(self, descriptor: int, printed: int) -> bool:
+    def copy_for(self, control: socket.socket, printed: int) -> bool:
         """Start a copy that serves another process, behind this socket; whether there is somebody to ask.
 
         Nothing is answered, so that a process which is killed meanwhile leaves no answer for the next one.
         """
         try:
-            socket.send_fds(self._control, [b"copy"], [descriptor, printed])
+            socket.send_fds(self._control, [b"copy"], [control.fileno(), printed])
         except OSError:
             return False
         return True
-
-    @staticmethod
-    def _command(descriptor: int) -> list[str]:
-        # Names of files are text in the same encoding on both sides.
-        options = ["-P", "-X", f"utf8={sys.flags.utf8_mode}"]
-        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100 - "" is the working directory
-        return [sys.executable, *options, "-c", _PROGRAM.format(module=_MODULE), str(descriptor), *paths]
 
     def fork(self, chunks: socket.socket, slots: int) -> int:
         """Start a worker that reads chunks from this socket and fills the slots behind this descriptor.
@@ -124,7 +127,7 @@ class ForkServer:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it runs, and for this process: one that this process was forked from keeps its own."""
+        """Whether it runs, and for this process."""
         return self.is_own and not self._gone and (self._process is None or self._process.poll() is None)
 
     @property
@@ -135,8 +138,8 @@ class ForkServer:
     def log_messages(self) -> str:
         """Put what the processes printed into the log, and return it."""
         text = ""
-        with suppress(BlockingIOError):
-            while data := os.read(self._messages, 1 << 16):
+        with suppress(ValueError):  # it was closed meanwhile
+            while data := self._messages.read(1 << 16):
                 text += data.decode(errors="backslashreplace")
         for line in text.splitlines():
             log.debug("decode worker: %s", line)
@@ -145,9 +148,9 @@ class ForkServer:
     def close(self) -> None:
         """End it, and all of its workers."""
         self._control.close()
+        self._messages.close()
         if self.is_own and self._process is not None:
             self._process.wait()
-        os.close(self._messages)
 
 
 _starting = threading.Lock()

@@ -147,11 +147,11 @@ class _Stream:
         self._free: Channel[Slot] = Channel(self.stop, slots)
         self._in_order: Channel[Slot] = Channel(self.stop, slots)
         job = settings.job(source, slots=slots)
-        memory = SharedPixels(job.shape)
-        for number, pixels in enumerate(memory.pixels):
+        self._memory = SharedPixels(job.shape)
+        for number, pixels in enumerate(self._memory.pixels):
             self._free.put(Slot(self.stop, number, pixels))
         listing, decoding, inferring = map(stats.clock, ("list", "decode", "infer"))
-        self._pool = DecodePool(job, memory, staffing=settings.staffing(), stop=self.stop, clock=decoding)
+        self._pool = DecodePool(job, self._memory, staffing=settings.staffing(), stop=self.stop, clock=decoding)
         self._threads = [
             self._thread("list", lambda: self._feed(listing), in_python=True),
             self._thread("decode", self._pool.run, in_python=True),
@@ -198,6 +198,11 @@ class _Stream:
         self._pool.finish()
 
     def _infer(self, clock: StageClock) -> None:
+        with self._backend.pinned(self._memory.pixels):
+            self._infer_all(clock)
+        self.results.close()
+
+    def _infer_all(self, clock: StageClock) -> None:
         slots, begun = iter(self._in_order), deque[tuple[Slot, Pending]]()
         while (slot := clock.next(slots)) is not None:
             with clock.waiting():
@@ -209,7 +214,6 @@ class _Stream:
                 self._fetch(*begun.popleft(), clock)
         while begun:
             self._fetch(*begun.popleft(), clock)
-        self.results.close()
 
     def _fetch(self, slot: Slot, pending: Pending, clock: StageClock) -> None:
         with clock.busy():

@@ -25,6 +25,7 @@ from typing import NoReturn
 
 import cv2
 
+import cervix_engine.tiles.preprocess  # noqa: F401 - imported once, before forking, and not by each worker
 from cervix_engine.run.stream.decode import DecodeJob, SentTile
 from cervix_engine.run.stream.memory import map_pixels
 
