@@ -105,8 +105,8 @@ def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
 
 def stream_of(setup: BenchSetup, steps: PipelineSteps) -> Generator[BatchResult, None, None]:
     """The stream of a measured run."""
-    session = replace(setup.session, backend=steps.backend)
-    return session.predict(setup.batches(), root=setup.listing.root, source=steps.source)
+    session = replace(setup.session, backend=steps.backend, source=steps.source)
+    return session.predict(setup.batches(), root=setup.listing.root)
 
 
 def _ready_results(setup: BenchSetup, steps: PipelineSteps) -> list[BatchResult]:

@@ -15,6 +15,7 @@ from cervix_engine.run.plan import Done, Plan, decide
 from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.shards import ShardWriter
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import TableTransaction
@@ -38,10 +39,12 @@ class RunSetup:
     Attributes:
         choose: gives the backend.
         open_table: takes a table's place.
+        source: how a tile becomes pixels; None reads and decodes it.
     """
 
     choose: Choose = choose_backend
     open_table: Callable[..., TableTransaction] = TableTransaction
+    source: TileSource | None = None
 
 
 DEFAULT_SETUP = RunSetup()
@@ -69,7 +72,7 @@ def predict_folder(
             return plan.record
         list_tiles = partial(plan.list_tiles, table, config.tiles)
         with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
-            return _predict(config, plan, session, table, progress=progress)
+            return _predict(config, plan, replace(session, source=setup.source), table, progress=progress)
 
 
 def _predict(

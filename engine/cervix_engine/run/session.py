@@ -101,6 +101,7 @@ class Session:
         workers: decode workers. No answer depends on them.
         provenance: where its answers come from, and what its start showed and took.
         tiles: those that it was opened on, if any; `listing` where there must be some.
+        source: how a tile becomes pixels; None reads and decodes it.
     """
 
     contract: ModelContract
@@ -109,6 +110,7 @@ class Session:
     workers: int
     provenance: Provenance
     tiles: Listing | None = None
+    source: TileSource | None = None
 
     @property
     def listing(self) -> Listing:
@@ -123,7 +125,6 @@ class Session:
         root: Path,
         columns: Collection[str] = (),
         stats: StreamStats | None = None,
-        source: TileSource | None = None,
     ) -> Generator[BatchResult, None, None]:
         """Read, decode and infer batches of tiles; closing the generator stops all that works for it.
 
@@ -131,7 +132,7 @@ class Session:
             batches: each of at most `batch_size` tiles.
             root: the folder that their paths are relative to.
             columns: the table's; `sha256` and `quality` among them ask for those notes of each tile.
-            stats, source: as `stream` takes them.
+            stats: filled meanwhile.
 
         Raises:
             CervixError: whatever stopped the stream first.
@@ -144,7 +145,9 @@ class Session:
             hash_tiles="sha256" in columns,
             judge_quality="quality" in columns,
         )
-        return stream(batches, backend=self.backend, settings=settings, stats=stats or StreamStats(), source=source)
+        return stream(
+            batches, backend=self.backend, settings=settings, stats=stats or StreamStats(), source=self.source
+        )
 
     def infer(self, pixels: Pixels) -> Probabilities:
         """Compute `float32 (N, classes)` probabilities of `uint8 (N, height, width, 3)` RGB tiles of the input size.

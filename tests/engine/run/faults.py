@@ -37,8 +37,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import count, product
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,8 +47,20 @@ from cervix_engine.errors import UsageError
 from cervix_engine.run.batch import RunSetup
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.stream.fork_server import fork_server
+from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.verify import verify_table
-from engine.run.injector import CHANGING, LISTING, READING, STANDARD_ERROR, Injector, error, kill, short_write
+from cervix_engine.tiles.preprocess import preprocess_into
+from engine.run.injector import (
+    CHANGING,
+    LISTING,
+    READING,
+    STANDARD_ERROR,
+    FailingRead,
+    Injector,
+    error,
+    kill,
+    short_write,
+)
 from engine.run.support import beside, choose_fake, draw_folder, drawn_tile, finished_files, run_setup, work_folder
 
 BATCH, SHARD = 2, ShardSize(tiles=4)
@@ -217,7 +229,6 @@ def at_every_step(
             "table": table,
             "verdict": campaign.verdict(),
             "stderr": stderr,
-            "rows": campaign.out.read_text("utf-8").splitlines() if table == "broken" else [],
             "again": campaign.again(*options),
         }
 
@@ -229,12 +240,18 @@ def at_every_write(campaign: Campaign) -> Iterator[dict[str, Any]]:
 
 def at_every_tile(campaign: Campaign) -> Iterator[dict[str, Any]]:
     """Also says which rows are not those of an undisturbed run."""
-    campaign.arguments[-1] = "1"  # decode thread, so that every run reads the tiles in the same order
-    for finding in at_every_step(campaign, error(errno.EIO), {campaign.tiles: READING}):
-        rows = finding["rows"]
-        expected = campaign.expected.decode().splitlines()
-        assert len(rows) == len(expected), finding
-        yield {**finding, "rows": [row for row, other in zip(rows, expected, strict=True) if row != other]}
+    setup, expected = campaign.setup, campaign.expected.decode().splitlines()
+    tiles = sorted(path for path in Path(campaign.tiles).rglob("*") if path.is_file())
+    for tile, call in product(tiles, sorted(READING)):
+        campaign.fresh()
+        failing = TileSource(FailingRead(os.fspath(tile), call), preprocess_into)
+        campaign.setup = replace(setup, source=failing)
+        code, text = campaign.start().wait()
+        rows = campaign.out.read_text("utf-8").splitlines()
+        assert len(rows) == len(expected), text
+        changed = [row for row, other in zip(rows, expected, strict=True) if row != other]
+        yield {"step": f"{call} {tile.name}", "code": code, "rows": changed}
+    campaign.setup = setup
 
 
 def at_every_size(campaign: Campaign) -> Iterator[dict[str, Any]]:

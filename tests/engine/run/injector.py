@@ -19,6 +19,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.tile import TileStamp
+
 STANDARD_ERROR = 2
 
 EVENTS = {
@@ -174,6 +177,26 @@ def error(number: int) -> Callable[[], None]:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+@dataclass
+class FailingRead:
+    """`read_tile` in decode workers, one call of which on one tile is refused with EIO.
+
+    Attributes:
+        path: of the tile.
+        call: `open` or `read`.
+    """
+
+    path: str
+    call: str
+    _installed: bool = False
+
+    def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
+        if not self._installed:
+            Injector({self.path: frozenset({self.call})}, 1, error(errno.EIO)).install()
+            self._installed = True
+        return read_tile(path, stamp=stamp)
 
 
 def kill() -> None:
