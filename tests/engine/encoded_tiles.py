@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import cv2
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -247,3 +249,12 @@ def jpeg2000_claiming(data: bytes, *, height: int, width: int) -> bytes:
     """A bare `data` of one tile with other dimensions."""
     size = struct.pack(">6I", width, height, 0, 0, max(width, 1), max(height, 1))
     return data[:8] + size + data[32:]
+
+
+def jpeg2000_of_tiles(pixels: Pixels, *, kept: int) -> bytes:
+    """Only the first tiles of those that make up an image."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG2000", no_jp2=True, tile_size=(16, 16))
+    data = buffer.getvalue()
+    starts = [at for at in range(len(data)) if data.startswith(b"\xff\x90\0\x0a", at)]
+    return data[: starts[kept]] + b"\xff\xd9"

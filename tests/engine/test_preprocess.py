@@ -55,7 +55,15 @@ PLANE = grey(PIXELS)
 BGR = np.ascontiguousarray(PIXELS[..., ::-1])
 WHOLE = whole_tiles()
 FILES = {name: data for name, (data, _) in WHOLE.items()}
-BEYOND_OPENCV = {"tiff_zstd", "tiff_lzma", "tiff_webp", "tiff_jpeg2000", "tiff_big_of_big_endian", "jpeg2000_grey"}
+BEYOND_OPENCV = {
+    "tiff_grey_of_4_bits",
+    "tiff_zstd",
+    "tiff_lzma",
+    "tiff_webp",
+    "tiff_jpeg2000",
+    "tiff_big_of_big_endian",
+    "jpeg2000_grey",
+}
 KIND = re.compile(r"[a-z]+(_[a-z]+)*")
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,9 +20,12 @@ from cervix_engine.tiles.formats import tiff as tiff_format
 from cervix_engine.tiles.headers import inspect
 from cervix_engine.tiles.preprocess import decode
 
-from .encoded_tiles import HEIGHT, Pixels, as_rgb, draw, grey, jpeg, jpeg2000, palette_of, webp_lossless, with_alpha
+from .encoded_tiles import HEIGHT, Pixels, as_rgb, draw, grey, jpeg, palette_of, webp_lossless, with_alpha
 from .tiff_tiles import (
     BLACK_IS_ZERO,
+    BYTE_CODECS,
+    DAMAGE,
+    IN_YCBCR,
     PALETTE,
     RGB,
     TIFF_APERIO_RGB,
@@ -38,10 +39,13 @@ from .tiff_tiles import (
     TIFF_WEBP,
     WHITE_IS_ZERO,
     YCBCR,
+    TiffTags,
+    damaged,
     jpeg_tiff,
+    packed,
+    palette_tags,
     split_tables,
     tiff,
-    tiff_of_two_pages,
 )
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
@@ -49,17 +53,13 @@ PIXELS = draw()
 PLANE = grey(PIXELS)
 INDICES, COLOURS = palette_of(PIXELS)
 LAYOUTS: dict[str, dict[str, Any]] = {"one strip": {}, "strips": {"rows_per_strip": 7}, "tiles": {"tile": (16, 32)}}
-BYTE_CODECS = sorted(tiff_format.IN_BYTES)
 IMAGE_CODECS = (TIFF_JPEG, TIFF_WEBP, TIFF_APERIO_YCBCR, TIFF_APERIO_RGB, TIFF_JPEG2000)
 
 
-IN_YCBCR = {262: ("H", [YCBCR])}
-
-
-def colour_map(*, scale: int = 257) -> dict[int, tuple[str, list[int]]]:
+def colour_map(*, scale: int = 257) -> TiffTags:
     filled = np.zeros((256, 3), np.uint16)
     filled[: len(COLOURS)] = COLOURS
-    return {262: ("H", [PALETTE]), 320: ("H", (filled * scale).T.ravel().tolist())}
+    return palette_tags((filled * scale).T.ravel().tolist())
 
 
 # Kind of picture -> samples, tags, and the pixels that they stand for.
@@ -195,7 +195,9 @@ def test_a_jpeg_of_other_components_or_size_is_refused() -> None:
     tables, left = split_tables(jpeg(PIXELS))
     data = tiff(PIXELS, compression=TIFF_JPEG, encode_segment=lambda _: left, tags=IN_YCBCR)
     assert refusal(data).kind == "corrupt"
-    data = tiff(PIXELS, compression=TIFF_JPEG, encode_segment=lambda _: left, tags=IN_YCBCR | {347: ("B", tables[:40])})
+    data = tiff(
+        PIXELS, compression=TIFF_JPEG, encode_segment=lambda _: left, tags={**IN_YCBCR, 347: ("B", tables[:40])}
+    )
     assert refusal(data).kind in ("corrupt", "truncated")
 
 
@@ -236,11 +238,6 @@ def test_samples_of_few_bits_become_eight(bits: int) -> None:
                 np.testing.assert_array_equal(with_libtiff, expected)
 
 
-def packed(levels: Pixels, bits: int) -> Pixels:
-    ones = np.unpackbits(levels[..., None], axis=2)[..., -bits:].reshape(len(levels), -1)
-    return np.packbits(ones, axis=1)
-
-
 def test_a_palette_of_eight_bits_is_taken_as_libtiff_takes_it() -> None:
     tags = colour_map(scale=1)
     data = tiff(INDICES, tags=tags)
@@ -267,54 +264,6 @@ def test_a_last_strip_may_be_filled_up(compression: int) -> None:
     np.testing.assert_array_equal(decode(data, contract=CONTRACT), PIXELS)
 
 
-REFUSED = {
-    "strips of no rows": (tiff(PIXELS, tags={278: ("I", [0])}), "corrupt"),
-    "one strip too few": (tiff(PIXELS, rows_per_strip=8, tags={278: ("I", [7])}), "corrupt"),
-    "tiles of no size": (tiff(PIXELS, tile=(16, 16), tags={322: ("I", [0])}), "bad_dimensions"),
-    "tiles beyond the limit": (tiff(PIXELS, tile=(16, 16), tags={322: ("I", [1 << 20])}), "too_large"),
-    "a strip of no bytes": (tiff(PIXELS, tags={279: ("I", [0])}), "corrupt"),
-    "unknown planes": (tiff(PIXELS, tags={284: ("H", [3])}), "corrupt"),
-    "palette too short": (tiff(INDICES, tags={262: ("H", [PALETTE]), 320: ("H", [0] * 767)}), "corrupt"),
-    "no palette": (tiff(INDICES, tags={262: ("H", [PALETTE])}), "corrupt"),
-    "palette and alpha": (
-        tiff(np.dstack([INDICES, INDICES]), tags={262: ("H", [PALETTE]), 320: ("H", [0] * 768)}),
-        "unsupported_colour",
-    ),
-    "three bits": (tiff(PLANE, tags={258: ("H", [3])}), "unsupported_depth"),
-    "four bits of colour": (tiff(PIXELS, tags={258: ("H", [4, 4, 4])}), "unsupported_depth"),
-    "ycbcr that no codec turns": (tiff(PIXELS, tags=IN_YCBCR), "unsupported_colour"),
-    "float predictor": (tiff(PIXELS, compression=TIFF_LZW, tags={317: ("H", [3])}), "unsupported_compression"),
-    "old jpeg": (tiff(PIXELS, tags={259: ("H", [6])}), "unsupported_compression"),
-    "fax": (tiff(PLANE, tags={258: ("H", [1]), 259: ("H", [4])}), "unsupported_compression"),
-    "deep and in an unknown compression": (
-        tiff(PIXELS.astype(np.uint16), tags={259: ("H", [50_002])}),
-        "unsupported_compression",
-    ),
-    "grey webp": (
-        tiff(PLANE, compression=TIFF_WEBP, encode_segment=lambda _: webp_lossless(PIXELS)),
-        "unsupported_compression",
-    ),
-    "aperio's ycbcr": (
-        tiff(PIXELS, compression=TIFF_APERIO_YCBCR, encode_segment=lambda piece: jpeg2000(piece, transformed=False)),
-        "unsupported_compression",
-    ),
-    "grey jpeg 2000 for rgb": (
-        tiff(PIXELS, compression=TIFF_JPEG2000, encode_segment=lambda piece: jpeg2000(piece[..., 0])),
-        "corrupt",
-    ),
-    "another page": (tiff_of_two_pages(PIXELS, subfile=0), "multi_page"),
-    "a mask": (tiff_of_two_pages(PIXELS, subfile=4), "multi_page"),
-    "a copy before the picture": (tiff_of_two_pages(PIXELS, subfile=1, own_subfile=1), "multi_page"),
-    "pages without end": (tiff(PIXELS, tags={254: ("I", [0])}, next_page=8), "multi_page"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_single_meaning_is_refused(name: str) -> None:
-    data, kind = REFUSED[name]
-    assert refusal(data).kind == kind
-
-
 def test_grey_with_an_opaque_alpha_channel_is_grey() -> None:
     for planar in (False, True):
         data = tiff(np.dstack([PLANE, np.full_like(PLANE, 255)]), planar=planar, tags={338: ("H", [2])})
@@ -331,36 +280,7 @@ def test_an_alpha_channel_of_a_webp_in_a_tiff_must_be_opaque(kind: int) -> None:
 
 # Damage
 
-Encoder = Callable[[Pixels], bytes | bytearray]
 WITH_CHECKSUM = {TIFF_DEFLATE, 32946, TIFF_LZMA}
-
-# Of a strip or tile, at a share of its length.
-DAMAGE: dict[str, Callable[[bytes, float], bytes]] = {
-    "cut": lambda segment, share: segment[: int(share * len(segment))],
-    "flipped": lambda segment, share: with_byte(segment, int(share * len(segment)), lambda byte: byte ^ 0x10),
-    "zeroed": lambda segment, share: overwritten(segment, int(share * len(segment)), bytes(40)),
-    "emptied": lambda segment, share: bytes(len(segment)),
-    "lost its start": lambda segment, share: segment[1 + int(share * len(segment)) :],
-}
-
-
-def with_byte(segment: bytes, at: int, change: Callable[[int], int]) -> bytes:
-    return segment[:at] + bytes([change(segment[at])]) + segment[at + 1 :]
-
-
-def overwritten(segment: bytes, at: int, content: bytes) -> bytes:
-    return (segment[:at] + content + segment[at + len(content) :])[: len(segment)]
-
-
-def damaged(segments: Encoder, damage: str, share: float, *, number: int = 0) -> Encoder:
-    """An encoder whose segment of this number is damaged."""
-    count = itertools.count()
-
-    def encode_segment(piece: Pixels) -> bytes:
-        segment = bytes(segments(piece))
-        return DAMAGE[damage](segment, share) if next(count) == number else segment
-
-    return encode_segment
 
 
 def independent(data: bytes, compression: int) -> Pixels | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import struct
 import zlib
@@ -37,6 +38,15 @@ TIFF_CODECS: dict[int, Callable[[Pixels], bytes | bytearray]] = {
     TIFF_APERIO_RGB: jpeg2000,
     TIFF_JPEG2000: jpeg2000,
 }
+
+
+BYTE_CODECS = (TIFF_NONE, TIFF_LZW, TIFF_DEFLATE, 32946, TIFF_PACKBITS, TIFF_LZMA, TIFF_ZSTD)
+IN_YCBCR: TiffTags = {262: ("H", [YCBCR])}
+
+
+def palette_tags(colours: Sequence[int]) -> TiffTags:
+    """Those of a palette: all reds, greens and blues, of 16 bits."""
+    return {262: ("H", [PALETTE]), 320: ("H", colours)}
 
 
 def tiff(
@@ -98,6 +108,12 @@ def tiff(
         starts = [start + sum(map(len, segments[:index])) for index in range(len(segments))]
         entries[offsets] = (entries[offsets][0], starts)
     return _tiff_directory(entries, order, next_page, big=big) + b"".join(segments)
+
+
+def packed(levels: Pixels, bits: int) -> Pixels:
+    """Samples of so few `bits` as a TIFF stores them."""
+    ones = np.unpackbits(levels[..., None], axis=2)[..., -bits:].reshape(len(levels), -1)
+    return np.packbits(ones, axis=1)
 
 
 def tiff_of_two_pages(pixels: Pixels, *, subfile: int, own_subfile: int = 0, order: str = "<") -> bytes:
@@ -165,3 +181,36 @@ def jpeg_tiff(samples: Pixels, *, sampling: int, model: int = YCBCR, shared: boo
     tiff(samples, compression=TIFF_JPEG, encode_segment=encode_segment, tags=tags, **options)
     tags = {262: ("H", [model])} | ({347: ("B", list(tables))} if shared else {})
     return tiff(samples, compression=TIFF_JPEG, encode_segment=encode_segment, tags=tags, **options)
+
+
+# Damage
+
+Encoder = Callable[[Pixels], bytes | bytearray]
+
+# Of a strip or tile, at a share of its length.
+DAMAGE: dict[str, Callable[[bytes, float], bytes]] = {
+    "cut": lambda segment, share: segment[: int(share * len(segment))],
+    "flipped": lambda segment, share: with_byte(segment, int(share * len(segment)), lambda byte: byte ^ 0x10),
+    "zeroed": lambda segment, share: overwritten(segment, int(share * len(segment)), bytes(40)),
+    "emptied": lambda segment, share: bytes(len(segment)),
+    "lost its start": lambda segment, share: segment[1 + int(share * len(segment)) :],
+}
+
+
+def with_byte(segment: bytes, at: int, change: Callable[[int], int]) -> bytes:
+    return segment[:at] + bytes([change(segment[at])]) + segment[at + 1 :]
+
+
+def overwritten(segment: bytes, at: int, content: bytes) -> bytes:
+    return (segment[:at] + content + segment[at + len(content) :])[: len(segment)]
+
+
+def damaged(segments: Encoder, damage: str, share: float, *, number: int = 0) -> Encoder:
+    """An encoder whose segment of this number is damaged."""
+    count = itertools.count()
+
+    def encode_segment(piece: Pixels) -> bytes:
+        segment = bytes(segments(piece))
+        return DAMAGE[damage](segment, share) if next(count) == number else segment
+
+    return encode_segment

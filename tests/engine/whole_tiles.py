@@ -44,6 +44,8 @@ from .tiff_tiles import (
     TIFF_PACKBITS,
     TIFF_WEBP,
     TIFF_ZSTD,
+    jpeg_tiff,
+    packed,
     tiff,
     tiff_of_two_pages,
 )
@@ -112,6 +114,11 @@ def whole_tiles() -> dict[str, tuple[bytes, Pixels | None]]:
         "tiff_white_is_zero": (tiff(plane, tags={262: ("H", [0])}), as_rgb(255 - plane)),
         "tiff_opaque": (tiff(with_alpha(pixels, 255), tags={338: ("H", [2])}), pixels),
         "tiff_grey_opaque": (tiff(np.dstack([plane, np.full_like(plane, 255)]), tags={338: ("H", [2])}), as_rgb(plane)),
+        "tiff_grey_of_4_bits": (
+            tiff(packed(plane // np.uint8(16), 4), tags={256: ("I", [WIDTH]), 258: ("H", [4])}),
+            as_rgb(plane // np.uint8(16) * np.uint8(17)),
+        ),
+        "tiff_jpeg": (jpeg_tiff(pixels, sampling=0x221111, shared=True, rows_per_strip=16), None),
         "tiff_big": (tiff(pixels, big=True), pixels),
         "tiff_big_of_big_endian": (tiff(pixels, big=True, order=">", tile=(16, 32)), pixels),
         "tiff_tiles": (tiff(pixels, tile=(16, 32), compression=TIFF_LZW), pixels),

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
+from engine.broken_tiles import BROKEN
 from engine.encoded_tiles import HEIGHT, PNG_RGB, WIDTH, bmp, draw, encode, jpeg, png, png_chunk, webp_chunk, webp_of
 from engine.refused_tiles import CLAIMS, OTHERS, REFUSED, TRANSPARENT, one_hole
 from engine.tiff_tiles import tiff
@@ -22,7 +23,7 @@ from engine.whole_tiles import whole_tiles
 # Outcomes beside the kinds of failure.
 OK, IGNORED, FOLDER = "ok", "ignored", "folder"
 
-SUFFIXES = {"jpeg": ".jpg", "png": ".png", "bmp": ".bmp", "tiff": ".tif", "webp": ".webp"}
+SUFFIXES = {"jpeg": ".jpg", "png": ".png", "bmp": ".bmp", "tiff": ".tif", "webp": ".webp", "jpeg2000": ".jp2"}
 
 _LARGEST_PX = 8192  # a side of the largest square tile that is accepted
 
@@ -93,6 +94,8 @@ def _refused() -> Iterator[Hostile]:
 
 def _damaged() -> Iterator[Hostile]:
     """Files whose headers are whole, and whose pixels are not."""
+    for name, (data, kind) in BROKEN.items():
+        yield _tile(f"broken/{name}{_suffix(name)}", data, kind)
     pixels = draw()
     photo, drawn, lossless = jpeg(pixels), png(pixels, PNG_RGB), encode(".webp", pixels)
     yield _tile("damaged/short scan.jpg", photo[: len(photo) * 3 // 4] + b"\xff\xd9", "truncated")

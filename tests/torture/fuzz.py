@@ -19,7 +19,7 @@ RSS_LIMIT_MB = 2048
 # A fuzzer that stands still has hung in a decoder, and libFuzzer's own alarm did not get through to it.
 HANGS_AFTER_S = 3600.0
 
-SEED_FOLDERS = {"whole", "cut", "refused", "others", "claims", "transparent", "damaged"}
+SEED_FOLDERS = {"whole", "cut", "refused", "others", "claims", "transparent", "broken", "damaged"}
 
 
 @dataclass(frozen=True, slots=True)

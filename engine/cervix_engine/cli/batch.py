@@ -50,12 +50,15 @@ def main(
     from cervix_engine.cli.batch_messages import summary_lines
     from cervix_engine.cli.derived_outputs import DerivedOutputs
     from cervix_engine.cli.shared.events import emit
-    from cervix_engine.cli.shared.logs import debug_log
+    from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
     from cervix_engine.cli.shared.signals import prompt_interruption
     from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
     from cervix_engine.run.budget import FailureBudget
     from cervix_engine.table.names import escape_name
 
+    context = click.get_current_context()
+    context.with_resource(debug_log(log_file))
+    context.with_resource(native_lines_logged())
     config = BatchConfig(
         model=model or default_bundle(),
         device=Device.parse(device),
@@ -69,7 +72,7 @@ def main(
         return _forecast(config, setup, as_json=as_json)
     if as_json:
         emit("start", tiles=escape_name(str(config.tiles)), out=escape_name(str(config.out)))
-    with prompt_interruption(), debug_log(log_file), _progress(as_json=as_json, quiet=quiet) as progress:
+    with prompt_interruption(), _progress(as_json=as_json, quiet=quiet) as progress:
         done = predict_folder(config, progress=progress, setup=setup)
     if as_json:
         emit("done", report=done.to_json())

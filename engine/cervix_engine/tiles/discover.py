@@ -31,7 +31,7 @@ __all__ = ["Listing", "SameRoot", "changes_since", "discover", "ignored_words", 
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
+SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp", b".jp2", b".j2k")
 
 # Whole slides, as scanners write them; what is a TIFF too (.ome.tif) only shows when it is read.
 SLIDE_SUFFIXES = tuple(

@@ -21,7 +21,7 @@ from cervix_engine.errors import ListingError, OutputError, UsageError
 from cervix_engine.tiles.discover import Walk, changes_since, discover, ignored_words
 from cervix_engine.tiles.listing import FolderChanges, Listing, read_records, write_sorted
 
-SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp")
+SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp", b".jp2", b".j2k")
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_special_files_are_ignored_and_never_opened(root: Path, spool: Path, mon
     ("names", "reason"),
     [
         ([], "there is nothing in it"),
-        (["a.txt"], "only 1 with another suffix; known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp"),
+        (["a.txt"], "only 1 with another suffix; known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp .jp2 .j2k"),
         ([".a.png", "b/.c.png"], "only 2 hidden"),
         (["@eaDir/a.png", "b/@eaDir/c.png", "#recycle/d.png"], "only 3 system folders"),
         (["a.svs", "b.NDPI"], "only 2 whole slides; a whole slide has to be cut into tiles first"),

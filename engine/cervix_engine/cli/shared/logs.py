@@ -6,13 +6,17 @@ Names of tiles can identify patients, so only that file has them.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from cervix_engine.errors import OutputError
+
+log = logging.getLogger(__name__)
 
 
 class _Echo(logging.Handler):
@@ -49,6 +53,57 @@ def debug_log(path: Path | None) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     with closing(handler), _attached(handler, logging.getLogger("cervix_engine"), logging.DEBUG):
         yield
+
+
+@contextmanager
+def native_lines_logged() -> Iterator[None]:
+    """Put what native code prints on descriptor 2 into the engine's log, and keep Python's stderr where it was.
+
+    Decoders and runtimes print there whatever a command's `--quiet` says. They print into a pipe that never makes them
+    wait: what does not fit in it is dropped, and it is read when the block ends.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a job without one: nothing can be printed on it
+        yield
+        return
+    messages, printed = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with _python_stderr_on(stderr):
+            os.dup2(printed, 2)
+            os.close(printed)
+            try:
+                yield
+            finally:
+                os.dup2(stderr, 2)
+    finally:
+        os.close(stderr)
+        _log_native_lines(messages)
+
+
+@contextmanager
+def _python_stderr_on(descriptor: int) -> Iterator[None]:
+    replaced = sys.stderr is not sys.__stderr__
+    if replaced:  # by one that does not write to the descriptor
+        yield
+        return
+    kept = sys.stderr
+    kept.flush()
+    with open(descriptor, "w", buffering=1, encoding=kept.encoding, errors=kept.errors, closefd=False) as moved:
+        sys.stderr = moved
+        try:
+            yield
+        finally:
+            sys.stderr = kept
+
+
+def _log_native_lines(messages: int) -> None:
+    text = ""
+    with suppress(BlockingIOError), open(messages, "rb", buffering=0) as pipe:
+        while data := pipe.read(1 << 16):
+            text += data.decode(errors="backslashreplace")
+    for line in text.splitlines():
+        log.debug("native: %s", line)
 
 
 @contextmanager

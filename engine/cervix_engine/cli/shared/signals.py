@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Loading a model or computing a batch cannot be interrupted from Python; after this the process ends anyway.
@@ -39,7 +40,9 @@ def prompt_interruption() -> Iterator[None]:
     # The C-level handler writes the signal's number here even while the main thread is inside a library call.
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     previous = {signum: signal.signal(signum, _raise) for signum in _SIGNALS}
-    threading.Thread(target=_enforce, args=(reader, left), name="cervix-signals", daemon=True).start()
+    threading.Thread(
+        target=_enforce, args=(reader, left, _stderr_descriptor()), name="cervix-signals", daemon=True
+    ).start()
     try:
         yield
     finally:
@@ -54,10 +57,18 @@ def _raise(signum: int, _frame: FrameType | None) -> None:
     raise Interrupted(signum)
 
 
-def _enforce(reader: socket.socket, left: threading.Event) -> None:
+def _stderr_descriptor() -> int:
+    try:
+        return sys.stderr.fileno()  # not always 2: see `native_lines_logged`
+    except (AttributeError, OSError):  # there is none, or a test's
+        return 2
+
+
+def _enforce(reader: socket.socket, left: threading.Event, stderr: int) -> None:
     with reader:
         while (number := reader.recv(1)) and number[0] not in _SIGNALS:
             pass
     if number and not left.wait(GRACE_S):
-        os.write(2, b"interrupted: the same command goes on where this one stopped\n")
+        with suppress(OSError):
+            os.write(stderr, b"interrupted: the same command goes on where this one stopped\n")
         os._exit(128 + number[0])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 
 from cervix_engine.errors import TileDecodeError
-from cervix_engine.tiles.formats.header import TileHeader, truncated
+from cervix_engine.tiles.formats.header import TileHeader, corrupt, truncated
 
 SIGNATURE = b"BM"
 
+_DEPTHS = (1, 4, 8, 16, 24, 32)
 _PLAIN, _MASKS = 0, 3
 _BYTE_MASKS = frozenset({0xFF, 0xFF00, 0xFF0000, 0xFF000000})
 # Bits a pixel -> the masks of red, green and blue that OpenCV follows whatever the header's size.
@@ -23,6 +24,10 @@ def read_header(data: bytes) -> TileHeader:
     height = abs(height)  # negative: rows run from the top
     if compression not in (_PLAIN, _MASKS):
         raise TileDecodeError("unsupported_format", f"BMP compression {compression}, expected none")
+    if bits not in _DEPTHS:
+        raise TileDecodeError("unsupported_format", f"BMP with {bits} bits a pixel")
+    if pixels_at < 14 + header_size:
+        raise corrupt("BMP whose pixels begin inside its header")
     row_bytes = (max(width, 0) * bits + 31) // 32 * 4
     if pixels_at + row_bytes * height > len(data):
         raise truncated("BMP ends before its last row")
@@ -35,7 +40,8 @@ def _has_alpha_mask(data: bytes, header_size: int, bits: int) -> bool:
     colours = struct.unpack_from("<3I", data, 54)
     full_header = header_size >= 56
     bytewise = full_header and bits == 32 and _BYTE_MASKS.issuperset(colours)
-    if not bytewise and colours not in _COMMON_MASKS.get(bits, ()):
+    common = colours in _COMMON_MASKS.get(bits, ()) and not (full_header and bits == 16)
+    if not bytewise and not common:
         raise TileDecodeError("unsupported_format", f"BMP with unusual colour masks in {bits} bits a pixel")
     # Without a mask of its own, the fourth byte of a pixel means nothing.
     return full_header and struct.unpack_from("<I", data, 66) != (0,)

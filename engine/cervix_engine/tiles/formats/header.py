@@ -26,6 +26,7 @@ class TileHeader:
         height, width: in pixels, as stored.
         has_alpha: whether pixels may be transparent.
         scan_end: where a JPEG's end-of-image marker begins; 0 in other formats.
+        process: a JPEG's, by the marker of its frame; 0 in other formats.
         transparent_grey: the one value that a grey PNG shows as transparent, as it is stored in 8 bits.
         decode: the file's bytes to RGB pixels, where a format has a decoder of its own; None leaves it to OpenCV.
     """
@@ -35,6 +36,7 @@ class TileHeader:
     width: int
     has_alpha: bool = False
     scan_end: int = 0
+    process: int = 0
     transparent_grey: int | None = None
     decode: Callable[[bytes], Pixels] | None = field(default=None, compare=False)
 

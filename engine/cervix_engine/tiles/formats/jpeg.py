@@ -23,9 +23,12 @@ from cervix_engine.values import Pixels
 SIGNATURE = b"\xff\xd8\xff"
 
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = 0xC2
+_PROGRESSIVE, _LOSSLESS = (0xC2, 0xCA), 0xC3
+# Hierarchical processes, lossless ones in arithmetic coding, and JPEG-LS, which libjpeg does not have.
+_UNKNOWN_PROCESSES = frozenset({0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
 _COEFFICIENTS = (1 << 64) - 1  # one bit for each coefficient of an 8x8 block
 # A marker that ends entropy-coded data: 0xFF, then neither a stuffed 0x00, a restart, nor a fill byte.
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 # What OpenCV calls decoding at 1, 1/2 and 1/4; colour is asked for beside it.
@@ -33,8 +36,9 @@ REDUCED = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSC
 
 # Not the quick and coarse ways of libjpeg.
 _AS_OPENCV = {"fastdct": False, "fastupsample": False}
-# What libjpeg warns of when it makes up what is not in the file.
-_OUT_OF_DATA, _NO_SUCH_CODE = "premature end of data segment", "bad Huffman code"
+# What libjpeg warns of when it makes up pixels that are not in the file.
+_OUT_OF_DATA = "premature end of data segment"
+_MADE_UP = re.compile("bad Huffman code|bad arithmetic code|instead of RST")
 
 _FILLING = b"\x80\x80\x80"  # the pixels that libjpeg gives where it ran out of data
 # Entropy-coded bytes and all eight restart markers. Behind a 0xFF, the zero makes it data and not a marker.
@@ -44,7 +48,7 @@ _FILLER = b"\0" + b"".join(b"\x5a\xa5\x33" * 8 + bytes([0xFF, 0xD0 + count]) for
 def read_header(data: bytes) -> TileHeader:
     size: tuple[int, int] | None = None
     missing: dict[int, int] = {}  # component -> its coefficients that no scan has brought in full precision
-    progressive = False
+    process = frame_at = interval = 0
     position = 2
     while True:
         marker, position = next_marker(data, position)
@@ -53,22 +57,30 @@ def read_header(data: bytes) -> TileHeader:
                 raise corrupt("JPEG without a frame header")
             if any(missing.values()):
                 raise truncated("JPEG ends before its last scan")
-            return TileHeader("jpeg", *size, scan_end=position - 2)
+            return TileHeader("jpeg", *size, scan_end=position - 2, process=process)
         if marker == 0xD8:
             raise corrupt("JPEG with another start of image inside")
         (length,) = struct.unpack_from(">H", data, position)
         if length < 2:
             raise corrupt("JPEG segment of impossible length")
+        if marker in _UNKNOWN_PROCESSES:
+            raise TileDecodeError("unsupported_compression", f"JPEG of process {marker:#x}")
         if marker in FRAMES:
             if size is not None:
                 raise corrupt("JPEG with more than one frame header")
             size, missing = _frame(data, position)
-            progressive = marker == _PROGRESSIVE
+            process, frame_at = marker, position
+        if marker == 0xDD:
+            (interval,) = struct.unpack_from(">H", data, position + 2)
         if marker == 0xDA:
-            _scan(data, position, missing, progressive=progressive)
-        position += length
-        if marker == 0xDA:
-            position = _end_of_scan(data, position)
+            scan_at = position
+            _scan(data, scan_at, missing, progressive=process in _PROGRESSIVE)
+            position = _end_of_scan(data, scan_at + length)
+            if interval and size is not None:
+                units = _units(data, frame_at, scan_at)
+                _check_restarts(data[scan_at + length : position], -(-units // interval) - 1)
+        else:
+            position += length
 
 
 def next_marker(data: bytes, position: int) -> tuple[int, int]:
@@ -109,6 +121,29 @@ def _scan(data: bytes, position: int, missing: dict[int, int], *, progressive: b
         missing[component] = missing.get(component, 0) & ~brought
 
 
+def _units(data: bytes, frame_at: int, scan_at: int) -> int:
+    """Of how many units a scan consists, which restart intervals count."""
+    height, width, components = struct.unpack_from(">HHB", data, frame_at + 3)
+    described = struct.iter_unpack("3B", data[frame_at + 8 : frame_at + 8 + 3 * components])
+    sampling = {identifier: (factors >> 4 or 1, factors & 0x0F or 1) for identifier, factors, _ in described}
+    most_across, most_down = (max(factors) for factors in zip(*sampling.values(), strict=True))
+    across = down = 1
+    if data[scan_at + 2] == 1:  # one component has its own blocks, several have units of all of them
+        across, down = sampling.get(data[scan_at + 3], (1, 1))
+    return int(-(-width * across // (8 * most_across)) * -(-height * down // (8 * most_down)))
+
+
+def _check_restarts(scan: bytes, expected: int) -> None:
+    """Refuse a scan that lost a part of itself between two restart markers: libjpeg fills it with grey."""
+    numbers = [marker[1] & 7 for marker in _RESTART.findall(scan)]
+    what = f"JPEG with {len(numbers)} restart markers in a scan, expected {expected}"
+    in_order = all(number == index % 8 for index, number in enumerate(numbers))
+    if not in_order or len(numbers) > expected + 1:  # some encoders write another one at the end
+        raise corrupt(what)
+    if len(numbers) < expected:
+        raise truncated(what)
+
+
 def decode(data: bytes, header: TileHeader, *, turned: bool = False, divisor: int = 1) -> Pixels:
     """Decode a file that `read_header` found whole, to RGB.
 
@@ -122,12 +157,18 @@ def decode(data: bytes, header: TileHeader, *, turned: bool = False, divisor: in
         TileDecodeError: it cannot be decoded, or its last scan lost its end.
     """
     pixels = None if turned or divisor > 1 else quick_decode(data)
-    if pixels is not None:
-        decode_again = _lenient_decode
-    else:
+    decode_again = _lenient_decode
+    if pixels is None:
         flags = cv2.IMREAD_COLOR_RGB | REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
         decode_again = partial(imdecode, flags=flags)
-        pixels = decode_again(data)
+        try:
+            pixels = decode_again(data)
+        except TileDecodeError as error:
+            if header.process != _LOSSLESS:
+                raise
+            raise TileDecodeError(
+                "unsupported_compression", "a lossless JPEG that the decoder does not know"
+            ) from error
     if _has_grey_corner(pixels, turned=turned):
         _refuse_short_scan(data, header.scan_end, pixels, decode_again)
     return pixels
@@ -145,8 +186,8 @@ def quick_decode(data: bytes) -> Pixels | None:
     except ValueError as error:
         if _OUT_OF_DATA in str(error):
             raise truncated("JPEG whose scan ends too early") from error
-        if _NO_SUCH_CODE in str(error):
-            raise corrupt("JPEG with codes that its tables do not have") from error
+        if _MADE_UP.search(str(error)):
+            raise corrupt("JPEG of which a part cannot be decoded") from error
         return None
     except MemoryError:
         return None

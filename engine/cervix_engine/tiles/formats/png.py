@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from cervix_engine.errors import TileDecodeError
-from cervix_engine.tiles.formats.header import TileHeader, refuse_depth, truncated
+from cervix_engine.tiles.formats.header import TileHeader, corrupt, refuse_depth, truncated
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -30,10 +30,11 @@ def read_header(data: bytes) -> TileHeader:
         content = position - 4 - length
         if name == b"acTL" or b"acTL" in seen:
             _refuse_frames(data, content, name, seen)
+        if name == b"tRNS" and name in seen:
+            raise corrupt("PNG with two transparent colours")
         if name == b"tRNS":
             has_alpha = True
-            if colour == _GREY:
-                transparent_grey = _in_8_bits(data, content, bits)
+            transparent_grey = _in_8_bits(data, content, bits) if colour == _GREY and length >= 2 else None
         if name == b"IEND":
             return TileHeader("png", height, width, has_alpha, transparent_grey=transparent_grey)
         seen.add(name)

@@ -29,6 +29,7 @@ _KNOWN_TAGS = frozenset(
 _CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q"}
 _MAX_VALUES = 2**16  # as many tiles of 64 x 64 pixels as the largest image has
 _MAX_PAGES = 256
+_HEAD_BYTES = 8
 _REDUCED_COPY = 1
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
@@ -153,7 +154,9 @@ def _one_of(tags: Tags, tag: int, meanings: Mapping[int, bool]) -> bool:
 
 def _colours(tags: Tags) -> tuple[int, int]:
     """The colour model, and samples a pixel."""
-    model, samples = _first(tags, COLOUR_MODEL, RGB), _first(tags, SAMPLES, 1)
+    if COLOUR_MODEL not in tags:
+        raise corrupt("TIFF without a colour model")
+    model, samples = tags[COLOUR_MODEL][0], _first(tags, SAMPLES, 1)
     if model not in _COLOURS:
         raise TileDecodeError("unsupported_colour", f"TIFF colour model {model}, expected grey, RGB, palette or YCbCr")
     if samples - _COLOURS[model] not in ((0, 1) if model in _MAY_HAVE_ALPHA else (0,)):
@@ -209,6 +212,8 @@ def _segments(tags: Tags, count: int, length: int, *, tiled: bool) -> tuple[tupl
     sizes = tags.get(TILE_SIZES if tiled else STRIP_SIZES, ())
     if not len(offsets) == len(sizes) == count:
         raise corrupt(f"TIFF with {len(offsets)} strips or tiles and {len(sizes)} sizes, expected {count}")
+    if min(offsets) < _HEAD_BYTES:
+        raise corrupt("TIFF with pixels in its own head")  # or with none, where a writer left out what is empty
     if any(at + size > length for at, size in zip(offsets, sizes, strict=True)):
         raise truncated("TIFF ends inside its pixels")
     return tuple(zip(offsets, sizes, strict=True))
