@@ -22,6 +22,7 @@ SHOWN = 20
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--classes", type=click.Path(path_type=Path), help="Same as in cervix-train.")
+@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all findings to this file.")
 @click.option(
     "--price", is_flag=True, help="Also train the same head on random and on grouped splits, and print both accuracies."
@@ -89,13 +90,15 @@ def main(**options: Any) -> None:
         _audit(**options)
 
 
-def _audit(*, data: Path, classes: Path | None, json_file: Path | None, price: bool, **rest: Any) -> None:
+def _audit(
+    *, data: Path, classes: Path | None, follow_links: bool, json_file: Path | None, price: bool, **rest: Any
+) -> None:
     from cervix_train.audit.audit import audit, summary
     from cervix_train.data.dataset import read_classes
 
     known = read_classes(classes) if classes else SIPAKMED_CLASSES
-    findings = summary(audit(data, classes=known))
-    findings["price"] = _price(data=data, classes=known, **rest) if price else None
+    findings = summary(audit(data, classes=known, follow_links=follow_links))
+    findings["price"] = _price(data=data, classes=known, follow_links=follow_links, **rest) if price else None
     if json_file:
         try:
             write_json(json_file, findings)
