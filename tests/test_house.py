@@ -29,9 +29,6 @@ CLOSED_DOORS = {
 }
 ROOM_FILES = [path for room in CLOSED_DOORS for path in sorted((ROOT / room).rglob("*.py"))]
 
-# The rooms of a package, lowest first: each knows only those before it. Modules beside them are under all rooms.
-FLOORS = {"train/cervix_train": ("data", "features", "learning", "results", "training", "audit", "cli")}
-
 # `--help` must answer at once: these take from a tenth of a second to several seconds each.
 HEAVY = {
     "numpy",
@@ -82,24 +79,6 @@ def test_arrows_run_only_towards_the_engine(path: Path) -> None:
         if module.partition(".")[0] in CLOSED_DOORS[room]
     ]
     assert crossed == []
-
-
-@pytest.mark.parametrize("package", FLOORS)
-def test_rooms_know_only_those_below(package: str) -> None:
-    rooms, name = FLOORS[package], Path(package).name
-    assert {path.name for path in (ROOT / package).iterdir() if list(path.glob("*.py"))} == set(rooms)
-    upward = [
-        f"{_name(path)}, line {line}: {module}"
-        for path in sorted((ROOT / package).rglob("*.py"))
-        for line, module in _imports(path.read_text(encoding="utf-8"))
-        if (target := module.removeprefix(f"{name}.").partition(".")[0]) in rooms and module.startswith(f"{name}.")
-        if _floor(path.relative_to(ROOT / package).parts[0], rooms) < rooms.index(target)
-    ]
-    assert upward == []
-
-
-def _floor(room: str, rooms: tuple[str, ...]) -> int:
-    return rooms.index(room) if room in rooms else -1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "engine").rglob("*.py")), ids=_name)

@@ -127,6 +127,20 @@ def test_a_lambda_is_refused_in_safe_mode(bundle_root: Path, tmp_path: Path) -> 
     assert not evil.exists()
 
 
+def test_keras_settings_of_the_user_do_not_reach_the_conversion(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first", "floatx": "float64"}')
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    bundle = Bundle.open(bundle_root)
+    onnx_from_keras(bundle, tmp_path / "model.onnx")
+    pixels, expected = GoldenSet.load(bundle).pixels(4), GoldenSet.load(bundle).probabilities()[:4]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"tiles": pixels})[0], expected, atol=1e-4, rtol=0)
+    assert [path.name for path in tmp_path.glob("keras*")] == ["keras.json"]
+
+
 def altered_graph(exported: Exported, alter: Any) -> bytes:
     model = onnx.load_model_from_string(exported[0].read("model.onnx"))
     alter(model)

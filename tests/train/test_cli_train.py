@@ -35,12 +35,17 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert lines[0] == "60 tiles of 5 classes (cervix_dyk, cervix_koc, cervix_mep, cervix_pab, cervix_sfi)"
+    assert lines[:2] == [
+        f"read {drawn} as one folder per class",
+        "60 tiles of 5 classes (cervix_dyk 12, cervix_koc 12, cervix_mep 12, cervix_pab 12, cervix_sfi 12)",
+    ]
+    assert "train 40, val 10, test 10 (drawn with seed 0, groups kept whole)" in lines
     score = r"[01]\.\d{3} \(95 %: [01]\.\d{3} to [01]\.\d{3}\)"
     ending = rf"test accuracy {score}, macro F1 {score} on \d+ tiles of \d+ groups; bundle written to "
     assert re.match(ending, lines[-1]), lines[-1]
     # Every line is ours: nothing of TensorFlow's own log comes through.
     ours = (
+        "read ",
         "train ",
         "60 tiles",
         "batch-norm",

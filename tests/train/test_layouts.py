@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,124 @@ def test_hidden_names_are_passed_over(tmp_path: Path) -> None:
     assert [name for name, _, _ in listing(read_dataset(tmp_path))] == ["cervix_dyk/d.png"]
 
 
+TWO_CLASSES = ("train/cervix_dyk/1.png", "val/cervix_dyk/2.png", "test/cervix_dyk/3.png", "test/cervix_koc/4.png")
+
+
+def read(root: Path, caplog: pytest.LogCaptureFixture, *, follow_links: bool = False) -> tuple[Dataset, list[str]]:
+    """The data set, and what was said."""
+    with caplog.at_level(logging.INFO, "cervix_train"):
+        return read_dataset(root, follow_links=follow_links), caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        (("cervix_dyk/1.png", "cervix_koc/2.png"), "one folder per class"),
+        (TWO_CLASSES, "split folders, each with one folder per class"),
+        (("cervix_dyk/train/1.png", "cervix_dyk/test/2.png"), "one folder per class, with split folders"),
+        (("im_Dyskeratotic/im_Dyskeratotic/CROPPED/1.bmp",), "one folder per class, cells in CROPPED"),
+    ],
+)
+def test_the_layout_is_told_in_words(tmp_path: Path, names: tuple[str, ...], layout: str) -> None:
+    assert read_dataset(touch(tmp_path, *names)).layout == layout
+
+
+def test_splits_within_class_folders_are_kept(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"cervix_dyk/{split}/{n}.png" for n, split in enumerate(("train", "valid", "test"))))
+    touch(
+        tmp_path, "im_Koilocytotic/im_Koilocytotic/Train/CROPPED/3.bmp", "im_Koilocytotic/im_Koilocytotic/Train/f.bmp"
+    )
+    assert listing(read_dataset(tmp_path)) == [
+        ("cervix_dyk/test/2.png", "cervix_dyk", "test"),
+        ("cervix_dyk/train/0.png", "cervix_dyk", "train"),
+        ("cervix_dyk/valid/1.png", "cervix_dyk", "val"),
+        ("im_Koilocytotic/im_Koilocytotic/Train/CROPPED/3.bmp", "cervix_koc", "train"),
+    ]
+
+
+def test_tiles_beside_split_folders_are_refused_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, *TWO_CLASSES, "unlabelled/5.png", "cervix_pab/6.png", "cervix_pab/7.png")
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} has test/, train/, val/, and beside them tiles of no split: 2 in cervix_pab/, 1 in unlabelled/; "
+        "put those into a split, or elsewhere"
+    )
+
+
+def test_folders_without_tiles_are_named_and_do_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, *TWO_CLASSES, "docs/readme.txt", "__MACOSX/train/cervix_dyk/._1.png", "__MACOSX/x/2.png")
+    (tmp_path / "val/cervix_koc").mkdir()
+    (tmp_path / "empty").mkdir()
+    dataset, said = read(tmp_path, caplog)
+    assert sorted(path for path, _, _ in listing(dataset)) == sorted(TWO_CLASSES)
+    assert said == [
+        "passed over: 1 with another suffix, 1 system folders",
+        "no tiles are in docs/, empty/, val/cervix_koc/",
+    ]
+
+
+HERLEV = ("cervix_dyk/149-001.BMP", "cervix_dyk/149-001-d.bmp", "cervix_dyk/150-d.bmp", "cervix_koc/7.bmp")
+
+
+@pytest.mark.parametrize(
+    ("masks", "tiles"),
+    [
+        (HERLEV[1:2], (HERLEV[0], *HERLEV[2:])),
+        (("cervix_dyk/a_mask.png", "cervix_dyk/mask_b.tif", "cervix_dyk/a.mask.png"), ("cervix_dyk/a.png",)),
+        (("cervix_dyk/masks/a.png", "Masks/cervix_dyk/a.png"), ("cervix_dyk/images/a.png",)),
+        (
+            ("cervix_dyk/a_seg.png", "cervix_dyk/b-gt.tif"),
+            ("cervix_dyk/a.png", "cervix_dyk/b.png", "cervix_dyk/c_gt.png"),
+        ),
+        (("train/cervix_dyk/a-d.bmp", "masks/a.bmp"), ("train/cervix_dyk/a.bmp", "test/cervix_dyk/unmasked.bmp")),
+    ],
+)
+def test_masks_are_left_out_and_named(
+    tmp_path: Path, masks: tuple[str, ...], tiles: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, said = read(touch(tmp_path, *masks, *tiles), caplog)
+    assert sorted(path for path, _, _ in listing(dataset)) == sorted(tiles)
+    assert said == [f"{len(masks)} masks are left out, such as {min(masks)}"]
+
+
+def test_a_class_called_mask_is_a_class(tmp_path: Path) -> None:
+    touch(tmp_path, "mask/a.png", "nilm/b.png")
+    classes = (TileClass("mask", "Mask", "normal"), TileClass("nilm", "Negative", "normal"))
+    assert len(read_dataset(tmp_path, classes=classes).tiles) == 2
+
+
+def test_listed_masks_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.bmp", "a-d.bmp")
+    (tmp_path / "manifest.csv").write_text("path,label\na.bmp,cervix_dyk\na-d.bmp,cervix_dyk\n")
+    dataset, said = read(tmp_path, caplog)
+    assert len(dataset.tiles) == 2, "the list has the last word"
+    assert said == ["1 tiles of the manifest look like masks by their names, such as a-d.bmp"]
+
+
+def test_tiles_of_no_class_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "train/cervix_dyk/1.png", "test/cervix_dyk/2.png", "overview.png", "train/montage.png")
+    dataset, said = read(tmp_path, caplog)
+    assert len(dataset.tiles) == 2
+    assert said == ["2 tiles are left out, which lie in no class's folder, such as overview.png"]
+
+
+def test_links_are_followed_as_a_batch_follows_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    elsewhere = touch(tmp_path / "blobs", "koc/1.png", "2.png")
+    root = touch(tmp_path / "data", "cervix_dyk/0.png")
+    (root / "cervix_koc").symlink_to(elsewhere / "koc")
+    (root / "cervix_dyk/2.png").symlink_to(elsewhere / "2.png")
+    (root / "cervix_dyk/again.png").symlink_to(root / "cervix_dyk/0.png")
+    inside = ["cervix_dyk/0.png", "cervix_dyk/again.png"]
+    dataset, said = read(root, caplog)
+    assert [path for path, _, _ in listing(dataset)] == inside
+    assert said == ["passed over: 2 links that lead elsewhere; --follow-links follows links"]
+    caplog.clear()
+    dataset, said = read(root, caplog, follow_links=True)
+    assert [path for path, _, _ in listing(dataset)] == sorted([*inside, "cervix_dyk/2.png", "cervix_koc/1.png"])
+    assert said == []
+
+
 def test_classes_of_ones_own(tmp_path: Path) -> None:
     touch(tmp_path, "nilm/a.png", "High grade/b.png")
     classes = (TileClass("hsil", "High grade", "abnormal"), TileClass("nilm", "Negative", "normal"))
@@ -87,7 +206,8 @@ def test_classes_of_ones_own(tmp_path: Path) -> None:
     ("names", "words"),
     [
         ([], "no tiles"),
-        (["cervix_dyk/readme.txt"], "no tiles"),
+        (["cervix_dyk/readme.txt"], "no tiles, only 1 with another suffix"),
+        (["cervix_dyk/masks/a.png"], "no tiles"),
         (["a.png", "b.png"], "no folder per class"),
         (["cervix_dyk/a.png", "other/b.png"], "unknown class 'other'"),
         (["train/cervix_dyk/a.png", "test/other/b.png"], "unknown class 'other'"),

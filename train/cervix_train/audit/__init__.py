@@ -1,1 +1,1 @@
-"""Copies of one cell, between the parts of a split and within them, and what they cost."""
+"""Copies of one cell, within splits and across them, and what these cost in test accuracy."""

@@ -36,13 +36,13 @@ class Audit:
     unreadable: int
 
 
-def audit(data: Path, *, classes: Sequence[TileClass]) -> Audit:
-    """Compare every tile with every other.
+def audit(data: Path, *, classes: Sequence[TileClass], follow_links: bool = False) -> Audit:
+    """Compare every tile with every other; the arguments are those of `read_dataset`.
 
     Raises:
         DatasetError: the data cannot be read, or only some of its tiles have a split.
     """
-    dataset = read_dataset(data, classes=classes)
+    dataset = read_dataset(data, classes=classes, follow_links=follow_links)
     if len({tile.split is None for tile in dataset.tiles}) > 1:
         raise DatasetError("some tiles have a split and some have none: give all of them one, or none")
     with meter("fingerprints", total=len(dataset.tiles)) as advance:

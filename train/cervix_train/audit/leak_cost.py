@@ -59,7 +59,7 @@ def leak_cost(config: TrainConfig, *, seeds: Sequence[int]) -> LeakCost:
     Raises:
         CervixError: the data or the weights cannot be used.
     """
-    dataset = read_dataset(config.data, classes=config.classes)
+    dataset = read_dataset(config.data, classes=config.classes, follow_links=config.follow_links)
     check_trainable(dataset)
     # The splits that the data give, if any, are one draw; here new ones are drawn.
     grouped = group_near_copies(replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles)))

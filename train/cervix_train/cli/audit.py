@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,64 +17,37 @@ from cervix_engine.files import write_json
 from cervix_engine.version import __version__
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 SHOWN = 20
+
+
+def _for_price(*names: str, help: str = "Same as in cervix-train", **given: Any) -> Callable[[F], F]:  # noqa: A002
+    """An option that only `--price` uses."""
+    return click.option(*names, help=f"{help}, for --price.", show_default="default" in given, **given)
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--classes", type=click.Path(path_type=Path), help="Same as in cervix-train.")
+@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all findings to this file.")
 @click.option(
     "--price", is_flag=True, help="Also train the same head on random and on grouped splits, and print both accuracies."
 )
-@click.option(
-    "--repeats",
-    type=click.IntRange(1, 100),
-    default=5,
-    show_default=True,
-    help="Number of random and of grouped splits for --price.",
+@_for_price("--repeats", type=click.IntRange(1, 100), default=5, help="Number of random and of grouped splits")
+@_for_price("--weights", metavar="imagenet|none|FILE")
+@_for_price("--backbone", type=click.Choice(BACKBONES), default="resnet101")
+@_for_price("--input-size", type=click.IntRange(32, 1024), default=224)
+@_for_price("--epochs", type=click.IntRange(1), default=50, help="Maximum number of epochs of each training")
+@_for_price("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, help="Number of tiles a batch")
+@_for_price(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of the first split, counted up from there"
 )
-@click.option("--weights", metavar="imagenet|none|FILE", help="Same as in cervix-train, for --price.")
-@click.option(
-    "--backbone",
-    type=click.Choice(BACKBONES),
-    default="resnet101",
-    show_default=True,
-    help="Same as in cervix-train, for --price.",
-)
-@click.option(
-    "--input-size",
-    type=click.IntRange(32, 1024),
-    default=224,
-    show_default=True,
-    help="Same as in cervix-train, for --price.",
-)
-@click.option(
-    "--epochs",
-    type=click.IntRange(1),
-    default=50,
-    show_default=True,
-    help="Maximum number of epochs of each training for --price.",
-)
-@click.option(
-    "-b",
-    "--batch-size",
-    type=click.IntRange(1, 4096),
-    default=32,
-    show_default=True,
-    help="Number of tiles a batch for --price.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the first split for --price; the next ones have the next seeds.",
-)
-@click.option(
+@_for_price(
     "--cache",
     type=click.Path(path_type=Path),
-    help="Folder where computed features are kept, such as cervix-train's, for --price.  [default: none is kept]",
+    help="Folder where computed features are kept, such as cervix-train's (by default none are kept)",
 )
 @click.version_option(__version__)
 @cervix_errors
@@ -89,13 +63,15 @@ def main(**options: Any) -> None:
         _audit(**options)
 
 
-def _audit(*, data: Path, classes: Path | None, json_file: Path | None, price: bool, **rest: Any) -> None:
+def _audit(
+    *, data: Path, classes: Path | None, follow_links: bool, json_file: Path | None, price: bool, **rest: Any
+) -> None:
     from cervix_train.audit.audit import audit, summary
     from cervix_train.data.dataset import read_classes
 
     known = read_classes(classes) if classes else SIPAKMED_CLASSES
-    findings = summary(audit(data, classes=known))
-    findings["price"] = _price(data=data, classes=known, **rest) if price else None
+    findings = summary(audit(data, classes=known, follow_links=follow_links))
+    findings["price"] = _price(data=data, classes=known, follow_links=follow_links, **rest) if price else None
     if json_file:
         try:
             write_json(json_file, findings)

@@ -35,11 +35,17 @@ SOME_FAILED = 3
 @click.option(
     "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Number of tiles a batch."
 )
+@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the metrics to this file.")
 @click.version_option(__version__)
 @cervix_errors
 def main(
-    paths: tuple[Path, ...], model: Path | None, split: Split | None, batch_size: int, json_file: Path | None
+    paths: tuple[Path, ...],
+    model: Path | None,
+    split: Split | None,
+    batch_size: int,
+    follow_links: bool,
+    json_file: Path | None,
 ) -> int:
     """Measure the Keras model MODEL on the labelled tiles in DATA.
 
@@ -51,7 +57,7 @@ def main(
 
     model_path, data = _arguments(paths, model)
     with log_lines("cervix_train", "cervix_keras"):
-        metrics = evaluate(model_path, data, split=split, batch_size=batch_size)
+        metrics = evaluate(model_path, data, split=split, batch_size=batch_size, follow_links=follow_links)
     if json_file:
         _write(json_file, metrics)
     _print(metrics)

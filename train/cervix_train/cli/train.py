@@ -139,6 +139,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
 )
+@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -157,7 +158,7 @@ def main(**options: Any) -> None:
     """Train a classifier on the labelled tiles in DATA and write a bundle.
 
     DATA is a folder with one folder of tiles per class (SIPaKMeD's and Kaggle's layouts are known), optionally
-    below train/, val/ and test/; or a manifest CSV with the columns path,label[,group][,split].
+    below or above train/, val/ and test/; or a manifest CSV with the columns path,label[,group][,split].
     """
     from cervix_engine.cli.shared.logs import log_lines
 

@@ -45,11 +45,13 @@ class Dataset:
 
     Attributes:
         classes: the classes that occur, in the order they were given.
+        layout: how they lie there, in words.
     """
 
     root: Path
     tiles: tuple[LabelledTile, ...]
     classes: tuple[TileClass, ...]
+    layout: str = "a list"
 
 
 def check_trainable(dataset: Dataset) -> None:

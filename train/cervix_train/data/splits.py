@@ -2,7 +2,7 @@
 
 A split that comes with the data is kept. Else 70/15/15 is drawn, stratified by class, with groups kept whole:
 crops of one microscope field share pixels, so a random split would test on what was trained on. Where nothing says
-what belongs together, `look.py` groups near-copies first.
+what belongs together, `near_copies.py` groups near-copies first.
 """
 
 from __future__ import annotations

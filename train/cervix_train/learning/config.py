@@ -34,6 +34,7 @@ class TrainConfig:
         scaled_decoding: whether the model is for tiles that are decoded at 1/2 or 1/4 where they are large; see
             `ModelContract`.
         augment: altered copies of each training tile, for all stages.
+        follow_links: whether links that lead out of the folder of tiles are taken too.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
 
@@ -57,6 +58,7 @@ class TrainConfig:
     mixed_precision: bool | None = None
     scaled_decoding: bool = False
     augment: int = 0
+    follow_links: bool = False
     resume: bool | None = None
 
     def contract(self, classes: tuple[TileClass, ...]) -> ModelContract:

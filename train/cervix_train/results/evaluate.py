@@ -26,7 +26,9 @@ from cervix_train.results.reference import SPLIT_FILE
 log = logging.getLogger(__name__)
 
 
-def evaluate(model_path: Path, data: Path, *, split: Split | None, batch_size: int) -> Metrics:
+def evaluate(
+    model_path: Path, data: Path, *, split: Split | None, batch_size: int, follow_links: bool = False
+) -> Metrics:
     """Predict the tiles of `data` (all, or those of one split) and measure the answers.
 
     Args:
@@ -34,12 +36,13 @@ def evaluate(model_path: Path, data: Path, *, split: Split | None, batch_size: i
         data: any layout that `read_dataset` knows.
         split: the data's own, else the one that the bundle remembers from its training.
         batch_size: tiles per call of the model.
+        follow_links: as `read_dataset`.
 
     Raises:
         CervixError: the model or the data cannot be used.
     """
     opened = open_model(model_path)
-    dataset = read_dataset(data, classes=opened.contract.classes)
+    dataset = read_dataset(data, classes=opened.contract.classes, follow_links=follow_links)
     remembered = _splits(opened.bundle)
     tiles = _of_split(dataset, remembered, split) if split else _all(dataset, remembered)
     answers = predict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,10 +74,12 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
     """
     check_output(config.out, overwrite=config.overwrite)
     mixed = _mixed(config, has_bf16)
-    dataset = read_dataset(config.data, classes=config.classes)
+    dataset = read_dataset(config.data, classes=config.classes, follow_links=config.follow_links)
+    _log_classes(dataset)
     check_trainable(dataset)
+    given_split = dataset.tiles[0].split is not None
     dataset = assign_splits(group_near_copies(dataset), seed=config.seed)
-    _log_dataset(dataset)
+    _log_splits(dataset, "as given" if given_split else f"drawn with seed {config.seed}, groups kept whole")
     contract = config.contract(dataset.classes)
 
     load_keras(seed=config.seed)
@@ -246,9 +249,14 @@ def _statistics(dataset: Dataset, features: FeatureSet) -> tuple[TileStatistic, 
     return tile_statistics([features.sizes[place] for place in learnt], features.mean_rgb[learnt])
 
 
-def _log_dataset(dataset: Dataset) -> None:
+def _log_classes(dataset: Dataset) -> None:
+    counts = Counter(tile.label for tile in dataset.tiles)
+    log.info("read %s as %s", dataset.root, dataset.layout)
+    named = ", ".join(f"{item.name} {counts[item.name]}" for item in dataset.classes)
+    log.info("%d tiles of %d classes (%s)", len(dataset.tiles), len(dataset.classes), named)
+
+
+def _log_splits(dataset: Dataset, how: str) -> None:
     distribution = class_distribution(dataset)
     warn_of_imbalance(distribution)
-    names = ", ".join(item.name for item in dataset.classes)
-    log.info("%d tiles of %d classes (%s)", len(dataset.tiles), len(dataset.classes), names)
-    log.info("train %d, val %d, test %d", *distribution.totals.splits)
+    log.info("train %d, val %d, test %d (%s)", *distribution.totals.splits, how)
