@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cervix_engine.version import __version__
 
@@ -65,8 +66,40 @@ def cpu_has_vnni() -> bool:
 
 
 def usable_cpus() -> int:
-    """Cores that this process may run on, which a container can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, as far as its quota pays for them: a container can have less of both."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
+
+
+def cpu_quota(*, groups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores that the control groups of this process pay for, the fewest of any of them; infinity without a limit.
+
+    Source: Linux, `Documentation/admin-guide/cgroup-v2.rst` (`cpu.max`) and `scheduler/sched-bwc.rst` (version 1).
+    """
+    quota = math.inf
+    for line in _lines(groups):
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            group = PurePosixPath(path.strip("/"))
+            # A container sees its own group at the mount, whatever path it is told.
+            for folder in (group, *group.parents):
+                quota = min(quota, _quota_of(mounts / controllers / folder))
+    return quota
+
+
+def _quota_of(group: Path) -> float:
+    limits = " ".join(_lines(group / "cpu.max")).split()
+    limits = limits or [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
+    if len(limits) != 2 or limits[0] in ("max", "-1"):
+        return math.inf
+    return int(limits[0]) / int(limits[1])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
 
 
 def _cpuinfo(*keys: str) -> str:

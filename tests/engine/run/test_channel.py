@@ -106,6 +106,19 @@ def test_after_the_stop_nobody_gets_or_puts_anything() -> None:
         channel.put(2)
 
 
+def test_what_waits_is_still_taken_from_a_channel_that_keeps_it() -> None:
+    stop = Stop()
+    channel: Channel[int] = Channel(stop, 3, keeps=True)
+    channel.put(1)
+    channel.put(2)
+    stop.set(ValueError())
+    with pytest.raises(Stopped):
+        channel.put(3)
+    assert [channel.get(), channel.get()] == [1, 2]
+    with pytest.raises(Stopped):
+        channel.get()
+
+
 def test_the_first_reason_wins() -> None:
     stop = Stop()
     assert not stop.is_set

@@ -113,7 +113,7 @@ def test_any_mixture_equals_the_plain_loop(
 @pytest.mark.parametrize("in_flight", [1, 2, 5])
 def test_as_many_batches_are_under_way_as_the_backend_takes(tiles: Path, in_flight: int) -> None:
     backend = Overlapping(in_flight)
-    outcomes_of(tiles, listed(tiles), backend, batch_size=2)
+    outcomes_of(tiles, listed(tiles), backend, batch_size=2, workers=1)
     assert backend.most == in_flight
     assert len(backend.buffers) == SPARE_SLOTS + in_flight
     assert not backend.pinned_at
@@ -129,7 +129,7 @@ def test_a_failure_reaches_the_caller_and_ends_the_threads(tiles: Path, in_fligh
     with pytest.raises(InferenceError, match=rf"^batch {at} cannot be"):
         done.extend(result.batch.index for result in results)
     assert done == list(range(len(done)))
-    assert len(done) <= at
+    assert max(0, at - in_flight) <= len(done) <= at
     assert len(backend.numbers) <= at + in_flight
     assert cervix_threads() == []
 
@@ -156,7 +156,7 @@ def test_a_consumer_that_leaves_ends_the_threads(tiles: Path, taken: int) -> Non
 
 def test_a_slow_consumer_holds_the_stream_back(tiles: Path) -> None:
     backend = Overlapping(3)
-    results = results_of(tiles, listed(tiles), backend, batch_size=1)
+    results = results_of(tiles, listed(tiles), backend, batch_size=1, unwritten_tiles=5)
     next(results)
     # One is taken, five wait, one is about to be handed on, two more are begun.
     until(lambda: len(backend.numbers) == 9)

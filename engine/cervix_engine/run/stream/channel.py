@@ -52,11 +52,13 @@ class Channel(Generic[T]):
     Args:
         stop: the stream's stop.
         capacity: how many items may wait; more makes `put` wait, which is the back-pressure.
+        keeps: whether items that wait when the stream stops are still taken, before `Stopped` is raised.
     """
 
-    def __init__(self, stop: Stop, capacity: int) -> None:
+    def __init__(self, stop: Stop, capacity: int, *, keeps: bool = False) -> None:
         self._stop = stop
         self._capacity = capacity
+        self._keeps = keeps
         self._items: deque[T] = deque()
         self._closed = False
         self._changed = threading.Condition()
@@ -90,7 +92,7 @@ class Channel(Generic[T]):
         """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed or self._stop.is_set)
-            if self._stop.is_set:
+            if self._stop.is_set and not (self._items and self._keeps):
                 raise Stopped
             if not self._items:
                 raise EOFError

@@ -27,7 +27,7 @@ from cervix_engine.errors import DecodeWorkerError, InferenceError
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
 from cervix_engine.run.stream.decode import DEFAULT_LIMITS, Decoded, DecodeJob, DecodeLimits
-from cervix_engine.run.stream.decode_pool import DecodePool
+from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, TILES_A_CHUNK, DecodePool
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot, TileBatch
 from cervix_engine.run.stream.source import TileSource
@@ -37,8 +37,11 @@ from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes, TileRef
 from cervix_engine.values import Probabilities
 
-# One slot is being decoded and one waits filled, beside those that the backend has begun.
-SPARE_SLOTS = 2
+# Beside the slots that the backend has begun, one is decoded and one waits filled, at least. No more slots are made
+# than hold so many tiles, however many workers there are.
+SPARE_SLOTS, SPARE_TILES = 2, 1024
+# Two shards' worth: the model goes on while one of them is made durable.
+UNWRITTEN_TILES = 8192
 ABANDONED_JOIN_S = 0.2
 
 
@@ -62,6 +65,7 @@ class StreamSettings:
         workers: decode processes; None starts one a usable core, and keeps those that feed the model.
         hash_tiles, judge_quality: whether to note the SHA-256 of each tile's bytes, and the flags of its pixels.
         limits: what one tile may take.
+        unwritten_tiles: predicted ones that may wait for the caller; more hold the stream back.
     """
 
     root: Path
@@ -71,9 +75,20 @@ class StreamSettings:
     hash_tiles: bool = False
     judge_quality: bool = False
     limits: DecodeLimits = DEFAULT_LIMITS
+    unwritten_tiles: int = UNWRITTEN_TILES
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers or usable_cpus()
+
+    @property
+    def spare_slots(self) -> int:
+        """Slots that let every worker have its chunks at once, beside those that the backend has begun."""
+        wanted = self.most_workers * CHUNKS_A_WORKER * min(TILES_A_CHUNK, self.batch_size)
+        return max(SPARE_SLOTS, -(-min(wanted, SPARE_TILES) // self.batch_size))
 
     def staffing(self) -> Staffing:
-        return Staffing(self.workers or usable_cpus(), chosen=self.workers is None)
+        return Staffing(self.most_workers, chosen=self.workers is None)
 
     def job(self, source: TileSource, *, slots: int) -> DecodeJob:
         """What the workers are told, for so many slots."""
@@ -96,7 +111,7 @@ def stream(
     stats: StreamStats,
     source: TileSource | None = None,
 ) -> Generator[BatchResult, None, None]:
-    """Read, decode and infer `batches`; yield their results in the same order.
+    """Read, decode and infer `batches`; yield their results in the same order, also those of before a failure.
 
     A tile that cannot be read or decoded becomes a `TileFailure` in its place, also where its decoder crashes or hangs.
     Closing the iterator, or an exception in its consumer, stops every thread and process.
@@ -138,8 +153,9 @@ class _Stream:
         source: TileSource,
     ) -> None:
         self.stop = Stop()
-        slots = SPARE_SLOTS + backend.in_flight
-        self.results: Channel[BatchResult] = Channel(self.stop, slots)
+        slots = settings.spare_slots + backend.in_flight
+        unwritten = max(1, settings.unwritten_tiles // settings.batch_size)
+        self.results: Channel[BatchResult] = Channel(self.stop, unwritten, keeps=True)
         self._batches = batches
         self._backend = backend
         self._classes = len(settings.contract.classes)
