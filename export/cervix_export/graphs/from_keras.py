@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
+# What TensorRT's INT8 engines are built from: it takes signed integers only.
+SIGNED_FILE = "model.int8-signed.onnx"
 INT8_RECORD = "model.int8.json"
 KERAS_FILE = "model.keras"
 
@@ -62,9 +64,27 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
     from cervix_export.graphs.int8 import int8_from_onnx
 
     logger.info("converting to INT8 and finding out what that costs")
-    record = int8_from_onnx(folder / ONNX_FILE, folder / INT8_FILE, contract=bundle.contract, tiles=calibration)
+    record = int8_from_onnx(
+        folder / ONNX_FILE,
+        folder / INT8_FILE,
+        contract=bundle.contract,
+        tiles=calibration,
+        signed_file=folder / SIGNED_FILE,
+    )
     write_json(folder / INT8_RECORD, record.to_json())
     return MadeGraphs(reference, record)
+
+
+def read_kept(bundle: Bundle) -> tuple[str, ...]:
+    """The layers that a bundle's signed INT8 graph keeps in float, by the names of their nodes.
+
+    Raises:
+        ContractError: it has no record of how they were made, or one that does not say.
+    """
+    record = bundle.read_json(INT8_RECORD, schema="cervix/int8/1")
+    if not isinstance(record.get("kept_when_signed"), list):
+        raise ContractError(f"{INT8_RECORD} does not list what was kept in float: export again with --int8")
+    return tuple(map(str, record["kept_when_signed"]))
 
 
 def can_make_graphs(bundle: Bundle) -> bool:
