@@ -10,13 +10,16 @@ from statistics import median
 
 import numpy as np
 
-from cervix_engine.backends import Backend, Combination, available_combinations, open_backend
+from cervix_engine.backends import Backend, Combination, available_combinations, open_backend, runtime_version
 from cervix_engine.backends.selection import certificates as certificates_of
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.bundle.certificate import Certificate, measure_parity
+from cervix_engine.bundle.certificate import Certificate, Parity, measure_parity
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import BackendError, ContractError, InferenceError, ParityError
+from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
+from cervix_export.graphs.compute import answers_as_written
+from cervix_export.graphs.from_keras import SIGNED_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +94,7 @@ def certify(
     with open_backend(bundle, combination=combination) as backend:
         candidate, tiles_per_sec = answers_of(backend, pixels, batch_size)
         info = backend.info
-    parity = measure_parity(
-        golden.probabilities()[: len(pixels)],
-        candidate,
-        tiles=[tile.file for tile in golden.tiles[: len(pixels)]],
-        class_names=bundle.contract.class_names,
-    )
+    parity = _parity(golden, candidate)
     return Certificate(
         file=info.artefact,
         file_sha256=info.artefact_sha256,
@@ -109,6 +107,42 @@ def certify(
         parity=parity,
         tiles_per_sec=round(tiles_per_sec, 2),
         passed=not parity.failures(info.precision),
+    )
+
+
+def certify_signed(bundle: Bundle, golden: GoldenSet, *, reference: str, tiles: int | None = None) -> Certificate:
+    """Certify the graph of TensorRT's INT8 engines, computed as it is written by ONNX Runtime on the CPU.
+
+    Nothing runs it like that: it is measured where it is made, long before a GPU sees an engine of it.
+    """
+    pixels = golden.pixels(tiles)
+    logger.info("measuring %s as it is written, %d tiles", SIGNED_FILE, len(pixels))
+    started = time.perf_counter()
+    parity = _parity(golden, answers_as_written(bundle.read(SIGNED_FILE), pixels))
+    certificate = Certificate(
+        file=SIGNED_FILE,
+        file_sha256=bundle.files[SIGNED_FILE],
+        backend="onnxruntime-cpu",
+        backend_version=str(runtime_version("onnxruntime-cpu")),
+        precision="int8",
+        arithmetic="fp32",
+        device_class=cpu_class(),
+        reference=reference,
+        parity=parity,
+        tiles_per_sec=round(len(pixels) / (time.perf_counter() - started), 2),
+        passed=not parity.failures("int8"),
+    )
+    logger.info("%s", describe(certificate))
+    return certificate
+
+
+def _parity(golden: GoldenSet, candidate: Probabilities) -> Parity:
+    """Compare answers to the first golden tiles with Keras's."""
+    return measure_parity(
+        golden.probabilities()[: len(candidate)],
+        candidate,
+        tiles=[tile.file for tile in golden.tiles[: len(candidate)]],
+        class_names=golden.bundle.contract.class_names,
     )
 
 

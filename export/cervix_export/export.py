@@ -21,8 +21,10 @@ from cervix_export.graphs.from_keras import (
     HALF_FILE,
     INT8_FILE,
     ONNX_FILE,
+    SIGNED_FILE,
     can_make_graphs,
     make_graphs,
+    read_kept,
     require_graph_making,
 )
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The graph that an engine of each precision is built from.
+ENGINE_SOURCES: dict[Precision, str] = {"fp32": ONNX_FILE, "fp16": HALF_FILE, "int8": SIGNED_FILE}
+
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
@@ -44,7 +49,7 @@ class ExportPlan:
     Attributes:
         fp16: also make the half-precision graph.
         int8: also make the integer graph.
-        engine: also build this TensorRT engine, of the half-precision graph where that was asked for.
+        engine: also build this TensorRT engine, in each precision that was asked for, else in single precision.
         batch_size: tiles a batch while certifying.
         tiles: certify on the first so many golden tiles only; None takes all.
         keep_graphs: take the bundle's graphs as they are, also where they could be made anew.
@@ -60,7 +65,14 @@ class ExportPlan:
     @property
     def graphs(self) -> list[str]:
         """The graphs that this needs."""
-        return [ONNX_FILE, *([HALF_FILE] if self.fp16 else []), *([INT8_FILE] if self.int8 else [])]
+        asked = [ONNX_FILE, *([HALF_FILE] if self.fp16 else []), *([INT8_FILE] if self.int8 else [])]
+        return list(dict.fromkeys([*asked, *(ENGINE_SOURCES[precision] for precision in self.engine_precisions)]))
+
+    @property
+    def engine_precisions(self) -> list[Precision]:
+        """What engines are built for."""
+        asked: list[Precision] = [*(["fp16"] if self.fp16 else []), *(["int8"] if self.int8 else [])]  # type: ignore[list-item]
+        return (asked or ["fp32"]) if self.engine else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +133,7 @@ def _makes_graphs(bundle: Bundle, plan: ExportPlan) -> bool:
 def _export(bundle: Bundle, plan: ExportPlan, *, make_anew: bool) -> ExportReport:
     # Imported here: `cervix-export --help` needs neither OpenCV nor a runtime.
     from cervix_engine.bundle.golden import GoldenSet
-    from cervix_export.certify import certify_all, recorded_reference
+    from cervix_export.certify import certify_all, certify_signed, recorded_reference
     from cervix_export.publish import CandidateBundle, publish, staging_folder
 
     golden = GoldenSet.load(bundle)
@@ -130,9 +142,13 @@ def _export(bundle: Bundle, plan: ExportPlan, *, make_anew: bool) -> ExportRepor
         made = make_graphs(bundle, staging, fp16=plan.fp16, int8=plan.int8) if make_anew else None
         reference = made.reference if made else recorded_reference(bundle, golden)
         if builder:
-            _make_engine(builder, CandidateBundle.of(bundle, staging), plan)
+            graphs = CandidateBundle.of(bundle, staging)
+            for precision in plan.engine_precisions:
+                _make_engine(builder, graphs, precision)
         candidate = CandidateBundle.of(bundle, staging)
         certificates = certify_all(candidate, golden, reference=reference, batch_size=plan.batch_size, tiles=plan.tiles)
+        if SIGNED_FILE in candidate.staged:
+            certificates.append(certify_signed(candidate, golden, reference=reference, tiles=plan.tiles))
         if not certificates and not builder:
             raise BackendUnavailableError(
                 "no runtime is here to certify: pip install 'cervix[cpu]', or 'cervix[gpu]' for NVIDIA GPUs"
@@ -148,19 +164,24 @@ def _engine_builder(plan: ExportPlan, *, caches: Path) -> EngineBuilder | None:
     return EngineBuilder.for_plan(plan.engine, caches=caches)
 
 
-def _make_engine(builder: EngineBuilder, candidate: CandidateBundle, plan: ExportPlan) -> None:
-    """Stage the engine of the fastest graph that was asked for, and its fingerprint beside it."""
-    from cervix_engine.backends import ARTEFACTS
+def _make_engine(builder: EngineBuilder, candidate: CandidateBundle, precision: Precision) -> None:
+    """Stage the engine of a precision, and its fingerprint beside it."""
     from cervix_engine.bundle.engine_file import fingerprint_path
 
-    precision: Precision = "fp16" if plan.fp16 else "fp32"
-    source = ARTEFACTS[precision]
+    source = ENGINE_SOURCES[precision]
     logger.info("building a %s engine of %s", builder.plan.runtime, source)
-    engine = builder.build(candidate.read(source), source=source, precision=precision, contract=candidate.contract)
+    engine = builder.build(
+        candidate.read(source),
+        source=source,
+        precision=precision,
+        contract=candidate.contract,
+        kept_in_float=read_kept(candidate) if precision == "int8" else (),
+    )
     path = engine.path_in(candidate)
     file = candidate.staging / path
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(engine.data)
     write_json(candidate.staging / fingerprint_path(path), engine.fingerprint.to_json())
-    share = engine.fingerprint.half_share
-    logger.info("%s: %.2f %% of its multiply-accumulates in half precision", path, 100 * share)
+    mark = engine.fingerprint
+    shares = (100 * mark.half_share, 100 * (mark.integer_share or 0))
+    logger.info("%s: %.2f %% of its multiply-accumulates in half precision, %.2f %% in integers", path, *shares)

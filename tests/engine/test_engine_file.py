@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle, seal
-from cervix_engine.bundle.engine_file import EngineFingerprint, fingerprint_path, read_engine, read_fingerprint
+from cervix_engine.bundle.engine_file import (
+    EngineFingerprint,
+    fingerprint_path,
+    read_engine,
+    read_fingerprint,
+    rebuild_command,
+)
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, EngineIncompatibleError
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu
+from cervix_engine.values import Precision
 from engine.engine_marks import A10, A40, ENGINE, L4, T4, mark_of
 
 DATA, GRAPH = b"an engine", b"a graph"
@@ -53,6 +60,17 @@ def test_an_engine_for_another_gpu_exits_5_with_the_command_that_rebuilds_it(bun
     assert "was built for NVIDIA A10, here is NVIDIA L4 (8.9)" in message
     command = f"cervix-export {bundle.root} --fp16 --engine tensorrt --min-batch 1 --opt-batch 32 --max-batch 64"
     assert message.endswith(f"rebuild it: {command}")
+
+
+@pytest.mark.parametrize(("precision", "option"), [("fp32", ""), ("fp16", "--fp16 "), ("int8", "--int8 ")])
+def test_the_command_builds_an_engine_of_the_same_precision(precision: Precision, option: str) -> None:
+    command = rebuild_command(Path("bundle"), replace(MARK, precision=precision))
+    assert command == f"cervix-export bundle {option}--engine tensorrt --min-batch 1 --opt-batch 32 --max-batch 64"
+
+
+def test_a_fingerprint_of_before_there_were_integers_still_loads() -> None:
+    data = {name: value for name, value in MARK.to_json().items() if name != "integer_share"}
+    assert EngineFingerprint.from_json(data) == MARK
 
 
 def test_an_engine_of_another_version_does_not_fit(bundle_of: BundleOf) -> None:

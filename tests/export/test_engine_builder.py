@@ -13,11 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.bundle.engine_file import EngineRuntime, HardwareCompat, read_engine, read_fingerprint
+from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.bundle.engine_file import EngineRuntime, HardwareCompat, engines_of, read_engine, read_fingerprint
 from cervix_engine.errors import EngineBuildError, UsageError
 from cervix_engine.gpu import Gpu
 from cervix_engine.values import Precision
@@ -25,6 +26,8 @@ from cervix_export.cli.export import main
 from cervix_export.engines.builder import BuiltEngine, EngineBuilder
 from cervix_export.engines.plan import EngineOptions, EnginePlan
 from cervix_export.graphs import half
+from cervix_export.graphs.from_keras import read_kept
+from cervix_export.graphs.precision_proof import integer_share
 from cervix_keras import jobs
 
 from .conftest import CONTRACT
@@ -38,9 +41,11 @@ AHEAD = EngineOptions(compute_capabilities=("8.0", "8.9"), max_batch=32)
 ENGINE = "engines/sm80-sm89-tensorrt-rtx-fp16.engine"
 
 
-def build(exported: Exported, source: str, precision: Precision, options: EngineOptions = AHEAD) -> BuiltEngine:
+def build(
+    exported: Exported, source: str, precision: Precision, options: EngineOptions = AHEAD, **more: Any
+) -> BuiltEngine:
     builder = EngineBuilder.for_plan(EnginePlan("tensorrt-rtx", options))
-    return builder.build(exported[0].read(source), source=source, precision=precision, contract=CONTRACT)
+    return builder.build(exported[0].read(source), source=source, precision=precision, contract=CONTRACT, **more)
 
 
 def test_the_half_graph_becomes_a_half_engine(exported: Exported) -> None:
@@ -57,6 +62,55 @@ def test_the_half_graph_becomes_a_half_engine(exported: Exported) -> None:
 def test_an_fp32_graph_asked_for_as_fp16_is_refused(exported: Exported) -> None:
     with pytest.raises(EngineBuildError, match=r"asked for as fp16 would do 0\.0% .* expected 99%"):
         build(exported, "model.onnx", "fp16")
+
+
+def test_the_signed_graph_becomes_an_integer_engine(exported: Exported) -> None:
+    kept = read_kept(exported[0])
+    engine = build(exported, "model.int8-signed.onnx", "int8", kept_in_float=kept)
+    mark = engine.fingerprint
+    assert engine.path == "engines/sm80-sm89-tensorrt-rtx-int8.engine"
+    share = integer_share(onnx.load_model_from_string(exported[0].read("model.int8-signed.onnx")))
+    assert mark.integer_share == pytest.approx(share)
+    assert mark.half_share == pytest.approx(1 - share), "what is not in integers is in half precision"
+
+
+@pytest.mark.parametrize(
+    ("widened", "reason"),
+    [
+        (-1, r"19\.3% of its multiply-accumulates in integers, expected 70%"),
+        (-2, r"80\.\d% of its multiply-accumulates in integers, of those outside of .* kept in float, expected 95%"),
+    ],
+)
+def test_a_layer_that_is_not_listed_as_kept_must_be_in_integers(exported: Exported, widened: int, reason: str) -> None:
+    graph = onnx.load_model_from_string(exported[0].read("model.int8-signed.onnx"))
+    widen(graph.graph, [node for node in graph.graph.node if node.op_type == "Conv"][widened])
+    builder = EngineBuilder.for_plan(EnginePlan("tensorrt-rtx", AHEAD))
+    settings: Any = {"source": "widened", "precision": "int8", "contract": CONTRACT}
+    with pytest.raises(EngineBuildError, match=f"^the engine asked for as int8 would do {reason}$"):
+        builder.build(graph.SerializeToString(), **settings, kept_in_float=read_kept(exported[0]))
+
+
+def widen(graph: Any, convolution: Any) -> None:
+    """Let a convolution read what was rounded for it, before that."""
+    makers = {node.output[0]: node for node in graph.node}
+    dequantise = makers[convolution.input[0]]
+    convolution.input[0] = makers[dequantise.input[0]].input[0]
+
+
+@pytest.mark.parametrize("planted", ["model.onnx", "model.fp16.onnx"])
+def test_a_graph_in_floating_point_asked_for_as_int8_is_refused(exported: Exported, planted: str) -> None:
+    kept = [node.name for node in onnx.load_model_from_string(exported[0].read(planted)).graph.node]
+    for names in ([], kept):
+        with pytest.raises(EngineBuildError, match=r"asked for as int8 would do 0\.0% .* in integers, expected 70%"):
+            build(exported, planted, "int8", kept_in_float=names)
+
+
+def test_unsigned_integers_are_never_taken_for_signed_ones(exported: Exported) -> None:
+    """The parser would: it warns, and clips all above 127."""
+    with pytest.raises(
+        EngineBuildError, match=r"would take the unsigned integers of model\.int8\.onnx for signed ones"
+    ):
+        build(exported, "model.int8.onnx", "int8")
 
 
 def test_an_fp32_engine_is_called_one(exported: Exported) -> None:
@@ -155,6 +209,27 @@ def test_a_planted_fp32_graph_fails_the_export(
     assert result.exit_code == 1
     assert "error: the engine asked for as fp16 would do 0.0%" in result.stderr.splitlines()[-1]
     assert Bundle.open(bundle_root).digest == before
+
+
+@pytest.mark.parametrize(("option", "planted"), [("--fp16", "model.onnx"), ("--int8", "model.fp16.onnx")])
+def test_a_planted_graph_of_a_bundle_fails_the_export(exported_root: Path, option: str, planted: str) -> None:
+    source = {"--fp16": "model.fp16.onnx", "--int8": "model.int8-signed.onnx"}[option]
+    shutil.copyfile(exported_root / planted, exported_root / source)
+    before = seal(exported_root)
+    command = [str(exported_root), option, "--keep-graphs", "--engine", "tensorrt-rtx", "--compute-capability", "8.9"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert f"error: the engine asked for as {option[2:]} would do 0.0%" in result.stderr.splitlines()[-1]
+    assert Bundle.open(exported_root).digest == before.digest
+
+
+def test_an_engine_is_built_for_each_precision_asked_for(exported_root: Path) -> None:
+    engine = ("--engine", "tensorrt-rtx", "--compute-capability", "8.0,8.9")
+    command = [str(exported_root), "--fp16", "--int8", "--keep-graphs", "--tiles", "8", "-b", "4", *engine]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(exported_root)
+    assert [read_fingerprint(bundle, name).precision for name in engines_of(bundle)] == ["fp16", "int8"]
 
 
 @pytest.mark.parametrize(

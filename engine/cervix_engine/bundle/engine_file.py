@@ -43,6 +43,7 @@ class EngineFingerprint:
         compute_capabilities: those that it runs on, such as `8.9`.
         hardware_compat: how far beyond the GPU it was built on it runs.
         min_batch, opt_batch, max_batch: the optimisation profile, in tiles.
+        integer_share: as `half_share`, of 8-bit integers; None where an earlier version built it.
     """
 
     file_sha256: str
@@ -59,6 +60,7 @@ class EngineFingerprint:
     min_batch: int
     opt_batch: int
     max_batch: int
+    integer_share: float | None = None
 
     schema: ClassVar[str] = "cervix/engine/1"
 
@@ -148,7 +150,7 @@ def require_fit(bundle: Bundle, engine: str, fingerprint: EngineFingerprint, *, 
 
 def rebuild_command(root: Path, fingerprint: EngineFingerprint) -> str:
     """The command that, on the machine that shall run it, builds an engine like this one."""
-    precision = ["--fp16"] if fingerprint.precision == "fp16" else []
+    precision = [f"--{fingerprint.precision}"] if fingerprint.precision in ("fp16", "int8") else []
     batches = {"min": fingerprint.min_batch, "opt": fingerprint.opt_batch, "max": fingerprint.max_batch}
     profile = [word for name, tiles in batches.items() for word in (f"--{name}-batch", str(tiles))]
     return shlex.join(["cervix-export", str(root), *precision, "--engine", fingerprint.runtime, *profile])

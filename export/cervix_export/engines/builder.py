@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.gpu import Gpu, cuda_version, find_gpus
 from cervix_engine.values import Precision
 from cervix_export.engines.plan import EnginePlan
-from cervix_export.engines.proof import network_half_share, prove_half_network
+from cervix_export.engines.proof import Shares, prove_network
 from cervix_export.engines.timing_cache import keep_timing_cache, slug, timing_cache_file, use_timing_cache
 
 logger = logging.getLogger(__name__)
@@ -92,14 +93,23 @@ class EngineBuilder:
             )
         return cls(plan, trt, None if plan.options.compute_capabilities else find_gpus()[0], caches)
 
-    def build(self, graph: bytes, *, source: str, precision: Precision, contract: ModelContract) -> BuiltEngine:
+    def build(
+        self,
+        graph: bytes,
+        *,
+        source: str,
+        precision: Precision,
+        contract: ModelContract,
+        kept_in_float: Collection[str] = (),
+    ) -> BuiltEngine:
         """Build the engine of an ONNX graph.
 
         Args:
             graph: the graph's bytes, whole: `uint8 (N, height, width, 3)` in, `float32 (N, classes)` out.
             source: its name in the bundle.
-            precision: what it must compute in, `fp32` or `fp16`.
+            precision: what it must compute in, `fp32`, `fp16` or `int8`.
             contract: gives the size of tiles.
+            kept_in_float: layers of an INT8 graph that are meant to be no integers, by the names of their nodes.
 
         Raises:
             EngineBuildError: TensorRT cannot parse or build it, or it does not compute in this precision.
@@ -112,7 +122,9 @@ class EngineBuilder:
         if not parser.parse(graph):
             reasons = [parser.get_error(place).desc() for place in range(parser.num_errors)]
             raise EngineBuildError(f"{self.plan.runtime} cannot parse {source}: {'; '.join(reasons)}")
-        share = prove_half_network(network, trt) if precision == "fp16" else network_half_share(network, trt)
+        if messages.took_unsigned:
+            raise EngineBuildError(f"{self.plan.runtime} would take the unsigned integers of {source} for signed ones")
+        shares = prove_network(network, trt, precision=precision, kept=kept_in_float)
         config = self._configure(builder, network.get_input(0).name, contract)
         cache = self._timing_cache()
         if cache:
@@ -122,7 +134,7 @@ class EngineBuilder:
             raise EngineBuildError(f"{self.plan.runtime} cannot build {source}: {messages.last_error}")
         if cache:
             keep_timing_cache(config, cache)
-        return self._fingerprinted(bytes(data), graph, source=source, precision=precision, share=share)
+        return self._fingerprinted(bytes(data), graph, source=source, precision=precision, shares=shares)
 
     def _configure(self, builder: Any, input_name: str, contract: ModelContract) -> Any:
         trt, options = self.trt, self.plan.options
@@ -148,7 +160,7 @@ class EngineBuilder:
         return timing_cache_file(self.caches, self.gpu, cuda=cuda_version(), tensorrt=self.trt.__version__)
 
     def _fingerprinted(
-        self, data: bytes, graph: bytes, *, source: str, precision: Precision, share: float
+        self, data: bytes, graph: bytes, *, source: str, precision: Precision, shares: Shares
     ) -> BuiltEngine:
         options = self.plan.options
         fingerprint = EngineFingerprint(
@@ -158,7 +170,7 @@ class EngineBuilder:
             runtime=self.plan.runtime,
             runtime_version=str(self.trt.__version__),
             precision=precision,
-            half_share=share,
+            half_share=shares.half,
             gpu=self.gpu.name if self.gpu else None,
             cuda_version=cuda_version() if self.gpu else None,
             compute_capabilities=(self.gpu.compute_capability,) if self.gpu else options.compute_capabilities,
@@ -166,6 +178,7 @@ class EngineBuilder:
             min_batch=options.min_batch,
             opt_batch=options.opt_batch,
             max_batch=options.max_batch,
+            integer_share=shares.integer,
         )
         return BuiltEngine(data, fingerprint)
 
@@ -181,16 +194,22 @@ def _known_capabilities(trt: Any) -> list[str]:
 
 
 def _message_log(trt: Any) -> Any:
-    """TensorRT's messages as log records; keeps the last error, the only reason that a failed build gives."""
+    """TensorRT's messages as log records.
+
+    It keeps the last error, the only reason that a failed build gives, and whether unsigned integers were taken for
+    signed ones: then the parser succeeds, and a warning is all it says.
+    """
 
     class Messages(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.last_error = "it gave no reason"
+            self.took_unsigned = False
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.last_error = message
+            self.took_unsigned |= "UINT8 zero_point" in message
             logger.debug("%s: %s", severity, message)
 
     return Messages()

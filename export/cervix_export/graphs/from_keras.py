@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import BackendUnavailableError, ConversionError
+from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError
 from cervix_engine.files import write_json
 from cervix_keras.graph import missing_converters
 from cervix_keras.model_file import KERAS_FILE, require_keras_model
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONNX_FILE, HALF_FILE, INT8_FILE = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
+# What TensorRT's INT8 engines are built from: it takes signed integers only.
+SIGNED_FILE = "model.int8-signed.onnx"
 INT8_RECORD = "model.int8.json"
 
 # Tiles on which the folded graph is held against the converted one; certificates hold it against Keras on all.
@@ -63,9 +65,27 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
     from cervix_export.graphs.int8 import int8_from_onnx
 
     logger.info("converting to INT8 and finding out what that costs")
-    record = int8_from_onnx(folder / ONNX_FILE, folder / INT8_FILE, contract=bundle.contract, tiles=calibration)
+    record = int8_from_onnx(
+        folder / ONNX_FILE,
+        folder / INT8_FILE,
+        contract=bundle.contract,
+        tiles=calibration,
+        signed_file=folder / SIGNED_FILE,
+    )
     write_json(folder / INT8_RECORD, record.to_json())
     return MadeGraphs(reference, record)
+
+
+def read_kept(bundle: Bundle) -> tuple[str, ...]:
+    """The layers that a bundle's signed INT8 graph keeps in float, by the names of their nodes.
+
+    Raises:
+        ContractError: it has no record of how they were made, or one that does not say.
+    """
+    record = bundle.read_json(INT8_RECORD, schema="cervix/int8/1")
+    if not isinstance(record.get("kept_when_signed"), list):
+        raise ContractError(f"{INT8_RECORD} does not list what was kept in float: export again with --int8")
+    return tuple(map(str, record["kept_when_signed"]))
 
 
 def can_make_graphs(bundle: Bundle) -> bool:

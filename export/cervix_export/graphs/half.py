@@ -31,7 +31,7 @@ def fp16_from_onnx(onnx_file: Path, half_file: Path, *, contract: ModelContract)
     """
     import onnx
 
-    half = _half(onnx.load_model(onnx_file))
+    half = in_half(onnx.load_model(onnx_file))
     share = prove_half(half)
     data = half.SerializeToString()
     check_graph(data, contract)
@@ -53,7 +53,8 @@ def prove_half(model: Any) -> float:
     return share
 
 
-def _half(model: Any) -> Any:
+def in_half(model: Any) -> Any:
+    """The half-precision form of an FP32 `ModelProto`, which this takes apart; names of nodes and tensors stay."""
     # Of the known converters, this one also converts the Cast behind a uint8 input.
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

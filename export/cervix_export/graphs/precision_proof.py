@@ -15,6 +15,8 @@ from cervix_engine.errors import ConversionError
 
 # Share of the multiply-accumulates that must be in half precision for a graph to be called FP16.
 HALF_SHARE = 0.99
+# The first layer and the head of an INT8 graph stay in float, and so may what costs most; with less it is none.
+INTEGER_SHARE = 0.7
 
 
 def half_share(model: Any) -> float:
@@ -80,6 +82,7 @@ def _gemm_macs(node: Any, left: Shape, right: Shape, out: Shape) -> int:
 
 
 _MACS = {"Conv": _conv_macs, "MatMul": _matmul_macs, "Gemm": _gemm_macs}
+PRODUCTS = frozenset(_MACS)
 
 
 def _tensors(graph: Any) -> dict[str, tuple[int, Shape]]:

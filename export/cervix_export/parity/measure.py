@@ -18,6 +18,8 @@ from cervix_engine.errors import BackendError, ContractError, UsageError
 from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
 from cervix_export.certify import OPTIONAL_PRECISIONS, answers_of
+from cervix_export.graphs.compute import answers_as_written
+from cervix_export.graphs.from_keras import SIGNED_FILE
 from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits, compare_pixels
 from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
 from cervix_keras.jobs import keras_answers
@@ -165,6 +167,12 @@ def _answer_layers(
             "artefact", subject, precision=combination.precision, reference=exact, candidate=answers
         )
         yield replace(result, binding=binding)
+
+    if SIGNED_FILE in bundle:
+        subject = f"{SIGNED_FILE} as it is written, and {_GRAPH}"
+        logger.info("%s", subject)
+        answers = answers_as_written(bundle.read(SIGNED_FILE), pixels)
+        yield comparison.measure("artefact", subject, precision="int8", reference=exact, candidate=answers)
 
 
 def _answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Probabilities:

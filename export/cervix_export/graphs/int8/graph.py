@@ -2,9 +2,9 @@
 
     x ─ Q ─ DQ ─ Conv ─ Relu ─ Q ─ DQ ─ …        weights: int8 ─ DQ ─ Conv
 
-A runtime fuses DQ, layer and Q into one integer kernel, so that a layer needs a pair before *and* behind it; behind
-the activation, where one follows. Additions of the residual stream stay in float: rounding there would add up over
-33 blocks.
+A runtime fuses DQ, layer and Q into one integer kernel. Those of CPUs need a pair before *and* behind a layer, behind
+the activation where one follows; TensorRT needs the one before, and hands on what a layer adds up unrounded. Additions
+of the residual stream stay in float: rounding there would add up over 33 blocks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,41 @@ import numpy.typing as npt
 
 from cervix_export.graphs.int8.ranges import LEVELS, Range
 
-# Symmetric: -128 is not used.
-WEIGHT_LEVELS = 127
+# On either side of zero: -128 is not used.
+SIGNED_LEVELS = 127
 
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How activations are rounded, as the runtimes of a graph want it.
+
+    Attributes:
+        signed: 127 levels on either side of zero, else 256 that begin where the values do: after a ReLU all serve.
+        behind: also round what a layer gives.
+        everywhere: whatever reads a rounded tensor reads it rounded; else only layers in integers do, and the residual
+            stream stays as it is.
+    """
+
+    signed: bool
+    behind: bool
+    everywhere: bool
+
+    def tensors(self, layer: Layer) -> tuple[str, ...]:
+        """The activations that a layer in integers has rounded."""
+        return (layer.data, layer.result) if self.behind else (layer.data,)
+
+    def scale_and_zero_point(self, span: Range, kind: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Of a tensor with the float type `kind`."""
+        if self.signed:
+            return np.asarray(max(span.high, -span.low) / SIGNED_LEVELS, kind), np.asarray(0, np.int8)
+        scale = (span.high - span.low) / LEVELS
+        return np.asarray(scale, kind), np.asarray(round(-span.low / scale), np.uint8)
+
+
+CPU = Scheme(signed=False, behind=True, everywhere=True)
+TENSORRT = Scheme(signed=True, behind=False, everywhere=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +92,30 @@ def layers(model: Any) -> list[Layer]:
 
 
 def quantised(
-    model: Any, chosen: Collection[Layer], *, ranges: Mapping[str, Range], biases: Mapping[str, Floats]
+    model: Any,
+    chosen: Collection[Layer],
+    *,
+    ranges: Mapping[str, Range],
+    biases: Mapping[str, Floats],
+    scheme: Scheme = CPU,
 ) -> Any:
     """A copy of `model` in which the `chosen` layers are computed in integers.
 
     Args:
-        model: with batch norms folded into their convolutions.
+        model: with batch norms folded into their convolutions, in single or half precision.
         chosen: some of its `layers`.
-        ranges: of each chosen layer's `data` and `result`.
+        ranges: of each chosen layer's rounded tensors.
         biases: new values for biases, by the initializer's name.
+        scheme: how activations are rounded.
     """
     import onnx
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
-    rounded = dict.fromkeys(name for layer in chosen for name in (layer.data, layer.result))
+    rounded = dict.fromkeys(name for layer in chosen for name in scheme.tensors(layer))
     weights = {layer.weights for layer in chosen}
+    readers = {layer.name for layer in chosen}
+    kinds = {item.name: helper.tensor_dtype_to_np_dtype(item.data_type) for item in model.graph.initializer}
+    kind = next((kinds[name] for name in weights), np.dtype(np.float32))
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
@@ -83,14 +123,15 @@ def quantised(
     constants = [item for item in graph.initializer if item.name not in weights]
     for item in constants:
         if item.name in biases:
-            item.CopyFrom(numpy_helper.from_array(biases[item.name], item.name))
+            item.CopyFrom(numpy_helper.from_array(biases[item.name].astype(kinds[item.name]), item.name))
     nodes += [_integer_weights(item, constants) for item in graph.initializer if item.name in weights]
     for node in graph.node:
-        node.input[:] = [_rounded(name) if name in rounded or name in weights else name for name in node.input]
+        taken = {*weights, *(rounded if scheme.everywhere or node.name in readers else ())}
+        node.input[:] = [_rounded(name) if name in taken else name for name in node.input]
         nodes.append(node)
         for name in node.output:
             if name in rounded:
-                nodes += _pair(name, ranges[name], constants)
+                nodes += _pair(name, scheme.scale_and_zero_point(ranges[name], kind), constants)
     # Both hold what was given, so they are replaced and not changed in place.
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
@@ -137,16 +178,14 @@ def initializers(model: Any) -> dict[str, Floats]:
     return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
-def _pair(name: str, span: Range, constants: list[Any]) -> list[Any]:
-    """Q and DQ behind the tensor `name`, with unsigned levels: after a ReLU all 256 serve."""
+def _pair(name: str, parameters: tuple[npt.NDArray[Any], npt.NDArray[Any]], constants: list[Any]) -> list[Any]:
+    """Q and DQ behind the tensor `name`, with these scale and zero point."""
     from onnx import helper
 
-    scale = (span.high - span.low) / LEVELS
-    zero_point = round(-span.low / scale)
-    parameters = _parameters(name, np.float32(scale), np.uint8(zero_point), constants)
+    inputs = _parameters(name, *parameters, constants)
     return [
-        helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}/levels"], name=f"{name}/Q"),
-        helper.make_node("DequantizeLinear", [f"{name}/levels", *parameters], [_rounded(name)], name=f"{name}/DQ"),
+        helper.make_node("QuantizeLinear", [name, *inputs], [f"{name}/levels"], name=f"{name}/Q"),
+        helper.make_node("DequantizeLinear", [f"{name}/levels", *inputs], [_rounded(name)], name=f"{name}/DQ"),
     ]
 
 
@@ -161,10 +200,12 @@ def _integer_weights(weights: Any, constants: list[Any]) -> Any:
 
 
 def _integers(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
-    scales = np.where(largest > 0, largest / WEIGHT_LEVELS, 1).astype(np.float32)
-    integers = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1)))
-    return np.clip(integers, -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
+    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1).astype(np.float32)
+    scales = np.where(largest > 0, largest / SIGNED_LEVELS, 1)
+    # Scales are of the weights' own type, and in half precision never rounded to nothing.
+    scales = np.maximum(scales.astype(weights.dtype), np.finfo(weights.dtype).smallest_subnormal)
+    integers = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1)).astype(np.float32))
+    return np.clip(integers, -SIGNED_LEVELS, SIGNED_LEVELS).astype(np.int8), scales
 
 
 def _parameters(name: str, scale: Any, zero_point: Any, constants: list[Any]) -> list[str]:

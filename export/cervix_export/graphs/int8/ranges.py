@@ -23,7 +23,7 @@ _CUTS = np.linspace(0.2, 1.0, 81)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a tensor's 256 levels span; `low` is 0 where it is never negative."""
+    """What a tensor's levels span; `low` is 0 where it is never negative."""
 
     low: float
     high: float
@@ -44,16 +44,15 @@ class Observed:
     counts: npt.NDArray[np.int64]
     mean: npt.NDArray[np.float64]
 
-    def best_range(self) -> Range:
-        """The range of the least squared error."""
+    def best_range(self, *, signed: bool = False) -> Range:
+        """The range of the least squared error; `signed` levels lie on both sides of zero, whatever the values do."""
         top = max(self.high, -self.low)
         if top <= 0:
             return Range(0.0, 1.0)
-        signed = self.low < 0
         centres = (np.arange(BINS) + 0.5) * top / BINS
-        errors = [self._error(centres, cut * top, signed=signed) for cut in _CUTS]
+        errors = [self._error(centres, cut * top, signed=signed or self.low < 0) for cut in _CUTS]
         best = float(_CUTS[int(np.argmin(errors))] * top)
-        return Range(max(self.low, -best) if signed else 0.0, min(self.high, best))
+        return Range(max(self.low, -best) if self.low < 0 else 0.0, min(self.high, best))
 
     def _error(self, centres: npt.NDArray[np.float64], cut: float, *, signed: bool) -> float:
         step = cut * (2 if signed else 1) / LEVELS
