@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from cervix_engine.cli.batch import SOME_FAILED
+from cervix_engine.cli.batch import INCOMPLETE
 from cervix_engine.run.record import RunRecord
 from cervix_engine.tiles.formats.header import MAX_AREA_PX
 from engine.run.support import read_table
@@ -79,7 +79,7 @@ def outcomes(table: Path) -> dict[bytes, str]:
 
 def judge(finished: Finished, things: list[Hostile], *, out: Path, ordinary: Finished) -> list[str]:
     """Where the run over planted `things` was not as specified."""
-    violations = list(_of_the_run(finished, ordinary, wanted=SOME_FAILED))
+    violations = list(_of_the_run(finished, ordinary, wanted=INCOMPLETE))
     if not out.exists():
         return [*violations, f"no table: {finished.stderr[-500:]}"]
     seen = outcomes(out)
@@ -111,7 +111,7 @@ def cuts(tiles: Iterable[Path], root: Path, *, step: int = 64) -> dict[bytes, st
 def judge_cuts(finished: Finished, wanted: dict[bytes, str], *, out: Path, ordinary: Finished) -> list[str]:
     """Where a cut tile did not become a failed row of its kind."""
     differences = _differences(wanted, outcomes(out)) if out.exists() else ["no table"]
-    return [*_of_the_run(finished, ordinary, wanted=SOME_FAILED), *differences]
+    return [*_of_the_run(finished, ordinary, wanted=INCOMPLETE), *differences]
 
 
 def kinds(things: list[Hostile]) -> str:

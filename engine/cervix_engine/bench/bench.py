@@ -84,7 +84,7 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         folder = Path(name)
 
         def list_tiles() -> Listing:
-            return discover(config.tiles or copy_golden(bundle, folder / "tiles"), spool=folder)
+            return discover(config.tiles or copy_golden(bundle, folder / "tiles"), spool=folder, follow_links=True)
 
         with open_session(request, list_tiles=list_tiles) as session:
             tiles = usable_tiles(session.listing, contract=bundle.contract, count=config.count)

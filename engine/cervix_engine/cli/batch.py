@@ -17,7 +17,7 @@ from cervix_engine.version import __version__
 if TYPE_CHECKING:
     from cervix_engine.run.batch import BatchConfig, RunSetup
 
-SOME_FAILED = 3
+INCOMPLETE = 3
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,8 +42,8 @@ def main(
     """Predict every tile below the folder TILES: one row per tile, always, in OUT.
 
     A tile that cannot be predicted gets a row too, with its reason. Exit codes: 0 done, 3 done but some tiles
-    failed, 1 failed, 2 wrong usage, 4 no certificate under --require-parity, 5 an engine that was built for another
-    machine, 130 interrupted.
+    failed or the folder has changed since it was listed, 1 failed, 2 wrong usage, 4 no certificate under
+    --require-parity, 5 an engine that was built for another machine, 130 interrupted.
     """
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
@@ -83,7 +83,7 @@ def main(
     if not quiet:
         for name, path in derived.targets.items():
             click.echo(f"{name}: {path}", err=True)
-    return SOME_FAILED if done.failed else 0
+    return INCOMPLETE if done.failed or done.folder_changes else 0
 
 
 def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:

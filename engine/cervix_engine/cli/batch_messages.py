@@ -26,7 +26,7 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
     failed = f" ({kinds})" if kinds else ""
     resumed = f", {record.resumed} of them before this run went on" if record.resumed else ""
     yield f"{record.found} tiles: {record.ok} predicted, {record.failed} failed{failed}{resumed}"
-    yield f"table: {out}" + (f"   ({record.ignored} other files ignored)" if record.ignored else "")
+    yield f"table: {out}{_ignored(record)}"
     yield f"{precision} on {backend.device_class}, certificate: {certificate}"
     yield (
         f"{record.tiles_per_sec:.1f} tiles/s after {record.provenance.start_s:.1f} s of start; bound by {bound.stage}: "
@@ -36,6 +36,11 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
         for stage in record.stages:
             times = f"busy {stage.busy_s:.2f} s, waiting {stage.waiting_s:.2f} s"
             yield f"  {stage.stage:<8} {stage.threads} threads, {times}"
+    if changes := record.folder_changes:
+        yield (
+            f"warning: since the folder was listed, {changes.added} tiles were added, which this table does not have, "
+            f"and {changes.removed} were removed"
+        )
     if record.flagged > MANY_FLAGGED * record.ok:
         yield (
             f"warning: {record.flagged} of {record.ok} predicted tiles ({record.flagged / record.ok:.0%}) look unlike "
@@ -45,13 +50,19 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
     """What a run would be, in a few lines."""
-    ignored = f"   ({forecast.ignored} other files ignored)" if forecast.ignored else ""
-    yield f"{forecast.found} tiles, and as many rows{ignored}"
+    yield f"{forecast.found} tiles, and as many rows{_ignored(forecast)}"
     failed = f", {forecast.failed} of them failed" if forecast.failed else ""
     yield f"{forecast.runs}: {forecast.tiles_per_sec:.1f} tiles/s over {forecast.sampled} sampled tiles{failed}"
     yield f"about {duration(forecast.seconds)}, of which {forecast.start_s:.1f} s to start"
     yield f"about {forecast.peak_bytes / 1e6:,.0f} MB of memory, {forecast.table_bytes / 1e6:,.1f} MB of table as CSV"
     yield "nothing was written: leave --dry-run out to run it"
+
+
+def _ignored(counted: RunRecord | Forecast) -> str:
+    from cervix_engine.tiles.discover import ignored_words
+
+    by_reason = f": {ignored_words(counted.ignored_by)}" if counted.ignored_by else ""
+    return f"   ({counted.ignored} other files ignored{by_reason})" if counted.ignored else ""
 
 
 def duration(seconds: float) -> str:

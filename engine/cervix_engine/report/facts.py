@@ -12,6 +12,7 @@ from cervix_engine.errors import ContractError, OutputError, UsageError
 if TYPE_CHECKING:
     from cervix_engine.bundle.bundle import Bundle
     from cervix_engine.run.record import RunRecord
+from cervix_engine.tiles.discover import ignored_words
 
 Pairs = list[tuple[str, str]]
 
@@ -72,7 +73,10 @@ def _run_facts(run: RunRecord) -> Pairs:
         ("batch size", str(run.batch_size)),
         ("speed", f"{run.tiles_per_sec:,.1f} tiles/s over {run.stream_s:,.1f} s, bound by {bound.stage}"),
         ("golden tiles at the start", f"largest difference from Keras {run.provenance.replay_absdiff:.2g}"),
-        ("other files ignored", f"{run.ignored:,}"),
+        (
+            "other files ignored",
+            f"{run.ignored:,}" + (f": {words}" if (words := ignored_words(run.ignored_by)) else ""),
+        ),
     ]
 
 

@@ -14,13 +14,16 @@ from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import OutputError, UsageError
 from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
+from cervix_engine.run.journal import InputRules
 from cervix_engine.run.record import record_beside
 from cervix_engine.run.session import SessionRequest
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.columns import OPTIONAL
+from cervix_engine.table.coordinates import NAMES
 from cervix_engine.table.formats import require_writer
 from cervix_engine.table.locations import identified
 from cervix_engine.table.names import escape_name
+from cervix_engine.tiles.discover import refuse_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class BatchConfig:
         judge_quality: whether each row has the flags of `quality.py`.
         coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`, or a CSV file that says it; None takes an
             earlier run's own, else what names spell out.
+        follow_links: whether links that lead out of the folder are followed, to files and to folders.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -59,6 +63,7 @@ class BatchConfig:
     hash_tiles: bool = False
     judge_quality: bool = False
     coords: str | None = None
+    follow_links: bool = False
     retry_failures: bool = False
 
     @property
@@ -82,6 +87,18 @@ class BatchConfig:
         """Those of `OPTIONAL` that are asked for, or among the columns of rows that are kept."""
         chosen = {"sha256": self.hash_tiles, "quality": self.judge_quality}
         return tuple(name for name in OPTIONAL if chosen[name] or name in kept)
+
+    def rules(self, earlier: InputRules | None = None) -> InputRules:
+        """How the folder is read: as asked, else as by the `earlier` run whose rows are kept.
+
+        Raises:
+            UsageError: a pattern or a file of coordinates cannot be used.
+        """
+        before = earlier or InputRules()
+        return InputRules(
+            coords=identified(self.coords or before.coords or NAMES),
+            follow_links=self.follow_links or before.follow_links,
+        )
 
     def arguments(self) -> dict[str, Any]:
         """What was asked, by option, for the run's record."""
@@ -108,7 +125,7 @@ def check_paths(config: BatchConfig) -> None:
     """
     parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
     if not stat.S_ISDIR(tiles):
-        raise UsageError(f"{'not a folder' if tiles else 'no such folder'}: {config.tiles}")
+        raise refuse_root(config.tiles, exists=bool(tiles))
     if not stat.S_ISDIR(_mode(parent)):
         raise OutputError(f"no such folder for the table: {parent}")
     if out and not stat.S_ISREG(out):

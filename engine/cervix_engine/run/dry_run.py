@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,7 +35,7 @@ class Forecast:
 
     Attributes:
         found: tiles; as many rows.
-        ignored: files that are no tiles.
+        ignored, ignored_by: files that are no tiles, and how many for which of `discover.REASONS`.
         sampled: tiles that were predicted for this forecast.
         failed: how many of those would have failed.
         start_s: seconds until the first tile can be predicted.
@@ -48,6 +48,7 @@ class Forecast:
 
     found: int
     ignored: int
+    ignored_by: Mapping[str, int]
     sampled: int
     failed: int
     start_s: float
@@ -74,13 +75,14 @@ def forecast(config: BatchConfig, *, choose: Choose = choose_backend) -> Forecas
     fork_server()  # it starts while the model is loaded
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        list_tiles = partial(discover, config.tiles, spool=Path(folder))
+        list_tiles = partial(discover, config.tiles, spool=Path(folder), follow_links=config.follow_links)
         with open_session(request, list_tiles=list_tiles, choose=choose) as session:
             seen = _predict(session, columns=config.optional_columns(()), coords=config.coords or NAMES)
     listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s
     return Forecast(
         found=listing.found,
         ignored=listing.ignored,
+        ignored_by=listing.ignored_by,
         sampled=seen.tiles,
         failed=seen.failed,
         start_s=start_s,

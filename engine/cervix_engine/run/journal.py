@@ -16,9 +16,23 @@ from typing import Any
 
 from cervix_engine.errors import OutputError, ResumeMismatchError
 from cervix_engine.files import atomic_path, output_errors, sha256_bytes
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.values import Precision
 
 SCHEMA = "cervix/journal/1"
+
+
+@dataclass(frozen=True, slots=True)
+class InputRules:
+    """How a run reads its folder. The defaults are what runs did before there was a choice.
+
+    Attributes:
+        coords: how names say where tiles lie, as `locations.identified` gives it; None in runs that wrote no places.
+        follow_links: whether links that lead out of the folder are followed.
+    """
+
+    coords: str | None = None
+    follow_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,7 @@ class RunIdentity:
     """Everything that a row can depend on. Equal identities give byte-identical tables.
 
     `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
-    `coords` is how names say where tiles lie: a pattern or `names`; None in runs that wrote no locations.
+    What follows it is as in `InputRules`.
     """
 
     root: str
@@ -42,6 +56,11 @@ class RunIdentity:
     listing_sha256: str
     retry_of: str | None = None
     coords: str | None = None
+    follow_links: bool = False
+
+    @property
+    def rules(self) -> InputRules:
+        return InputRules(self.coords, self.follow_links)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunIdentity:
@@ -98,16 +117,18 @@ class Journal:
     identity: RunIdentity
     found: int
     ignored: int
+    ignored_by: dict[str, int]
     shards: list[Shard]
     assembled: str | None = None
 
     @classmethod
-    def create(cls, path: Path, *, identity: RunIdentity, found: int, ignored: int) -> Journal:
+    def create(cls, path: Path, *, identity: RunIdentity, listing: Listing) -> Journal:
         """Start a journal; when this returns its first line survives a power cut."""
-        header = {"schema": SCHEMA, "found": found, "ignored": ignored, "identity": asdict(identity)}
+        found, ignored, ignored_by = listing.found, listing.ignored, dict(listing.ignored_by)
+        header = {"schema": SCHEMA, "found": found, "ignored": ignored, "ignored_by": ignored_by}
         with output_errors("cannot start the journal"), atomic_path(path) as temporary:
-            temporary.write_bytes(_line(header))
-        return cls(path, identity, found, ignored, [])
+            temporary.write_bytes(_line({**header, "identity": asdict(identity)}))
+        return cls(path, identity, found, ignored, ignored_by, [])
 
     @classmethod
     def load(cls, path: Path) -> Journal | None:
@@ -123,7 +144,8 @@ class Journal:
         header = _entry(lines[0]) if lines else None
         if header is None or header.get("schema") != SCHEMA:
             raise OutputError("the partial run's journal is broken or another version's: discard it with --no-resume")
-        journal = cls(path, RunIdentity.from_json(header["identity"]), header["found"], header["ignored"], [])
+        identity, ignored_by = RunIdentity.from_json(header["identity"]), header.get("ignored_by", {})
+        journal = cls(path, identity, header["found"], header["ignored"], ignored_by, [])
         journal._replay(lines[1:])
         if torn:
             journal._cut_torn_line(len(torn))

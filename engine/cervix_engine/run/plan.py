@@ -16,7 +16,7 @@ for is taken from it, and what is asked for otherwise is refused.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,13 +25,11 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.config import BatchConfig
-from cervix_engine.run.journal import RunIdentity
+from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import RunRecord, record_of
 from cervix_engine.run.session import Session, SessionRequest
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
-from cervix_engine.table.coordinates import NAMES
-from cervix_engine.table.locations import identified
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
 
@@ -51,7 +49,7 @@ class Plan:
         kind: see above.
         request: the session that it needs.
         optional: the table's columns beyond the standard ones.
-        coords: how names say where tiles lie, as `locations.identified` gives it.
+        rules: how the folder is read.
         partial: the identity of the partial run that goes on.
         base: the finished table whose failed rows are predicted again.
     """
@@ -59,7 +57,7 @@ class Plan:
     kind: Literal["fresh", "resume", "retry"]
     request: SessionRequest
     optional: tuple[str, ...]
-    coords: str
+    rules: InputRules
     partial: RunIdentity | None = None
     base: RunRecord | None = None
 
@@ -67,7 +65,11 @@ class Plan:
         """The tiles of this run below `root`, listed where `table` keeps them."""
         if self.kind == "resume":
             return table.stored_listing(root)
-        return table.list_failed(root, self.base) if self.base else table.list_tiles(root)
+        return (
+            table.list_failed(root, self.base)
+            if self.base
+            else table.list_tiles(root, follow_links=self.rules.follow_links)
+        )
 
     def identity(self, session: Session) -> RunIdentity:
         """Everything that the rows of this run depend on, now that it is known what computes them.
@@ -75,7 +77,7 @@ class Plan:
         Raises:
             ResumeMismatchError: the rows that are kept depend on something else.
         """
-        now = session.identity(session.listing, optional=self.optional, coords=self.coords)
+        now = session.identity(session.listing, optional=self.optional, rules=self.rules)
         return self.require_same(now)
 
     def require_same(self, now: RunIdentity) -> RunIdentity:
@@ -127,7 +129,7 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
     request = config.request(bundle, began=began)
     earlier = partial or (base.identity if base else None)
     if earlier is None:
-        return Plan("fresh", request, config.optional_columns(()), identified(config.coords or NAMES))
+        return Plan("fresh", request, config.optional_columns(()), config.rules())
     return _going_on(config, request, earlier, partial=partial, base=base)
 
 
@@ -176,8 +178,8 @@ def _going_on(
     precision = earlier.precision if config.precision == "auto" else config.precision
     backend, batch_size = config.backend or earlier.backend, _batch_size(config.batch_size, earlier)
     request = replace(request, precision=precision, backend=backend, batch_size=batch_size, keep_batch_size=True)
-    optional, coords = config.optional_columns(earlier.columns), identified(config.coords or earlier.coords or NAMES)
-    plan = Plan("resume" if partial else "retry", request, optional, coords, partial, base)
+    optional, rules = config.optional_columns(earlier.columns), config.rules(earlier.rules)
+    plan = Plan("resume" if partial else "retry", request, optional, rules, partial, base)
     # What needs no model to be seen is refused before one is looked for, and the machine blamed.
     as_asked = replace(
         earlier,
@@ -187,7 +189,7 @@ def _going_on(
         precision=precision,
         batch_size=batch_size,
         columns=RowFormat(request.bundle.contract, optional=optional).columns,
-        coords=coords,
+        **asdict(rules),
     )
     plan.require_same(as_asked)
     return plan

@@ -15,6 +15,7 @@ from cervix_engine.machine import software
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.table.names import escape_name, unescape_name
+from cervix_engine.tiles.listing import FolderChanges
 
 Status = Literal["running", "done", "interrupted", "failed"]
 
@@ -75,6 +76,8 @@ class RunRecord:
         status: `done` only once the table is in its place.
         reason: why a run that is not done ended, else None.
         identity: everything that a row can depend on.
+        ignored_by: how many of the ignored for which of `discover.REASONS`; empty where that is not known.
+        folder_changes: of a run that went on: how the folder differed from its listing.
         resumed: tiles that were done before this run, by an earlier one.
         flagged: predicted tiles with a flag of `quality.py`, where the run looked for any.
         table: what the table can be checked against; None until it is assembled.
@@ -96,6 +99,8 @@ class RunRecord:
     status: Status = "running"
     reason: str | None = None
     replaces: RunRecord | None = None
+    ignored_by: dict[str, int] = field(default_factory=dict)
+    folder_changes: FolderChanges | None = None
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -142,6 +147,8 @@ class RunRecord:
             "batch_size": self.batch_size,
             "found": self.found,
             "ignored": self.ignored,
+            "ignored_by": self.ignored_by,
+            "folder_changes": asdict(self.folder_changes) if self.folder_changes is not None else None,
             "resumed": self.resumed,
             "ok": self.ok,
             "failed": self.failed,
@@ -171,11 +178,13 @@ class RunRecord:
     def _from_json(cls, data: dict[str, Any]) -> RunRecord:
         if data["schema"] != cls.schema:
             raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
+        data = {"ignored_by": {}, "folder_changes": None, **data}  # earlier versions write neither
         values = {item.name: data[item.name] for item in fields(cls)}
         values["provenance"] = Provenance(**data["provenance"])
         values["backend"] = BackendInfo(**data["backend"])
         values["identity"] = _identity_from_json(data["identity"])
         values["table"] = TableDigests(**data["table"]) if data["table"] else None
+        values["folder_changes"] = FolderChanges(**data["folder_changes"]) if data["folder_changes"] else None
         values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
         values["replaces"] = cls._from_json(data["replaces"]) if data["replaces"] else None
         return cls(**values)

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.contract import ModelContract
 from cervix_engine.files import output_errors, sha256_file
-from cervix_engine.run.journal import RunIdentity
+from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import Provenance
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.source import TileSource
@@ -34,6 +34,8 @@ from cervix_engine.table.coordinates import NAMES
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
 from cervix_engine.values import Pixels, Probabilities
+
+DEFAULT_RULES = InputRules(coords=NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,10 @@ class Session:
             answers[start : start + count] = self.backend.infer(batch)[:count]
         return answers
 
-    def identity(self, listing: Listing, *, optional: Collection[str] = (), coords: str = NAMES) -> RunIdentity:
-        """Everything that rows of `listing` depend on, with these `optional` columns and `coords`."""
+    def identity(
+        self, listing: Listing, *, optional: Collection[str] = (), rules: InputRules = DEFAULT_RULES
+    ) -> RunIdentity:
+        """Everything that rows of `listing` depend on, with these `optional` columns, read by these rules."""
         info = self.backend.info
         with output_errors("cannot read the listing"):
             listing_sha256 = sha256_file(listing.path)
@@ -179,7 +183,7 @@ class Session:
             batch_size=self.batch_size,
             columns=RowFormat(self.contract, optional=optional).columns,
             listing_sha256=listing_sha256,
-            coords=coords,
+            **asdict(rules),
         )
 
 

@@ -55,7 +55,8 @@ from cervix_engine.table.formats import csv_line, csv_lines, publish_as, table_s
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing, discover, list_again
+from cervix_engine.tiles.discover import compared, discover
+from cervix_engine.tiles.listing import Listing, list_again
 
 JOURNAL = "journal.jsonl"
 DEFAULT_SHARD = ShardSize()
@@ -153,12 +154,16 @@ class TableTransaction:
     # ---- what is to be predicted
 
     def stored_listing(self, root: Path) -> Listing:
-        """The listing of the loaded run, as it was made when that began."""
-        return Listing(root, self.folder / "listing", self.journal.found, self.journal.ignored)
+        """The listing of the loaded run, as it was made when that began, and how the folder differs by now."""
+        journal = self.journal
+        stored = Listing(root, self.folder / "listing", journal.found, journal.ignored, journal.ignored_by)
+        if journal.identity.retry_of:  # it holds the failed tiles alone
+            return stored
+        return compared(stored, spool=self.folder, follow_links=journal.identity.follow_links)
 
-    def list_tiles(self, root: Path) -> Listing:
+    def list_tiles(self, root: Path, *, follow_links: bool = False) -> Listing:
         """List the tiles below `root` for a new run."""
-        return discover(root, spool=self.empty_folder())
+        return discover(root, spool=self.empty_folder(), follow_links=follow_links)
 
     def list_failed(self, root: Path, base: RunRecord) -> Listing:
         """List the tiles of the table's failed rows for a new run, in the table's order, as they are now."""
@@ -166,7 +171,8 @@ class TableTransaction:
         with output_errors(f"cannot read {self.out}"):
             failed = (row.path for row in Table.open(self.out).rows() if row.error is not None)
             names = (os.fsencode(unescape_name(path)) for path in failed)
-            return list_again(names, root, spool=spool, ignored=base.ignored)
+            stored = Listing(root, spool / "listing", 0, base.ignored, base.ignored_by)
+            return list_again(names, stored, follow_links=base.identity.follow_links)
 
     def empty_folder(self) -> Path:
         """A new folder for a run's files; whatever partial run lay there is discarded."""
@@ -207,6 +213,8 @@ class TableTransaction:
         self._record = RunRecord(
             found=kept + listing.found,
             ignored=listing.ignored,
+            ignored_by=dict(listing.ignored_by),
+            folder_changes=listing.changes,
             resumed=kept + self.journal.tiles,
             backend=backend,
             provenance=provenance,
@@ -220,7 +228,7 @@ class TableTransaction:
         with output_errors("cannot store the listing"):
             fsync_file(listing.path)
         path = self.folder / JOURNAL
-        self.journal = Journal.create(path, identity=identity, found=listing.found, ignored=listing.ignored)
+        self.journal = Journal.create(path, identity=identity, listing=listing)
 
     @contextmanager
     def _telling_why(self) -> Iterator[None]:

@@ -13,12 +13,12 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from cervix_engine.errors import ListingError, UsageError
 from cervix_engine.tiles.listing import (
-    FolderChanges,
     Listing,
     Record,
     SameRoot,
@@ -27,7 +27,7 @@ from cervix_engine.tiles.listing import (
     write_sorted,
 )
 
-__all__ = ["Listing", "SameRoot", "changes_since", "discover", "ignored_words", "list_again"]
+__all__ = ["Listing", "SameRoot", "compared", "discover", "ignored_words", "list_again"]
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ def discover(root: Path, *, spool: Path, follow_links: bool = False) -> Listing:
         OutputError: the listing cannot be written.
     """
     with _listing_errors(os.fsencode(root)):
-        _require_folder(root)
+        if not root.is_dir():
+            raise refuse_root(root, exists=root.exists())
     walk = Walk(root, follow_links=follow_links)
     found = write_sorted(walk, spool)
     if not found:
@@ -106,35 +107,35 @@ def discover(root: Path, *, spool: Path, follow_links: bool = False) -> Listing:
     return Listing(root, spool / "listing", found, walk.ignored.total(), dict(walk.ignored))
 
 
-def changes_since(listing: Listing, *, spool: Path, follow_links: bool = False) -> FolderChanges:
-    """How the folder differs by now from its listing; a tile whose bytes changed is not counted.
+def compared(listing: Listing, *, spool: Path, follow_links: bool = False) -> Listing:
+    """A stored listing with how its folder differs by now; a tile whose bytes changed is not counted there.
 
     Raises:
         ListingError: a folder cannot be listed.
         OutputError: `spool` cannot be written, or the listing not read.
     """
-    return folder_changes(listing, Walk(listing.root, follow_links=follow_links), spool=spool)
+    walk = Walk(listing.root, follow_links=follow_links)
+    return replace(listing, changes=folder_changes(listing, walk, spool=spool))
 
 
-def ignored_words(reasons: Mapping[str, int]) -> str:
+def ignored_words(ignored_by: Mapping[str, int]) -> str:
     """Such as `2 hidden, 1 whole slides`, the most frequent first."""
-    counted = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    counted = sorted(ignored_by.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {_WORDS[reason]}" for reason, count in counted)
 
 
-def _require_folder(root: Path) -> None:
-    if root.is_dir():
-        return
-    if os.fsencode(root).lower().endswith(SLIDE_SUFFIXES):
-        raise UsageError(f"{root} is a whole slide, expected a folder: {_HINTS['whole_slide']}")
-    raise UsageError(f"not a folder: {root}" if root.exists() else f"no such folder: {root}")
+def refuse_root(root: Path, *, exists: bool) -> UsageError:
+    """The error of a root that is no folder."""
+    if exists and os.fsencode(root).lower().endswith(SLIDE_SUFFIXES):
+        return UsageError(f"{root} is a whole slide, expected a folder: {_HINTS['whole_slide']}")
+    return UsageError(f"{'not a folder' if exists else 'no such folder'}: {root}")
 
 
-def _why_none(reasons: Mapping[str, int]) -> str:
-    if not reasons:
-        return "there is nothing in it"
-    hints = [hint for reason, hint in _HINTS.items() if reason in reasons]
-    return "; ".join([f"only {ignored_words(reasons)}", *hints])
+def _why_none(ignored_by: Mapping[str, int]) -> str:
+    if not ignored_by:
+        return "0 other files"
+    hints = [hint for reason, hint in _HINTS.items() if reason in ignored_by]
+    return "; ".join([f"{sum(ignored_by.values())} other files ({ignored_words(ignored_by)})", *hints])
 
 
 class Walk:

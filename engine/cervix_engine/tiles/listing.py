@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -28,6 +28,17 @@ Record = tuple[bytes, int, int]  # path relative to the root, size in bytes, mti
 
 
 @dataclass(frozen=True, slots=True)
+class FolderChanges:
+    """How a folder differs from its listing, by the names of its tiles."""
+
+    added: int
+    removed: int
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The tiles that were found, on disk.
 
@@ -36,14 +47,16 @@ class Listing:
         path: the file of records.
         found: number of tiles.
         ignored: files passed over, and folders that were not entered.
-        reasons: how many of these for which of `discover.REASONS`; empty where that is not known any more.
+        ignored_by: how many of these for which of `discover.REASONS`; empty where that is not known.
+        changes: how the folder differs by now from a listing that was stored; None where it was listed just now.
     """
 
     root: Path
     path: Path
     found: int
     ignored: int
-    reasons: Mapping[str, int] = field(default_factory=dict)
+    ignored_by: Mapping[str, int] = field(default_factory=dict)
+    changes: FolderChanges | None = None
 
     def __iter__(self) -> Iterator[TileRef]:
         root_name = self.root.resolve().name or "root"
@@ -85,23 +98,22 @@ class SameRoot:
         return status.st_dev, status.st_ino
 
 
-def list_again(names: Iterable[bytes], root: Path, *, spool: Path, ignored: int, follow_links: bool = False) -> Listing:
-    """List tiles that were found before, in the order given, into `spool / "listing"`, as they are now.
+def list_again(names: Iterable[bytes], listing: Listing, *, follow_links: bool = False) -> Listing:
+    """Write `listing` anew: tiles that were found before, in the order given, as they are now.
 
-    One that is gone, or leads out of `root` by now where links are not followed, is listed as an empty file of no
+    One that is gone, or leads out of the root by now where links are not followed, is listed as an empty file of no
     time, which it cannot be read as.
 
     Raises:
         OutputError: the listing cannot be written.
     """
-    top = os.path.realpath(os.fsencode(root)) + b"/"
+    top = os.path.realpath(os.fsencode(listing.root)) + b"/"
     inside = b"/" if follow_links else top
     records = ((name, *_size_and_time(top + name, inside)) for name in names)
     try:
-        found = _write_records(spool / "listing", records)
+        return replace(listing, found=_write_records(listing.path, records))
     except OSError as error:
-        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
-    return Listing(root, spool / "listing", found, ignored)
+        raise OutputError(f"cannot write the listing {listing.path}: {error.strerror}") from error
 
 
 def _size_and_time(path: bytes, inside: bytes) -> tuple[int, int]:
@@ -130,14 +142,6 @@ def write_sorted(records: Iterable[Record], spool: Path, *, run_length: int = RU
             return _write_records(spool / "listing", _merged(_sorted_runs(records, spool, run_length), stack))
     except OSError as error:
         raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class FolderChanges:
-    """How a folder differs from its listing, by the names of its tiles."""
-
-    added: int
-    removed: int
 
 
 def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> FolderChanges:

@@ -224,8 +224,8 @@ def run_setup(
     def stop(*_: object, **__: object) -> NoReturn:
         raise error or KeyboardInterrupt
 
-    def list_tiles(table: TableTransaction, root: Path) -> Listing:
-        listing = TableTransaction.list_tiles(table, root)
+    def list_tiles(table: TableTransaction, root: Path, *, follow_links: bool) -> Listing:
+        listing = TableTransaction.list_tiles(table, root, follow_links=follow_links)
         if once_listed:
             once_listed()
         return listing

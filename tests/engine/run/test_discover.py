@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles.discover import Walk, changes_since, discover, ignored_words
+from cervix_engine.tiles.discover import Walk, compared, discover, ignored_words
 from cervix_engine.tiles.listing import FolderChanges, Listing, read_records, write_sorted
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp", b".jp2", b".j2k")
@@ -74,7 +74,7 @@ def test_suffixes_in_any_case_and_what_is_ignored(root: Path, spool: Path) -> No
     listing = discover(root, spool=spool)
     assert set(paths(listing)) == {*good, "u.JPG", "v.TiFf", "x.y.PNG"}
     assert listing.ignored == 6
-    assert listing.reasons == {"suffix": 5, "whole_slide": 1}
+    assert listing.ignored_by == {"suffix": 5, "whole_slide": 1}
 
 
 def test_hidden_names_are_no_tiles_at_any_depth(root: Path, spool: Path) -> None:
@@ -82,7 +82,7 @@ def test_hidden_names_are_no_tiles_at_any_depth(root: Path, spool: Path) -> None
     listing = discover(root, spool=spool)
     assert paths(listing) == ["a.png"]
     # A folder that is not entered counts once.
-    assert (listing.ignored, listing.reasons) == (5, {"hidden": 5})
+    assert (listing.ignored, listing.ignored_by) == (5, {"hidden": 5})
 
 
 def test_a_hidden_root_is_what_was_asked_for(tmp_path: Path, spool: Path) -> None:
@@ -107,7 +107,7 @@ def test_links_inside_the_root_are_tiles_and_links_out_of_it_are_not(root: Path,
     (root / "dangling.png").symlink_to("a/gone.png")
     listing = discover(root, spool=spool)
     assert paths(listing) == ["a/real.png", "absolute.png", "relative.png"]
-    assert listing.reasons == {"link": 2, "gone": 1}
+    assert listing.ignored_by == {"link": 2, "gone": 1}
 
 
 def test_links_to_folders_are_not_entered(root: Path, spool: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_links_to_folders_are_not_entered(root: Path, spool: Path, tmp_path: Pat
     (root / "folder.png").symlink_to("a", target_is_directory=True)
     listing = discover(root, spool=spool)
     assert paths(listing) == ["a/1.png"]
-    assert listing.reasons == {"link": 4}
+    assert listing.ignored_by == {"link": 4}
 
 
 def test_link_loops_end(root: Path, spool: Path) -> None:
@@ -129,7 +129,7 @@ def test_link_loops_end(root: Path, spool: Path) -> None:
     (root / "pong.png").symlink_to("ping.png")
     listing = discover(root, spool=spool)
     assert paths(listing) == ["a.png"]
-    assert listing.reasons == {"gone": 3}
+    assert listing.ignored_by == {"gone": 3}
 
 
 def test_the_root_may_be_a_link(root: Path, spool: Path, tmp_path: Path) -> None:
@@ -149,18 +149,24 @@ def test_special_files_are_ignored_and_never_opened(root: Path, spool: Path, mon
         server.bind("socket.png")
         listing = discover(root, spool=spool)
     assert paths(listing) == ["a.png"]
-    assert listing.reasons == {"special": 2}
+    assert listing.ignored_by == {"special": 2}
 
 
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        ([], "there is nothing in it"),
-        (["a.txt"], "only 1 with another suffix; known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp .jp2 .j2k"),
-        ([".a.png", "b/.c.png"], "only 2 hidden"),
-        (["@eaDir/a.png", "b/@eaDir/c.png", "#recycle/d.png"], "only 3 system folders"),
-        (["a.svs", "b.NDPI"], "only 2 whole slides; a whole slide has to be cut into tiles first"),
-        (["s.mrxs", "s/Data0000.dat", "s/Slidedat.ini"], "only 2 with another suffix, 1 whole slides; known suffixes"),
+        ([], "0 other files"),
+        (["a.txt"], "1 other files (1 with another suffix); known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp .jp2"),
+            ["a.txt"],
+            "1 other files (1 with another suffix); known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp .jp2 .j2k",
+        ),
+        ([".a.png", "b/.c.png"], "2 other files (2 hidden)"),
+        (["@eaDir/a.png", "b/@eaDir/c.png", "#recycle/d.png"], "3 other files (3 system folders)"),
+        (["a.svs", "b.NDPI"], "2 other files (2 whole slides); a whole slide has to be cut into tiles first"),
+        (
+            ["s.mrxs", "s/Data0000.dat", "s/Slidedat.ini"],
+            "3 other files (2 with another suffix, 1 whole slides); known suffixes",
+        ),
     ],
 )
 def test_a_folder_without_a_tile_is_refused_with_the_true_reason(
@@ -184,7 +190,7 @@ def test_what_systems_put_among_tiles_is_not_entered(root: Path, spool: Path, na
     listing = discover(root, spool=spool)
     hidden = name.startswith(".")
     assert paths(listing) == (["a.png"] if hidden else sorted(["a.png", f"{name}.png"]))
-    assert listing.reasons == ({"hidden": 3} if hidden else {"system_folder": 2})
+    assert listing.ignored_by == ({"hidden": 3} if hidden else {"system_folder": 2})
 
 
 def test_a_synology_share_has_no_thumbnails_for_tiles(root: Path, spool: Path) -> None:
@@ -195,8 +201,8 @@ def test_a_synology_share_has_no_thumbnails_for_tiles(root: Path, spool: Path) -
         touch(root, f"{folder}/@eaDir/{name}/SYNOPHOTO_THUMB_M.jpg", f"{folder}/@eaDir/{name}@SynoEAStream")
     listing = discover(root, spool=spool)
     assert paths(listing) == sorted(tiles)
-    assert listing.reasons == {"system_folder": 3, "suffix": 1}
-    assert ignored_words(listing.reasons) == "3 system folders, 1 with another suffix"
+    assert listing.ignored_by == {"system_folder": 3, "suffix": 1}
+    assert ignored_words(listing.ignored_by) == "3 system folders, 1 with another suffix"
 
 
 def test_what_is_passed_over_is_named_in_the_debug_log_alone(
@@ -228,14 +234,16 @@ def snapshot(tmp_path: Path) -> Path:
 
 
 def test_a_snapshot_of_links_is_refused_as_such_and_followed_when_asked(snapshot: Path, spool: Path) -> None:
-    with pytest.raises(UsageError, match="only 3 links that lead elsewhere, 1 with another suffix; --follow-links"):
+    with pytest.raises(
+        UsageError, match=r"files \(3 links that lead elsewhere, 1 with another suffix\); --follow-links"
+    ):
         discover(snapshot, spool=spool)
     listing = discover(snapshot, spool=spool, follow_links=True)
     assert paths(listing) == ["a.jpg", "slide_1/b.jpg", "slide_1/c.png"]
-    assert listing.reasons == {"suffix": 1}
+    assert listing.ignored_by == {"suffix": 1}
     # The stamps are those of the real files.
     assert [tile.stamp.size_bytes for tile in listing if tile.stamp] == [1, 2, 3]
-    assert changes_since(listing, spool=spool, follow_links=True) == FolderChanges(0, 0)
+    assert compared(listing, spool=spool, follow_links=True).changes == FolderChanges(0, 0)
     # From above, the blobs lie inside the root, and their own names have no suffix.
     above = discover(snapshot.parents[1], spool=spool)
     assert paths(above) == [f"snapshots/0123abc/{name}" for name in ("a.jpg", "slide_1/b.jpg", "slide_1/c.png")]
@@ -247,11 +255,11 @@ def test_a_staged_folder_of_links_to_files_and_folders_elsewhere(root: Path, spo
     (root / "slide_2").symlink_to(tmp_path / "work/cd/slide_2", target_is_directory=True)
     (root / "notes.txt").symlink_to(tmp_path / "work/notes.txt")
     (root / "gone.png").symlink_to(tmp_path / "work/gone.png")
-    with pytest.raises(UsageError, match=r"only 2 links that lead elsewhere, 1 broken links or gone meanwhile, 1 with"):
+    with pytest.raises(UsageError, match=r"\(2 links that lead elsewhere, 1 broken links or gone meanwhile, 1 with"):
         discover(root, spool=spool)
     listing = discover(root, spool=spool, follow_links=True)
     assert paths(listing) == ["slide_2/deep/z.png", "slide_2/y.png", "x.png"]
-    assert listing.reasons == {"suffix": 1, "gone": 1}
+    assert listing.ignored_by == {"suffix": 1, "gone": 1}
 
 
 def test_followed_links_that_lead_back_end(root: Path, spool: Path, tmp_path: Path) -> None:
@@ -264,22 +272,22 @@ def test_followed_links_that_lead_back_end(root: Path, spool: Path, tmp_path: Pa
     (tmp_path / "elsewhere/back").symlink_to(root, target_is_directory=True)
     listing = discover(root, spool=spool, follow_links=True)
     assert paths(listing) == ["a/b/1.png", "out/2.png"]
-    assert listing.reasons == {"link_loop": 3, "suffix": 1}
+    assert listing.ignored_by == {"link_loop": 3, "suffix": 1}
 
 
 def test_changes_of_a_folder_are_counted_by_name(root: Path, tmp_path: Path) -> None:
     touch(root, *(f"{folder}/{number}.png" for folder in "abc" for number in range(5)))
     (tmp_path / "stored").mkdir()
     listing = discover(root, spool=tmp_path / "stored")
-    assert changes_since(listing, spool=tmp_path) == FolderChanges(0, 0)
+    assert compared(listing, spool=tmp_path).changes == FolderChanges(0, 0)
     for name in ("a/0.png", "b/2.png", "b/3.png", "c/4.png"):
         (root / name).unlink()
     touch(root, "0.png", "b/25.png", "c/9.png", "b/1.txt")
     (root / "a/1.png").write_bytes(b"other bytes, which a tile's own stamp shows")
-    assert changes_since(listing, spool=tmp_path) == FolderChanges(added=3, removed=4)
+    assert compared(listing, spool=tmp_path).changes == FolderChanges(added=3, removed=4)
     for name in list(paths(listing)):
         (root / name).unlink(missing_ok=True)
-    assert changes_since(listing, spool=tmp_path) == FolderChanges(added=3, removed=15)
+    assert compared(listing, spool=tmp_path).changes == FolderChanges(added=3, removed=15)
     assert {entry.name for entry in tmp_path.iterdir()} == {"stored", "study"}
 
 
