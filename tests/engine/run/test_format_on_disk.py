@@ -77,6 +77,13 @@ def computed(config: BatchConfig) -> int:
     return sum(len(spy.digests) for spy in spies)
 
 
+def said(now: Any, written: Any) -> Any:
+    """What `now` says of that which `written` says: a later version may say more, and nothing less or else."""
+    if isinstance(written, dict) and isinstance(now, dict):
+        return {key: said(now[key], value) for key, value in written.items()}
+    return now
+
+
 def assert_as_written(config: BatchConfig, name: str) -> None:
     """The table, its row checks and the books of its record are those that the earlier version wrote."""
     for suffix in ("", ".rows"):
@@ -86,7 +93,7 @@ def assert_as_written(config: BatchConfig, name: str) -> None:
     now = json.loads(config.record_path.read_text(encoding="utf-8"))
     for key in ("schema", "status", "reason", "found", "ignored", "ok", "failed", "failures", "flagged", "table"):
         assert now[key] == written[key], key
-    assert now.keys() == written.keys()
+    assert now.keys() >= written.keys()
     assert beside(config.out) == FINISHED
     assert verify_table(config.out) == []
     assert verify_tiles(config.out, config.tiles) == []
@@ -119,10 +126,10 @@ def test_a_table_is_mended(lay_out: LayOut, name: str, batches: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["partial", "assembled", "committed", "finished", "retrying", "retried"])
-def test_a_record_is_read_and_written_alike(lay_out: LayOut, name: str, validate: Callable[[str, Any], None]) -> None:
+def test_a_record_says_all_that_it_said(lay_out: LayOut, name: str, validate: Callable[[str, Any], None]) -> None:
     config = lay_out(name)
     document = json.loads(config.record_path.read_text(encoding="utf-8"))
     validate("run", document)
-    assert RunRecord.load(config.record_path).to_json() == document
+    assert said(RunRecord.load(config.record_path).to_json(), document) == document
     if config.out.exists():
         assert record_of(config.out).table is not None
