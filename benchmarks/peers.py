@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 
-from cervix_engine.backends import Backend, open_backend
-from cervix_engine.backends.onnxruntime import CPU, OnnxRuntimeBackend
+from cervix_engine.backends import Backend, Combination, open_backend, open_graph
 from cervix_engine.backends.selection import replay_golden, select
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.files import sha256_bytes
 from cervix_engine.machine import usable_cpus
 from cervix_engine.tiles.preprocess import preprocess
 from common import Rate, describe, interleave, race_options, sample_tiles
@@ -31,7 +31,7 @@ ENGINE = "cervix-batch"
 
 def open_small(model: bytes) -> Backend:
     """A network that belongs to no bundle, on ONNX Runtime's own kernels."""
-    return OnnxRuntimeBackend(model, backend=CPU, precision="fp32", artefact="small.onnx", artefact_sha256="0" * 64)
+    return open_graph(model, combination=Combination("onnxruntime-cpu", "fp32"), sha256=sha256_bytes(model))
 
 
 def from_files(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int) -> dict[str, Run]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from cervix_engine.backends import available_combinations, open_backend
+from cervix_engine.backends import open_backend
 from cervix_engine.backends.openvino import OpenVinoBackend
+from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle
 from common import interleave, machine
 from model_loop import engine_loop
@@ -33,7 +34,7 @@ def main(model: Path, rounds: int, batch_size: int) -> None:
     with ExitStack() as stack:
         loaded = {
             f"{item.backend}, {item.precision}": stack.enter_context(open_backend(bundle, combination=item))
-            for item in available_combinations(bundle)
+            for item in (way.combination for way in survey(bundle).runnable)
         }
         rates = interleave(
             {name: partial(engine_loop, backend, pixels, SECONDS) for name, backend in loaded.items()},

@@ -12,24 +12,18 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cervix_engine import gpu
-from cervix_engine.backends import (
-    ARTEFACTS,
-    GRAPH_BACKENDS,
-    Combination,
-    device_class,
-    objection,
-    runtime_version,
-)
-from cervix_engine.backends.device import GPU_BACKENDS
+from cervix_engine.backends.register import computes_on
+from cervix_engine.backends.runtime import Combination
+from cervix_engine.backends.selection import choose
+from cervix_engine.backends.survey import Survey, Way, survey
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.bundle.certificate import Certificate
-from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
-from cervix_engine.errors import BackendError, BackendUnavailableError, CervixError, ContractError
+from cervix_engine.errors import BackendError, CervixError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
 from cervix_engine.version import __version__
 
@@ -69,11 +63,11 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to run a bundle, and what speaks against it.
+class Verdict:
+    """One way to run a bundle, and what keeps `auto` from it.
 
     Attributes:
-        tiles_per_sec: the certificate's rate where one covers it here.
+        tiles_per_sec: its rate when it was certified, where it is certified here.
         chosen: whether `auto` takes it.
         reason: why it is taken, or why not.
     """
@@ -104,7 +98,7 @@ class Diagnosis:
     gpus: tuple[str, ...]
     packages: tuple[Package, ...]
     bundle: str
-    ways: tuple[Way, ...]
+    ways: tuple[Verdict, ...]
     missing: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
     auto: str | None
@@ -124,17 +118,17 @@ def diagnose(model: Path) -> Diagnosis:
     packages = tuple(installed_packages())
     gpus = tuple(find_gpus())
     bundle, state = _open_bundle(model)
-    ways = tuple(_ways(bundle)) if _has(packages, "onnxruntime", "onnxruntime-gpu") else ()
-    chosen = next((f"{way.backend} {way.precision}" for way in ways if way.chosen), None)
+    seen = survey(bundle)
+    chosen = _chosen(seen) if bundle else None
     return Diagnosis(
         machine=_machine(),
         gpus=gpus,
         packages=packages,
         bundle=state,
-        ways=ways,
+        ways=tuple(_verdict(way, chosen, bundle) for way in _of_interest(seen)),
         missing=tuple(_missing(packages, gpus)),
-        problems=(*_problems(packages, gpus), *(_engine_problems(bundle) if bundle else ())),
-        auto=chosen if bundle is not None else None,
+        problems=(*_problems(packages, gpus), *seen.problems),
+        auto=f"{chosen.backend} {chosen.precision}" if chosen else None,
     )
 
 
@@ -191,71 +185,29 @@ def _open_bundle(model: Path) -> tuple[Bundle | None, str]:
     return bundle, f"{model}: {len(bundle.files)} files, all with the listed digests"
 
 
-def _ways(bundle: Bundle | None) -> Iterator[Way]:
-    from cervix_engine.backends.selection import certificates, select
-
-    issued = {Combination.certified_by(item): item for item in certificates(bundle)} if bundle else {}
-    try:
-        chosen = select(bundle, precision="auto").combination if bundle else None
-    except BackendUnavailableError:
-        chosen = None
-    # Without a GPU, four lines that nothing on this machine can mend would hide the others.
-    hidden = () if gpu.find_gpus() else GPU_BACKENDS
-    backends = [backend for backend in GRAPH_BACKENDS if backend not in hidden]
-    graphs = [Combination(backend, precision) for precision in ARTEFACTS for backend in backends]
-    for combination in (*graphs, *(_engines(bundle) if bundle else ())):
-        certificate = issued.get(combination)
-        against = _objection(bundle, combination, certificate)
-        rate = certificate.tiles_per_sec if certificate and not against else None
-        reason = against or "certified here"
-        if combination == chosen:
-            reason = "the fastest one certified here" if not against else f"nothing is certified here: {against}"
-        yield Way(combination.backend, combination.precision, combination.artefact, rate, combination == chosen, reason)
-
-
-def _engines(bundle: Bundle) -> Iterator[Combination]:
-    for name in engines_of(bundle):
-        if _fingerprint_problem(bundle, name) is None:
-            mark = read_fingerprint(bundle, name)
-            yield Combination(mark.runtime, mark.precision, name)
-
-
-def _objection(bundle: Bundle | None, combination: Combination, certificate: Certificate | None) -> str | None:
-    """What keeps `auto` from this combination; None where nothing does."""
-    if bundle is not None and combination.artefact not in bundle:
-        return f"the bundle has no {combination.artefact}"
-    reason = _why_not_here(bundle, combination)
-    if reason:
-        return reason
-    if bundle is None:
-        return "runs here; no bundle to look for certificates in"
-    return _certificate_objection(certificate)
-
-
-def _certificate_objection(certificate: Certificate | None) -> str | None:
-    if certificate is None:
-        return "no certificate"
-    if not certificate.passed:
-        return "its certificate's gate was not passed"
-    here = device_class(certificate.backend)
-    if certificate.device_class != here:
-        return f"certified on {certificate.device_class}, this is {here}"
-    version = runtime_version(certificate.backend)
-    if certificate.backend_version != version:
-        return f"certified with version {certificate.backend_version}, here is {version}"
+def _chosen(seen: Survey) -> Combination | None:
+    with suppress(BackendError):
+        return choose(seen, precision="auto").combination
     return None
 
 
-def _why_not_here(bundle: Bundle | None, combination: Combination) -> str | None:
-    from cervix_engine.backends.tensorrt import require_fitting
+def _of_interest(seen: Survey) -> Iterator[Way]:
+    """The ways, without those of graphs on a GPU where there is none: nothing on such a machine can mend them."""
+    hides_gpus = not gpu.find_gpus()
+    for way in seen.ways:
+        if way.combination.engine or not (hides_gpus and computes_on(way.combination.backend) == "cuda"):
+            yield way
 
-    if bundle is None or combination.engine is None:
-        return objection(combination.backend, combination.precision)
-    try:
-        require_fitting(bundle, combination.engine, read_fingerprint(bundle, combination.engine))
-    except BackendError as error:
-        return str(error)
-    return None
+
+def _verdict(way: Way, chosen: Combination | None, bundle: Bundle | None) -> Verdict:
+    reason = way.reason or "certified here"
+    if bundle is None and way.refusal is None:
+        reason = "runs here; no bundle to look for certificates in"
+    if way.combination == chosen:
+        reason = "the fastest one certified here" if way.certified else f"nothing is certified here: {reason}"
+    rate = way.tiles_per_sec if way.certified else None
+    item = way.combination
+    return Verdict(item.backend, item.precision, item.artefact, rate, item == chosen, reason)
 
 
 def _missing(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -269,20 +221,8 @@ def _missing(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[t
         yield f"{', '.join(absent)}: {purpose}", f"pip install 'cervix[{extra}]'"
 
 
-def _engine_problems(bundle: Bundle) -> Iterator[str]:
-    return filter(None, (_fingerprint_problem(bundle, name) for name in engines_of(bundle)))
-
-
-def _fingerprint_problem(bundle: Bundle, engine: str) -> str | None:
-    try:
-        read_fingerprint(bundle, engine)
-    except ContractError as error:
-        return str(error)
-    return None
-
-
 def _problems(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[str]:
     if _has(packages, "onnxruntime") and _has(packages, "onnxruntime-gpu"):
         yield "onnxruntime and onnxruntime-gpu overwrite each other's files: pip uninstall both, then install one"
-    if gpus and not _has(packages, "onnxruntime-gpu", "tensorrt"):
+    if gpus and not _has(packages, "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13"):
         yield "there is a GPU that no installed runtime can use"

@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _MAJOR, _MINOR = 75, 76
@@ -25,6 +26,11 @@ class Gpu:
     ordinal: int = 0
 
     @property
+    def capability(self) -> tuple[int, ...]:
+        """Its compute capability as numbers to compare, such as (9, 0)."""
+        return tuple(map(int, self.compute_capability.split(".")))
+
+    @property
     def device_class(self) -> str:
         """As certificates name it, such as `cuda-sm90`."""
         return f"cuda-sm{self.compute_capability.replace('.', '')}"
@@ -36,7 +42,11 @@ class Gpu:
 
 def find_gpus() -> tuple[Gpu, ...]:
     """The GPUs that the driver offers, in its order; none without a driver."""
-    driver = _driver()
+    return gpus_of(load_driver())
+
+
+def gpus_of(driver: Any) -> tuple[Gpu, ...]:
+    """The GPUs of a driver, `libcuda` or None; none where it fails."""
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return ()
@@ -45,7 +55,11 @@ def find_gpus() -> tuple[Gpu, ...]:
 
 def cuda_version() -> str | None:
     """The CUDA version that the driver supports, such as `13.0`; None without a driver."""
-    driver = _driver()
+    return cuda_version_of(load_driver())
+
+
+def cuda_version_of(driver: Any) -> str | None:
+    """As `cuda_version`, of this driver."""
     version = ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
         return None
@@ -53,13 +67,14 @@ def cuda_version() -> str | None:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def _driver() -> ctypes.CDLL | None:
+def load_driver(name: str = "libcuda.so.1") -> ctypes.CDLL | None:
+    """The driver as a library; None where there is none."""
     with suppress(OSError):
-        return ctypes.CDLL("libcuda.so.1")
+        return ctypes.CDLL(name)
     return None
 
 
-def _gpus(driver: ctypes.CDLL, count: int) -> Iterator[Gpu]:
+def _gpus(driver: Any, count: int) -> Iterator[Gpu]:
     for ordinal in range(count):
         device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
         name = ctypes.create_string_buffer(_NAME_BYTES)

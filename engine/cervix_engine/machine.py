@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Set
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -55,14 +56,14 @@ def cpu_class() -> str:
     return f"cpu-{platform.machine()}"
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies BF16 in hardware; without it a runtime silently computes FP32."""
-    return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
+def cpu_has_bf16(flags: Set[str] | None = None) -> bool:
+    """Whether a CPU with these flags, default this one, multiplies BF16; else a runtime silently computes FP32."""
+    return bool((cpu_flags() if flags is None else flags) & {"amx_bf16", "avx512_bf16"})
 
 
-def cpu_has_vnni() -> bool:
-    """Whether the CPU sums products of bytes in 32 bits, where they cannot saturate."""
-    return bool(cpu_flags() & {"amx_int8", "avx512_vnni", "avx_vnni"})
+def cpu_has_vnni(flags: Set[str] | None = None) -> bool:
+    """Whether a CPU with these flags, default this one, sums products of bytes in 32 bits, where none saturates."""
+    return bool((cpu_flags() if flags is None else flags) & {"amx_int8", "avx512_vnni", "avx_vnni"})
 
 
 def usable_cpus() -> int:

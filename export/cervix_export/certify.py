@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
 
 import numpy as np
 
-from cervix_engine.backends import Backend, Combination, available_combinations, open_backend, runtime_version
-from cervix_engine.backends.selection import certificates as certificates_of
+from cervix_engine.backends import Backend, Combination, open_backend, runtime_version
+from cervix_engine.backends.survey import certificates as certificates_of
+from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate, Parity, measure_parity
 from cervix_engine.bundle.golden import GoldenSet
@@ -50,8 +52,8 @@ def certify_all(
         InferenceError: no runtime could compute a file that it should.
     """
     pixels = golden.pixels(tiles)
-    certificates = []
-    combinations = available_combinations(bundle)
+    certificates: dict[Combination, Certificate] = {}
+    combinations = [way.combination for way in survey(bundle).runnable]
     for combination in combinations:
         way = f"{combination.artefact} on {combination.backend} in {combination.precision}"
         logger.info("measuring %s, %d tiles", way, len(pixels))
@@ -63,7 +65,7 @@ def certify_all(
             logger.warning("not certified: %s in %s: %s", combination.backend, combination.precision, error)
             continue
         logger.info("%s", describe(certificate))
-        certificates.append(certificate)
+        certificates[combination] = certificate
     _check_covered(combinations, certificates)
     return _with_compared_rates(bundle, certificates, batch=_batches(pixels, batch_size)[0])
 
@@ -146,26 +148,31 @@ def _parity(golden: GoldenSet, candidate: Probabilities) -> Parity:
     )
 
 
-def _with_compared_rates(bundle: Bundle, certificates: list[Certificate], *, batch: Pixels) -> list[Certificate]:
+def _with_compared_rates(
+    bundle: Bundle, certificates: Mapping[Combination, Certificate], *, batch: Pixels
+) -> list[Certificate]:
     """The certificates with rates that were taken in turn, so that a noisy minute does not decide what `auto` takes."""
     if len(certificates) < 2:
-        return certificates
-    seconds: dict[str, list[float]] = {item.path: [] for item in certificates}
+        return list(certificates.values())
     with ExitStack() as stack:
-        backends = {
-            item.path: stack.enter_context(open_backend(bundle, combination=combination))
-            for item in certificates
-            if (combination := Combination.certified_by(item))
-        }
-        for _ in range(COMPARED_ROUNDS):
-            for path, backend in backends.items():
-                started = time.perf_counter()
-                backend.infer(batch)
-                seconds[path].append(time.perf_counter() - started)
+        backends = {item: stack.enter_context(open_backend(bundle, combination=item)) for item in certificates}
+        rates = rates_in_turn(backends, batch)
+    compared = [replace(certificate, tiles_per_sec=rates[item]) for item, certificate in certificates.items()]
+    told = ", ".join(f"{certificate.path} {certificate.tiles_per_sec} tiles/s" for certificate in compared)
+    logger.info("rates taken in turn: %s", told)
+    return compared
+
+
+def rates_in_turn(backends: Mapping[Combination, Backend], batch: Pixels) -> dict[Combination, float]:
+    """Tiles per second of loaded backends on one batch, by turns, so that a busy moment hurts all of them."""
+    seconds: dict[Combination, list[float]] = {combination: [] for combination in backends}
+    for _ in range(COMPARED_ROUNDS):
+        for combination, backend in backends.items():
+            started = time.perf_counter()
+            backend.infer(batch)
+            seconds[combination].append(time.perf_counter() - started)
     # The first round pays for allocation.
-    rates = {path: round(len(batch) / median(times[1:]), 2) for path, times in seconds.items()}
-    logger.info("rates taken in turn: %s", ", ".join(f"{path} {rate} tiles/s" for path, rate in rates.items()))
-    return [replace(item, tiles_per_sec=rates[item.path]) for item in certificates]
+    return {item: round(len(batch) / median(times[1:]), 2) for item, times in seconds.items()}
 
 
 def describe(certificate: Certificate) -> str:
@@ -213,7 +220,8 @@ def _batches(pixels: Pixels, batch_size: int) -> list[Pixels]:
     return [padded[start : start + batch_size] for start in range(0, len(padded), batch_size)]
 
 
-def _check_covered(combinations: list[Combination], certificates: list[Certificate]) -> None:
-    missing = {item.artefact for item in combinations} - {item.file for item in certificates}
+def _check_covered(combinations: Sequence[Combination], certified: Container[Combination]) -> None:
+    files = {item.artefact for item in combinations}
+    missing = files - {item.artefact for item in combinations if item in certified}
     if missing:
         raise InferenceError(f"no runtime on this machine could compute {', '.join(sorted(missing))}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import pytest
 
-from cervix_engine.gpu import Gpu, cuda_version, find_gpus
+from cervix_engine.gpu import Gpu, cuda_version_of, find_gpus, gpus_of, load_driver
 
 
 class Driver:
@@ -43,18 +42,16 @@ class Driver:
         return 0
 
 
-def test_gpus_have_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver())
-    assert find_gpus() == (Gpu("NVIDIA A10", "8.6"),)
-    assert cuda_version() == "12.8"
+def test_gpus_have_name_and_capability() -> None:
+    assert gpus_of(Driver()) == (Gpu("NVIDIA A10", "8.6"),)
+    assert cuda_version_of(Driver()) == "12.8"
+    assert Gpu("NVIDIA A10", "8.6").capability == (8, 6)
 
 
-def test_gpus_are_numbered_as_the_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_numbered_as_the_driver_does() -> None:
     a10s = [Gpu("NVIDIA A10", "8.6", ordinal) for ordinal in range(3)]
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(gpus=3))
-    assert list(find_gpus()) == a10s
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(gpus=3, lost=1))
-    assert list(find_gpus()) == [a10s[0], a10s[2]]
+    assert list(gpus_of(Driver(gpus=3))) == a10s
+    assert list(gpus_of(Driver(gpus=3, lost=1))) == [a10s[0], a10s[2]]
 
 
 def test_the_same_model_is_alike_wherever_it_sits() -> None:
@@ -65,18 +62,15 @@ def test_the_same_model_is_alike_wherever_it_sits() -> None:
 
 
 @pytest.mark.parametrize("call", ["cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName"])
-def test_a_driver_that_fails_has_no_gpus(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(failing=call))
-    assert find_gpus() == ()
+def test_a_driver_that_fails_has_no_gpus(call: str) -> None:
+    assert gpus_of(Driver(failing=call)) == ()
 
 
-def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ctypes.CDLL:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert find_gpus() == ()
-    assert cuda_version() is None
+def test_without_a_driver_there_is_no_gpu() -> None:
+    missing = load_driver("libcuda_that_is_not_there.so.1")
+    assert missing is None
+    assert gpus_of(missing) == ()
+    assert cuda_version_of(missing) is None
 
 
 @pytest.mark.gpu

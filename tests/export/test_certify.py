@@ -18,6 +18,7 @@ from cervix_engine.errors import InferenceError, ParityError
 from cervix_engine.values import Pixels
 from cervix_export import certify as certify_module
 from cervix_export.certify import certify, certify_all, describe, require_passed
+from engine.more_runtimes import Fake
 
 Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
 CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
@@ -78,24 +79,21 @@ def test_every_batch_has_the_deployed_shape(golden_pixels: Pixels, tiles: int, b
     assert rate > 0
 
 
-def test_rates_are_taken_in_turn(exported: Exported, golden_pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_are_taken_in_turn(golden_pixels: Pixels) -> None:
     order: list[str] = []
 
     class Named(FakeBackend):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
         def infer(self, pixels: Pixels) -> np.ndarray:
-            order.append(self.name)
+            order.append(self.info.precision)
             return super().infer(pixels)
 
-    monkeypatch.setattr(certify_module, "open_backend", lambda _, combination: Named(combination.precision))
-    before = [certificate_of(exported, Combination("onnxruntime-cpu", precision)) for precision in ("fp32", "fp16")]
-    after = certify_module._with_compared_rates(exported[0], before, batch=golden_pixels[:4])
+    record = Fake()
+    ways = [Combination("fake", "fp32"), Combination("fake", "fp16")]
+    backends = {way: Named(info=record.info(way, sha256="0" * 64)) for way in ways}
+    rates = certify_module.rates_in_turn(backends, golden_pixels[:4])
     assert order == ["fp32", "fp16"] * certify_module.COMPARED_ROUNDS
-    assert [replace(item, tiles_per_sec=0) for item in after] == [replace(item, tiles_per_sec=0) for item in before]
-    assert all(item.tiles_per_sec > 0 for item in after)
+    assert rates.keys() == set(ways)
+    assert all(rate > 0 for rate in rates.values())
 
 
 def test_a_subset_of_the_golden_tiles_can_be_asked_for(exported: Exported) -> None:

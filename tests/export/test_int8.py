@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from cervix_engine.backends import available_combinations
+from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.calibration_tiles import calibration_pixels
 from cervix_engine.bundle.golden import GoldenSet
@@ -138,7 +138,7 @@ def test_the_signed_graph_stays_near_to_keras(exported: Exported, golden_pixels:
 
 
 def test_no_machine_runs_the_signed_graph_itself(exported: Exported) -> None:
-    assert "model.int8-signed.onnx" not in {item.artefact for item in available_combinations(exported[0])}
+    assert "model.int8-signed.onnx" not in {way.combination.artefact for way in survey(exported[0]).ways}
 
 
 def test_the_residual_stream_is_rounded_for_cpus_and_exact_for_tensorrt() -> None:

@@ -21,20 +21,19 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from cervix_engine.backends import Combination
-from cervix_engine.backends.selection import certificates
+from cervix_engine.backends.register import registered
+from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
-from cervix_engine.bundle.certificate import Certificate
+from cervix_engine.files import write_json
 from cervix_engine.run.stream import stream as stream_module
 from cervix_engine.table.scores import macro_f1
 from cervix_engine.tiles.tile import TileSize
-from cervix_engine.values import Pixels
 from cervix_export.cli.parity import main
-from cervix_export.parity import measure as measure_module
 from cervix_export.parity.accuracy import accuracy_change
 from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
 from cervix_export.parity.tiles import manifest_tiles
+from engine.more_runtimes import INDIFFERENT
 from export.planted_pixels import nearest, swapped
 
 from .conftest import CONTRACT, drawn_tiles
@@ -42,7 +41,6 @@ from .conftest import CONTRACT, drawn_tiles
 Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
 
 RECORDED = ParityPlan(keras=False, batch_size=16)
-GRAPH = Combination("onnxruntime-cpu", "fp32")
 
 
 def short(report: ParityReport) -> list[str]:
@@ -146,29 +144,21 @@ def test_a_fault_of_an_artefact_is_named_by_the_third_layer_alone(exported_root:
 
 @pytest.mark.parametrize(("certified", "verdict"), [(False, "uncertified"), (True, "SHORT")])
 def test_a_mode_that_nobody_asked_for_falls_short_only_where_it_was_certified(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, certified: bool, verdict: str
+    exported_root: Path, tmp_path: Path, certified: bool, verdict: str
 ) -> None:
     # BF16 is not a graph but a way to compute one; here it is a way that gives every tile the same answer.
-    bf16 = Combination("openvino", "bf16")
-    real = measure_module._answers
-
-    def answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Any:
-        if combination != bf16:
-            return real(bundle, combination, pixels, batch_size=batch_size)
-        return np.full((len(pixels), 5), 0.2, np.float32)
-
-    passed = Certificate.from_json({**certificates(exported[0])[0].to_json(), "backend": "openvino"})
-    passed = replace(passed, file="model.onnx", precision="bf16", passed=True)
-    monkeypatch.setattr(measure_module, "available_combinations", lambda _: [GRAPH, bf16])
-    monkeypatch.setattr(measure_module, "_answers", answers)
-    monkeypatch.setattr(measure_module, "certificates", lambda _: [passed] if certified else [])
-    result = run("--model", exported[0].root, "--no-keras", "--junit", tmp_path / "parity.xml")
+    earlier = next(item for item in certificates(Bundle.open(exported_root)) if item.file == "model.onnx")
+    passed = replace(earlier, backend=INDIFFERENT[0], precision="bf16", passed=True)
+    if certified:
+        write_json(exported_root / passed.path, passed.to_json())
+        seal(exported_root)
+    with registered(*INDIFFERENT):
+        result = run("--model", exported_root, "--no-keras", "--junit", tmp_path / "parity.xml")
     assert result.exit_code == (4 if certified else 0)
     assert verdict in result.stdout
     suite = ElementTree.parse(tmp_path / "parity.xml").getroot()
-    assert [len(suite.findall(f"testcase/{kind}")) for kind in ("failure", "skipped")] == (
-        [1, 0] if certified else [0, 1]
-    )
+    (case,) = [case for case in suite.iter("testcase") if INDIFFERENT[0] in case.attrib["name"]]
+    assert [len(case.findall(kind)) for kind in ("failure", "skipped")] == ([1, 0] if certified else [0, 1])
 
 
 def test_an_artefact_that_no_runtime_computes_is_an_objection_and_no_end(exported_root: Path) -> None:

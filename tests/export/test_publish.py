@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.backends.selection import certificates
+from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import EngineFingerprint, engines_of, fingerprint_path, read_fingerprint

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.backends.selection import certificates, select
+from cervix_engine.backends.selection import select
+from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.bundle.golden import INDEX

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from cervix_engine.values import Pixels, Precision, Probabilities
+if TYPE_CHECKING:  # it imports NumPy, which `--help` does without
+    from cervix_engine.values import Pixels, Precision, Probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,7 @@ class BackendInfo:
     """What is really running, as read back from the runtime.
 
     Attributes:
-        backend: `onnxruntime-cpu`, `onnxruntime-openvino`, `openvino`, `onnxruntime-cuda`, `tensorrt`, `tensorrt-rtx`
-            or `fake`.
+        backend: the runtime's name in the register, such as `onnxruntime-cpu`, or `fake`.
         version: the runtime's version.
         device: such as `cpu`.
         device_class: the instruction set or compute capability that results may depend on.
@@ -48,7 +48,7 @@ class BackendInfo:
 
 
 # Waits for the answers of a batch that was begun: `float32 (N, classes)`, which belong to the caller.
-Pending = Callable[[], Probabilities]
+Pending: TypeAlias = "Callable[[], Probabilities]"
 
 
 class Backend(Protocol):

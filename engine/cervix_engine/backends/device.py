@@ -6,14 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cervix_engine.bundle.engine_file import RUNTIMES
+from cervix_engine import gpu
 from cervix_engine.errors import BackendUnavailableError, UsageError
-from cervix_engine.gpu import Gpu, find_gpus
 
 Kind = Literal["auto", "cpu", "cuda"]
-
-# The backends that compute on an NVIDIA GPU; all others compute on the CPU.
-GPU_BACKENDS = (*RUNTIMES, "onnxruntime-cuda")
+ComputesOn = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +35,25 @@ class Device:
     def __str__(self) -> str:
         return self.kind if self == Device(self.kind) else f"cuda:{','.join(map(str, self.ordinals))}"
 
-    def allows(self, backend: str) -> bool:
-        """Whether a backend computes on such a device."""
-        return self.kind == "auto" or (self.kind == "cuda") == (backend in GPU_BACKENDS)
+    def allows(self, computes_on: ComputesOn) -> bool:
+        """Whether what computes there computes on such a device."""
+        return self.kind in ("auto", computes_on)
 
-    def gpus(self) -> tuple[Gpu, ...]:
+    def gpus(self) -> tuple[gpu.Gpu, ...]:
         """Its GPUs; none for the CPU, or where it is `auto` and the driver offers none.
 
         Raises:
             BackendUnavailableError: one that is asked for is not there.
             UsageError: they are of different kinds, so that a row would depend on which of them computed it.
         """
-        here = {} if self.kind == "cpu" else {gpu.ordinal: gpu for gpu in find_gpus()}
+        here = {} if self.kind == "cpu" else {found.ordinal: found for found in gpu.find_gpus()}
         if self.kind != "cuda":
             return tuple(here.values())[:1]
         if missing := [ordinal for ordinal in self.ordinals if ordinal not in here]:
             offered = f"offers {len(here)}" if here else "offers no NVIDIA GPU"
             raise BackendUnavailableError(f"--device {self}: there is no GPU {missing[0]}, the driver {offered}")
         chosen = tuple(here[ordinal] for ordinal in self.ordinals)
-        if unlike := [gpu for gpu in chosen if not gpu.is_like(chosen[0])]:
+        if unlike := [other for other in chosen if not other.is_like(chosen[0])]:
             raise UsageError(f"--device {self}: {chosen[0].name} and {unlike[0].name} would answer differently")
         return chosen
 

@@ -17,12 +17,13 @@ class FakeBackend(Synchronous):
     Args:
         classes: number of probabilities a tile.
         seconds_per_batch: how long a batch pretends to take.
+        info: what it says that it is.
     """
 
-    def __init__(self, *, classes: int = 5, seconds_per_batch: float = 0.0) -> None:
+    def __init__(self, *, classes: int = 5, seconds_per_batch: float = 0.0, info: BackendInfo | None = None) -> None:
         self._classes = classes
         self._seconds_per_batch = seconds_per_batch
-        self.info = BackendInfo(
+        self.info = info or BackendInfo(
             backend="fake",
             version="1",
             device="cpu",

@@ -13,45 +13,60 @@ import io
 from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cervix_engine.backends.base import BackendInfo
+from cervix_engine.backends.base import Backend, BackendInfo
 from cervix_engine.backends.cuda.lanes import Compute, GpuLanes, GpuStreams, Lane
-from cervix_engine.backends.cuda.one_gpu import OneGpu
+from cervix_engine.backends.cuda.one_gpu import OneGpu, cuda_core_error
+from cervix_engine.backends.device import ComputesOn, Device
+from cervix_engine.backends.onnxruntime import OnnxRuntime
 from cervix_engine.errors import BackendUnavailableError
-from cervix_engine.gpu import Gpu
 from cervix_engine.values import Precision
 
-NAME = "onnxruntime-cuda"
 PROVIDER = "CUDAExecutionProvider"
 DEVICE = "cuda"
 
 
-def objection(precision: Precision) -> str | None:
-    """Why the installed ONNX Runtime does not compute `precision` on a GPU; None where it does."""
-    import onnxruntime
+class OnnxRuntimeCuda(OnnxRuntime):
+    """ONNX Runtime with its CUDA provider."""
 
-    if PROVIDER not in onnxruntime.get_available_providers():
-        return "the installed ONNX Runtime has no CUDA provider: pip install 'cervix[gpu]', and not cervix[cpu] with it"
-    if precision in ("bf16", "int8"):
-        return f"ONNX Runtime's CUDA provider does not multiply in {precision}: use --precision fp16, or TensorRT"
-    try:
-        import cuda.core  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"{NAME} needs cuda-core: pip install 'cervix[gpu]' ({error})"
-    return loading_error()
+    name, extra = "onnxruntime-cuda", "gpu"
+    computes_on: ClassVar[ComputesOn] = "cuda"
+
+    def objection(self, precision: Precision, device: Device, /) -> str | None:
+        if not device.gpus():
+            return f"{self.name} needs an NVIDIA GPU: the driver offers none"
+        return super().objection(precision, device)
+
+    def provider_objection(self, precision: Precision) -> str | None:
+        import onnxruntime
+
+        if PROVIDER not in onnxruntime.get_available_providers():
+            remedy = "pip install 'cervix[gpu]', and not cervix[cpu] with it"
+            return f"the installed ONNX Runtime has no CUDA provider: {remedy}"
+        if precision in ("bf16", "int8"):
+            return f"ONNX Runtime's CUDA provider does not multiply in {precision}: use --precision fp16, or TensorRT"
+        if error := cuda_core_error():
+            return f"{self.name} needs cuda-core: pip install 'cervix[gpu]' ({error})"
+        return loading_error(Path(onnxruntime.__file__).parent / "capi")
+
+    def load(self, graph: bytes, info: BackendInfo, ordinal: int, /) -> Backend:
+        return _OnGpu(graph, info, ordinal)
 
 
 @lru_cache(maxsize=1)
-def loading_error() -> str | None:
-    """Why the provider cannot be loaded: it is listed where it was built in, whether its libraries are here or not."""
+def loading_error(folder: Path) -> str | None:
+    """Why the provider cannot be loaded: it is listed where it was built in, whether its libraries are here or not.
+
+    Args:
+        folder: where ONNX Runtime has its libraries.
+    """
     import onnxruntime
 
     with redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()  # cuDNN and cuBLAS, where they came as packages
-    folder = Path(onnxruntime.__file__).parent / "capi"
     try:
         # The provider finds what it shares with the runtime only where that is loaded already.
         for library in ("shared", "cuda"):
@@ -61,38 +76,16 @@ def loading_error() -> str | None:
     return None
 
 
-class OnnxRuntimeCudaBackend(OneGpu):
-    """One session on one GPU; `with` creates it from bytes that were already checked.
+class _OnGpu(OneGpu):
+    """One session on one GPU; `with` creates it from bytes that were already checked."""
 
-    Args:
-        model: the ONNX file's bytes.
-        precision: the graph's.
-        artefact, artefact_sha256: the file's name in the bundle and its digest.
-        gpu: what it runs on.
-    """
-
-    def __init__(self, model: bytes, *, precision: Precision, artefact: str, artefact_sha256: str, gpu: Gpu) -> None:
-        import onnxruntime
-
-        super().__init__(
-            BackendInfo(
-                backend=NAME,
-                version=str(onnxruntime.__version__),
-                device=gpu.name,
-                device_class=gpu.device_class,
-                precision=precision,
-                arithmetic=precision,
-                artefact=artefact,
-                artefact_sha256=artefact_sha256,
-                threads=1,
-                gpu=gpu.name,
-            )
-        )
+    def __init__(self, model: bytes, info: BackendInfo, ordinal: int) -> None:
+        super().__init__(info)
         self._model = model
-        self._gpu = gpu
+        self._ordinal = ordinal
 
     def _load(self) -> GpuLanes:
-        return _Session(self._model, self._gpu.ordinal).lanes
+        return _Session(self._model, self._ordinal).lanes
 
 
 class _Session:

@@ -8,17 +8,18 @@ Source: OpenVINO documentation, "CPU Device" and "Query Execution Graph".
 from __future__ import annotations
 
 import io
+from collections.abc import Set
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from cervix_engine.backends.base import BackendInfo, Synchronous
-from cervix_engine.errors import BackendUnavailableError, InferenceError
-from cervix_engine.machine import cpu_class, cpu_has_bf16, cpu_has_vnni, usable_cpus
+from cervix_engine.backends.base import Backend, BackendInfo, Synchronous
+from cervix_engine.backends.device import Device
+from cervix_engine.backends.runtime import GraphRuntime
+from cervix_engine.errors import InferenceError
+from cervix_engine.machine import cpu_has_bf16, cpu_has_vnni
 from cervix_engine.values import Pixels, Precision, Probabilities
-
-NAME = "openvino"
 
 _KERNELS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}
 _MATRIX_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
@@ -28,29 +29,35 @@ _MATRIX_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 _LEAST_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.5}
 
 
-def version() -> str | None:
-    """OpenVINO's version, without the build; None where it cannot be loaded."""
-    try:
-        import openvino
-    except (ImportError, OSError):
-        return None
-    return str(openvino.__version__).split("-")[0]
+class OpenVino(GraphRuntime):
+    """OpenVINO's CPU plug-in."""
+
+    name = "openvino"
+
+    def version(self) -> str | None:
+        """OpenVINO's version, without the build; None where it cannot be loaded."""
+        try:
+            import openvino
+        except (ImportError, OSError):
+            return None
+        return str(openvino.__version__).split("-")[0]
+
+    def objection(self, precision: Precision, _device: Device, /) -> str | None:
+        if self.version() is None:
+            return "OpenVINO is not installed: pip install 'cervix[cpu]'"
+        return cpu_objection(precision)
+
+    def load(self, graph: bytes, info: BackendInfo, _ordinal: int, /) -> Backend:
+        return OpenVinoBackend(graph, info)
 
 
-def objection(precision: Precision) -> str | None:
-    """Why OpenVINO does not run this precision here; None where it does."""
-    if version() is None:
-        return "OpenVINO is not installed: pip install 'cervix[cpu]'"
-    return cpu_objection(precision)
-
-
-def cpu_objection(precision: Precision) -> str | None:
-    """Why OpenVINO, by whichever door, does not run this precision on this CPU; None where it does."""
+def cpu_objection(precision: Precision, *, flags: Set[str] | None = None) -> str | None:
+    """Why OpenVINO does not run this precision on a CPU with these flags, default this one; None where it does."""
     if precision == "fp16":
         return "OpenVINO computes an FP16 graph in FP32: use --precision fp32"
-    if precision == "bf16" and not cpu_has_bf16():
+    if precision == "bf16" and not cpu_has_bf16(flags):
         return "this CPU has no bf16 instructions: OpenVINO would silently compute FP32"
-    if precision == "int8" and not cpu_has_vnni():
+    if precision == "int8" and not cpu_has_vnni(flags):
         return "this CPU has no VNNI instructions, without which OpenVINO's sums of products can saturate"
     return None
 
@@ -62,31 +69,15 @@ class OpenVinoBackend(Synchronous):
 
     Args:
         model: the ONNX file's bytes.
-        precision: what its kernels must compute in.
-        artefact, artefact_sha256: the file's name in the bundle and its digest.
-        threads: inference threads, default one a usable core.
+        info: says in which precision its kernels must compute, and on how many threads.
     """
 
-    def __init__(
-        self, model: bytes, *, precision: Precision, artefact: str, artefact_sha256: str, threads: int | None = None
-    ) -> None:
-        if reason := objection(precision):
-            raise BackendUnavailableError(reason)
+    def __init__(self, model: bytes, info: BackendInfo) -> None:
         self._file: bytes | None = model
         self._graph: Any = None
         self._request: Any = None
         self._shape: tuple[int, ...] = ()
-        self.info = BackendInfo(
-            backend=NAME,
-            version=version() or "",
-            device="cpu",
-            device_class=cpu_class(),
-            precision=precision,
-            arithmetic=precision,
-            artefact=artefact,
-            artefact_sha256=artefact_sha256,
-            threads=threads or usable_cpus(),
-        )
+        self.info = info
 
     def __enter__(self) -> OpenVinoBackend:
         import openvino
@@ -113,6 +104,10 @@ class OpenVinoBackend(Synchronous):
             raise InferenceError(f"OpenVINO failed on a batch of {len(pixels)}: {error}") from error
         return np.array(answers, np.float32)
 
+    def float_kernels(self) -> str:
+        """What it is told to compute in; see the function of this name."""
+        return float_kernels(self.info.precision)
+
     def kernel_precisions(self) -> list[str]:
         """What each layer of the model that last ran computes in; see the function of this name."""
         return kernel_precisions(self._request.get_compiled_model())
@@ -121,7 +116,7 @@ class OpenVinoBackend(Synchronous):
         self._graph.reshape(list(shape))
         settings = {
             # OpenVINO takes BF16 by default wherever the CPU has it, so an "FP32" run would silently not be one.
-            "INFERENCE_PRECISION_HINT": float_kernels(self.info.precision),
+            "INFERENCE_PRECISION_HINT": self.float_kernels(),
             "INFERENCE_NUM_THREADS": str(self.info.threads),
             "PERFORMANCE_HINT": "LATENCY",
         }

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import numpy as np
 
-from cervix_engine.backends import (
-    ARTEFACTS,
-    GRAPH_BACKENDS,
-    Backend,
-    Combination,
-    available_combinations,
-    device_class,
-    objection,
-    runtime_version,
-)
+from cervix_engine.backends.base import Backend
 from cervix_engine.backends.device import ANY, Device
+from cervix_engine.backends.register import computes_on, runtime
+from cervix_engine.backends.runtime import Combination
+from cervix_engine.backends.survey import Survey, Way, survey
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import GATES, Certificate
-from cervix_engine.bundle.engine_file import RUNTIMES
 from cervix_engine.bundle.golden import REPLAYED, GoldenSet
 from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError, UsageError
 from cervix_engine.values import Precision
@@ -34,17 +26,11 @@ RequestedPrecision = Literal["auto"] | Precision
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What will run, and the certificate that covers it, if any does."""
+    """What will run, the certificate that covers it, if any does, and all ways that there were to choose from."""
 
     combination: Combination
     certificate: Certificate | None
-
-
-def certificates(bundle: Bundle) -> list[Certificate]:
-    """All certificates of a bundle whose file is still the certified one."""
-    names = [name for name in bundle.files if name.startswith("certificates/")]
-    found = [Certificate.from_json(bundle.read_json(name, schema=Certificate.schema)) for name in names]
-    return [item for item in found if bundle.files.get(item.file) == item.file_sha256]
+    ways: tuple[Way, ...] = ()
 
 
 def select(
@@ -55,40 +41,52 @@ def select(
     device: Device = ANY,
     require_parity: bool = False,
 ) -> Selection:
-    """Choose a combination: the fastest one of the precision asked for, certified ones first.
-
-    `auto` takes the fastest certified combination on this machine (see `_fastest`), else FP32. `backend` fixes the
-    backend too, which a resumed run needs, and `device` leaves out what computes elsewhere. Where TensorRT or a GPU is
-    asked for, `auto` also takes what has no certificate, FP32 first.
+    """Choose how to run a bundle on this machine: see `choose`.
 
     Raises:
         BackendUnavailableError: nothing here runs what was asked for.
         EngineIncompatibleError: `backend` is TensorRT's, and the bundle's engines are for another machine.
         ParityError: `require_parity`, and no passed certificate covers the choice.
+        UsageError: `backend` does not compute on `device`.
     """
-    here = [item for item in available_combinations(bundle, device=device) if backend in (None, item.backend)]
-    covered = {Combination.certified_by(c): c for c in certificates(bundle) if c.passed and _covers(c, device)}
-    asked = [item for item in here if precision in ("auto", item.precision)]
-    certified = [item for item in asked if item in covered]
+    if backend and not device.allows(computes_on(backend)):
+        raise UsageError(f"--device {device}: {backend} does not compute there")
+    seen = survey(bundle, device=device)
+    return choose(seen, precision=precision, backend=backend, require_parity=require_parity)
+
+
+def choose(
+    seen: Survey, *, precision: RequestedPrecision, backend: str | None = None, require_parity: bool = False
+) -> Selection:
+    """The fastest certified way of the precision asked for; where none is certified, one that this machine runs.
+
+    `auto` takes the fastest certified way of any precision, else FP32. `backend` fixes the backend too, which a
+    resumed run needs. Where a backend or a GPU is asked for, `auto` also takes what has no certificate, FP32 first.
+
+    Raises:
+        BackendError, ParityError: as `select`.
+    """
+    here = [way for way in seen.runnable if backend in (None, way.combination.backend)]
+    asked = [way for way in here if precision in ("auto", way.combination.precision)]
+    certified = [way for way in asked if way.certified]
     if certified:
-        best = _fastest(certified, covered)
-        return Selection(best, covered[best])
-    if backend in RUNTIMES or device.kind == "cuda":
-        fallback = sorted(asked, key=lambda item: item.precision != "fp32")
-    else:
-        fallback = [item for item in asked if item.precision == ("fp32" if precision == "auto" else precision)]
-    if not fallback:
-        _raise_why_none(bundle, precision, backend, device)
+        best = _fastest(certified)
+        return Selection(best.combination, best.certificate, seen.ways)
+    if precision == "auto" and not backend and seen.device.kind != "cuda":
+        asked = [way for way in asked if way.combination.precision == "fp32"]
+    if not asked:
+        _raise_why_none(seen, precision, backend)
+    combination = asked[0].combination
     if require_parity:
-        raise ParityError(f"no certificate covers {fallback[0].precision} on this machine: make one with cervix-export")
-    return Selection(fallback[0], None)
+        raise ParityError(f"no certificate covers {combination.precision} on this machine: make one with cervix-export")
+    return Selection(combination, None, seen.ways)
 
 
-def _fastest(certified: list[Combination], covered: Mapping[Combination | None, Certificate]) -> Combination:
-    """The fastest combination; of those that are as good as equally fast, the one nearest to Keras."""
-    top = max(covered[item].tiles_per_sec for item in certified)
-    near = [item for item in certified if covered[item].tiles_per_sec >= SAME_SPEED * top]
-    return min(near, key=lambda item: covered[item].parity.max_absdiff)
+def _fastest(certified: list[Way]) -> Way:
+    """The fastest way; of those that are as good as equally fast, the one nearest to Keras."""
+    top = max(way.tiles_per_sec for way in certified)
+    near = [way for way in certified if way.tiles_per_sec >= SAME_SPEED * top]
+    return min(near, key=lambda way: way.certificate.parity.max_absdiff if way.certificate else 1.0)
 
 
 def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float:
@@ -121,26 +119,22 @@ def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float
     return difference
 
 
-def _covers(certificate: Certificate, device: Device) -> bool:
-    """Whether a certificate speaks of this machine's runtime and of what it would compute on."""
-    if not device.allows(certificate.backend):
-        return False
-    same_version = certificate.backend_version == runtime_version(certificate.backend)
-    return same_version and certificate.device_class == device_class(certificate.backend, device=device)
-
-
-def _raise_why_none(bundle: Bundle, precision: RequestedPrecision, backend: str | None, device: Device) -> NoReturn:
-    if backend and not device.allows(backend):
-        raise UsageError(f"--device {device}: {backend} does not compute there")
-    if backend in RUNTIMES:
-        from cervix_engine.backends.tensorrt import require_runtime
-
-        require_runtime(bundle, backend, precision, device=device)
+def _raise_why_none(seen: Survey, precision: RequestedPrecision, backend: str | None) -> NoReturn:
     wanted: Precision = "fp32" if precision == "auto" else precision
-    if ARTEFACTS[wanted] not in bundle:
-        option = f" --{wanted}" if wanted in ("fp16", "int8") else ""
-        raise BackendUnavailableError(f"the bundle has no {ARTEFACTS[wanted]}: make it with cervix-export{option}")
-    # On a GPU, ONNX Runtime runs what has no engine; so its reason is the one to mend.
-    decisive = backend or ("onnxruntime-cuda" if device.kind == "cuda" else None)
-    reason = objection(decisive, wanted) if decisive in GRAPH_BACKENDS else None
-    raise BackendUnavailableError(reason or f"no backend on this machine runs {wanted}: use --precision auto")
+    ways = [way for way in seen.ways if backend in (None, way.combination.backend)]
+    refused = [way for way in ways if way.refusal and _is_wanted(way.combination, precision, wanted)]
+    if backend and seen.bundle and not refused:
+        runtime(backend).raise_absent(seen.bundle, None if precision == "auto" else precision, device=seen.device)
+    if not backend and not seen.device.gpus():
+        # What only a GPU could run is no news on a machine that has none.
+        refused = [way for way in refused if computes_on(way.combination.backend) == "cpu"]
+    errors = {str(way.refusal): way.refusal for way in refused if way.refusal}
+    if backend or len(errors) == 1:
+        raise next(iter(errors.values()))
+    others = ["auto"] if precision != "auto" else sorted({way.combination.precision for way in seen.runnable})
+    hint = f": use --precision {' or '.join(others)}" if others else ""
+    raise BackendUnavailableError(f"no backend on this machine runs {wanted}{hint} ({'; '.join(errors)})")
+
+
+def _is_wanted(combination: Combination, precision: RequestedPrecision, wanted: Precision) -> bool:
+    return combination.precision == wanted or (precision == "auto" and combination.engine is not None)

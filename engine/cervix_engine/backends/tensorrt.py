@@ -1,108 +1,139 @@
 """TensorRT and TensorRT-RTX: an engine of the bundle on an NVIDIA GPU. One code, since the names are the same.
 
-Source: TensorRT documentation, "The Inference Phase" of the Python API, "CUDA Graphs".
+Source: TensorRT documentation, "The Inference Phase" of the Python API, "CUDA Graphs"; the compute capabilities are
+those that TensorRT-RTX 1.7 names when it refuses another one.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable
+from typing import ClassVar, NoReturn
 
-from cervix_engine.backends.base import BackendInfo, Pending
+from cervix_engine.backends.base import Backend, BackendInfo, Pending
 from cervix_engine.backends.cuda.lanes import GRAPHED_TILES, Compute, GpuLanes, GpuStreams, Lane
-from cervix_engine.backends.cuda.one_gpu import OneGpu
-from cervix_engine.backends.device import ANY, Device
+from cervix_engine.backends.cuda.one_gpu import OneGpu, cuda_core_error
+from cervix_engine.backends.cuda.several_gpus import on_each
+from cervix_engine.backends.device import ComputesOn, Device
+from cervix_engine.backends.runtime import Combination, Runtime
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.engine_file import (
-    MODULES,
     EngineFingerprint,
-    EngineRuntime,
     engines_of,
-    read_engine,
+    fingerprints_of,
     read_fingerprint,
-    require_fit,
+    rebuild_command,
 )
-from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError
+from cervix_engine.errors import BackendUnavailableError, ContractError, EngineIncompatibleError, InferenceError
 from cervix_engine.gpu import Gpu
 from cervix_engine.values import Pixels, Precision
 
 
-def version(runtime: EngineRuntime) -> str | None:
-    """The installed version of a runtime; None where it cannot be loaded."""
-    try:
-        return str(importlib.import_module(MODULES[runtime]).__version__)
-    except (ImportError, OSError, RuntimeError):  # a library is missing behind the module
+class TensorRt(Runtime):
+    """TensorRT 10 and 11.
+
+    Attributes:
+        module: what is imported.
+    """
+
+    name, module = "tensorrt", "tensorrt"
+    computes_on: ClassVar[ComputesOn] = "cuda"
+
+    def version(self) -> str | None:
+        try:
+            return str(importlib.import_module(self.module).__version__)
+        except (ImportError, OSError, RuntimeError):  # a library is missing behind the module
+            return None
+
+    def combinations(self, bundle: Bundle | None) -> Iterable[Combination]:
+        marks = fingerprints_of(bundle) if bundle else {}
+        own = {engine: mark for engine, mark in marks.items() if mark.runtime == self.name}
+        return [Combination(self.name, mark.precision, engine) for engine, mark in own.items()]
+
+    def require(self, bundle: Bundle | None, combination: Combination, *, device: Device) -> None:
+        if bundle is None or combination.engine is None:
+            raise BackendUnavailableError(f"{self.name} runs the engines of a bundle")
+        engine = combination.engine
+        mark, gpus = read_fingerprint(bundle, engine), device.gpus()
+        if not gpus:
+            raise BackendUnavailableError(f"{engine} needs an NVIDIA GPU: the driver offers none")
+        self._refuse_gpus(gpus)
+        version = self.version()
+        if version is None:
+            raise BackendUnavailableError(f"{engine} needs {self.name}, which cannot be loaded here")
+        if error := cuda_core_error():
+            raise BackendUnavailableError(f"{engine} needs cuda-core: pip install 'cervix[gpu]' ({error})")
+        if reason := self.misfit(mark, gpus[0], version):
+            raise EngineIncompatibleError(
+                f"{engine} does not fit this machine: {reason}; rebuild it: {rebuild_command(bundle.root, mark)}"
+            )
+
+    def raise_absent(self, bundle: Bundle, precision: Precision | None, *, device: Device) -> NoReturn:
+        self._refuse_gpus(device.gpus())
+        for engine in engines_of(bundle):
+            read_fingerprint(bundle, engine)  # a broken one may be the one that is looked for
+        if not any(self.combinations(bundle)):
+            raise BackendUnavailableError(
+                f"the bundle has no {self.name} engine: make one with cervix-export --engine {self.name}"
+            )
+        raise BackendUnavailableError(f"the bundle has no {precision} engine for {self.name}: use --precision auto")
+
+    def open(self, bundle: Bundle, combination: Combination, *, threads: int | None, device: Device) -> Backend:  # noqa: ARG002
+        self.require(bundle, combination, device=device)
+        mark, engine = read_fingerprint(bundle, combination.artefact), bundle.read(combination.artefact)
+        shapes = ((*bundle.contract.input_size, 3), (len(bundle.contract.class_names),))
+
+        def make(gpu: Gpu) -> Backend:
+            info = self.info(combination, sha256=mark.file_sha256, gpu=gpu)
+            return TensorRtBackend(engine, info, mark, module=self.module, shapes=shapes, ordinal=gpu.ordinal)
+
+        return on_each(device.gpus(), make)
+
+    def gpu_objection(self, gpu: Gpu) -> str | None:  # noqa: ARG002 - see TensorRtRtx
+        """Why it runs no engine whatever on this GPU; None where it may."""
         return None
 
+    def misfit(self, mark: EngineFingerprint, gpu: Gpu, version: str) -> str | None:
+        """Why an engine of this runtime does not run on `gpu` with this version of it; None where it does."""
+        if version != mark.runtime_version:
+            return f"it was built with {self.name} {mark.runtime_version}, here is {version}"
+        if not self.fits(mark, gpu):
+            built_for = mark.gpu or f"compute capability {', '.join(mark.compute_capabilities)}"
+            return f"it was built for {built_for}, here is {gpu.name} ({gpu.compute_capability})"
+        return None
 
-def require_fitting(
-    bundle: Bundle, engine: str, fingerprint: EngineFingerprint, *, device: Device = ANY
-) -> tuple[Gpu, ...]:
-    """The GPUs that run an engine of the bundle.
+    def fits(self, mark: EngineFingerprint, gpu: Gpu) -> bool:
+        """Whether an engine's kernels are for `gpu`: TensorRT chooses them for one GPU's cores and memory."""
+        if mark.hardware_compat == "ampere+":
+            return gpu.capability >= (8, 0)
+        same_gpu = mark.hardware_compat == "same-cc" or gpu.name == mark.gpu
+        return same_gpu and gpu.compute_capability in mark.compute_capabilities
 
-    Raises:
-        BackendUnavailableError: the runtime or a GPU is missing.
-        EngineIncompatibleError: it was built for another GPU or runtime version; says the command that rebuilds it.
-    """
-    gpus, here = device.gpus(), version(fingerprint.runtime)
-    if not gpus:
-        raise BackendUnavailableError(f"{engine} needs an NVIDIA GPU: the driver offers none")
-    if here is None:
-        raise BackendUnavailableError(f"{engine} needs {fingerprint.runtime}, which cannot be loaded here")
-    try:
-        import cuda.core  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        raise BackendUnavailableError(f"{engine} needs cuda-core: pip install 'cervix[gpu]' ({error})") from error
-    require_fit(bundle, engine, fingerprint, gpu=gpus[0], runtime_version=here)
-    return gpus
+    def _refuse_gpus(self, gpus: Iterable[Gpu]) -> None:
+        for gpu in gpus:
+            if reason := self.gpu_objection(gpu):
+                raise EngineIncompatibleError(reason)
 
 
-def require_runtime(
-    bundle: Bundle, runtime: EngineRuntime, precision: Precision | Literal["auto"], *, device: Device
-) -> None:
-    """Say why no engine of this runtime runs in this precision here; returns where one does.
+class TensorRtRtx(TensorRt):
+    """TensorRT-RTX, which chooses kernels where an engine is loaded, on the GPUs that it knows."""
 
-    Raises:
-        BackendUnavailableError: the bundle has none, or the runtime or a GPU is missing.
-        EngineIncompatibleError: the one that it has was built for another GPU or version.
-        ContractError: an engine has no fingerprint of its own.
-    """
-    marks = {name: read_fingerprint(bundle, name) for name in engines_of(bundle)}
-    found = {name: mark for name, mark in marks.items() if mark.runtime == runtime}
-    if not found:
-        raise BackendUnavailableError(
-            f"the bundle has no {runtime} engine: make one with cervix-export --engine {runtime}"
+    name, module = "tensorrt-rtx", "tensorrt_rtx"
+
+    def gpu_objection(self, gpu: Gpu) -> str | None:
+        if gpu.capability in ((8, 0), (8, 6), (8, 9)) or gpu.capability >= (12, 0):
+            return None
+        return (
+            f"TensorRT-RTX does not run on {gpu.name}, compute capability {gpu.compute_capability}: it supports 8.0, "
+            "8.6, 8.9, 12.0 and later; TensorRT does: cervix-export --engine tensorrt"
         )
-    wanted = {name: mark for name, mark in found.items() if precision in ("auto", mark.precision)}
-    if not wanted:
-        raise BackendUnavailableError(f"the bundle has no {precision} engine for {runtime}: use --precision auto")
-    for name, mark in wanted.items():
-        require_fitting(bundle, name, mark, device=device)
+
+    def fits(self, mark: EngineFingerprint, gpu: Gpu) -> bool:
+        return gpu.compute_capability in mark.compute_capabilities
 
 
-def open_engine(bundle: Bundle, engine: str, *, device: Device = ANY) -> Sequence[TensorRtBackend]:
-    """Make the backends of an engine, such as `engines/nvidia-a10-tensorrt-fp16.engine`, one for each GPU.
-
-    Raises:
-        BackendUnavailableError: the runtime or a GPU is missing.
-        EngineIncompatibleError: it was built for another GPU or runtime version.
-        ContractError: it was altered, or has no fingerprint of its own.
-    """
-    fingerprint = read_fingerprint(bundle, engine)
-    gpus = require_fitting(bundle, engine, fingerprint, device=device)
-    data = read_engine(bundle, engine, gpu=gpus[0], runtime_version=fingerprint.runtime_version)
-    return [
-        TensorRtBackend(
-            data,
-            fingerprint=fingerprint,
-            artefact=engine,
-            input_shape=(*bundle.contract.input_size, 3),
-            classes=len(bundle.contract.class_names),
-            gpu=gpu,
-        )
-        for gpu in gpus
-    ]
+# The module of each.
+MODULES = {kind.name: kind.module for kind in (TensorRt, TensorRtRtx)}
 
 
 class TensorRtBackend(OneGpu):
@@ -110,45 +141,31 @@ class TensorRtBackend(OneGpu):
 
     Args:
         engine: its bytes, already checked.
+        info: what it is.
         fingerprint: what it was built for.
-        artefact: its name in the bundle.
-        input_shape: a tile's (height, width, 3).
-        classes: how many probabilities it gives a tile.
-        gpu: what it runs on.
+        module: the runtime's.
+        shapes: of one tile, (height, width, 3), and of its answer, (classes,).
+        ordinal: the GPU's place in the driver's order.
     """
 
     def __init__(
         self,
         engine: bytes,
-        *,
+        info: BackendInfo,
         fingerprint: EngineFingerprint,
-        artefact: str,
-        input_shape: tuple[int, ...],
-        classes: int,
-        gpu: Gpu,
+        *,
+        module: str,
+        shapes: tuple[tuple[int, ...], tuple[int, ...]],
+        ordinal: int,
     ) -> None:
-        super().__init__(
-            BackendInfo(
-                backend=fingerprint.runtime,
-                version=fingerprint.runtime_version,
-                device=gpu.name,
-                device_class=gpu.device_class,
-                precision=fingerprint.precision,
-                arithmetic=fingerprint.precision,
-                artefact=artefact,
-                artefact_sha256=fingerprint.file_sha256,
-                threads=1,
-                gpu=gpu.name,
-            )
-        )
+        super().__init__(info)
         self._file: bytes | None = engine
         self._fingerprint = fingerprint
-        self._shapes = (input_shape, (classes,))
-        self._gpu = gpu
+        self._module, self._shapes, self._ordinal = module, shapes, ordinal
 
     def _load(self) -> GpuLanes:
         try:
-            loaded = _LoadedEngine(self._file, self._fingerprint.runtime, self._gpu.ordinal, *self._shapes)
+            loaded = _LoadedEngine(self._file, self._module, self._ordinal, *self._shapes)
         except ContractError as error:
             raise ContractError(f"{self.info.artefact}: {error}") from error
         self._file = None  # the engine has its own copy
@@ -168,9 +185,9 @@ class _LoadedEngine:
     """An engine with its context and lanes; `tile` and `answer` are the shapes of one tile and of its answer."""
 
     def __init__(
-        self, file: bytes | None, runtime: EngineRuntime, ordinal: int, tile: tuple[int, ...], answer: tuple[int, ...]
+        self, file: bytes | None, module: str, ordinal: int, tile: tuple[int, ...], answer: tuple[int, ...]
     ) -> None:
-        trt = importlib.import_module(MODULES[runtime])
+        trt = importlib.import_module(module)
         self._streams = GpuStreams(ordinal)
         self.lanes = GpuLanes(self._streams, classes=answer[0], prepare=self._prepare)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # it must outlive the engine

@@ -1,31 +1,24 @@
-"""What a TensorRT engine in a bundle was built for, and the only door through which its bytes reach a runtime.
+"""What a TensorRT engine in a bundle was built from and for.
 
 An engine is code for one kind of GPU and one version of its runtime. It carries a fingerprint beside it; an engine
-without one, with another file's, or for another machine is refused before a runtime sees a byte.
+without one, with another file's, or for another machine is refused before its runtime sees a byte.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, get_args
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import ContractError, EngineIncompatibleError
-from cervix_engine.gpu import Gpu
+from cervix_engine.errors import ContractError
 from cervix_engine.values import Precision
 
-EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
 HardwareCompat = Literal["none", "same-cc", "ampere+"]
-
-# The module of each runtime.
-MODULES: dict[EngineRuntime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-RUNTIMES: tuple[EngineRuntime, ...] = get_args(EngineRuntime)
-
-_AMPERE = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,7 @@ class EngineFingerprint:
     file_sha256: str
     source: str
     source_sha256: str
-    runtime: EngineRuntime
+    runtime: str
     runtime_version: str
     precision: Precision
     half_share: float
@@ -65,7 +58,7 @@ class EngineFingerprint:
     schema: ClassVar[str] = "cervix/engine/1"
 
     def __post_init__(self) -> None:
-        known = {"runtime": EngineRuntime, "hardware_compat": HardwareCompat, "precision": Precision}
+        known = {"hardware_compat": HardwareCompat, "precision": Precision}
         for name, kind in known.items():
             if getattr(self, name) not in get_args(kind):
                 raise ContractError(f"engine fingerprint with {name} {getattr(self, name)!r}: unknown to this version")
@@ -84,23 +77,6 @@ class EngineFingerprint:
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ContractError(f"engine fingerprint is malformed: {error}") from error
-
-    def objection(self, gpu: Gpu, runtime_version: str) -> str | None:
-        """Why the engine does not run on `gpu` with this version of its runtime; None where it does."""
-        if runtime_version != self.runtime_version:
-            return f"it was built with {self.runtime} {self.runtime_version}, here is {runtime_version}"
-        if not self._fits(gpu):
-            built_for = self.gpu or f"compute capability {', '.join(self.compute_capabilities)}"
-            return f"it was built for {built_for}, here is {gpu.name} ({gpu.compute_capability})"
-        return None
-
-    def _fits(self, gpu: Gpu) -> bool:
-        if self.hardware_compat == "ampere+":
-            return tuple(map(int, gpu.compute_capability.split("."))) >= _AMPERE
-        same_capability = gpu.compute_capability in self.compute_capabilities
-        # TensorRT chose kernels for one GPU's cores and memory; TensorRT-RTX chooses them where the engine is loaded.
-        any_of_them = self.runtime == "tensorrt-rtx" or self.hardware_compat == "same-cc"
-        return same_capability and (any_of_them or gpu.name == self.gpu)
 
 
 def fingerprint_path(engine: str) -> str:
@@ -128,24 +104,22 @@ def engines_of(bundle: Bundle) -> list[str]:
     return [name for name in bundle.files if name.startswith("engines/") and name.endswith(".engine")]
 
 
-def read_engine(bundle: Bundle, engine: str, *, gpu: Gpu, runtime_version: str) -> bytes:
-    """The bytes of an engine that fits, hashed again. Nothing of them is parsed here.
-
-    Raises:
-        ContractError: it was altered, or has no fingerprint of its own.
-        EngineIncompatibleError: as `require_fit`.
-    """
-    require_fit(bundle, engine, read_fingerprint(bundle, engine), gpu=gpu, runtime_version=runtime_version)
-    return bundle.read(engine)
+def fingerprints_of(bundle: Bundle) -> dict[str, EngineFingerprint]:
+    """The fingerprints of a bundle's engines, by the engine's name, without those that cannot be read."""
+    found = {}
+    for engine in engines_of(bundle):
+        with suppress(ContractError):
+            found[engine] = read_fingerprint(bundle, engine)
+    return found
 
 
-def require_fit(bundle: Bundle, engine: str, fingerprint: EngineFingerprint, *, gpu: Gpu, runtime_version: str) -> None:
-    """Raise EngineIncompatibleError, with the command that rebuilds it, where an engine is for another machine."""
-    objection = fingerprint.objection(gpu, runtime_version)
-    if objection:
-        raise EngineIncompatibleError(
-            f"{engine} does not fit this machine: {objection}; rebuild it: {rebuild_command(bundle.root, fingerprint)}"
-        )
+def fingerprint_problems(bundle: Bundle) -> Iterator[str]:
+    """Why fingerprints of a bundle cannot be read."""
+    for engine in engines_of(bundle):
+        try:
+            read_fingerprint(bundle, engine)
+        except ContractError as error:
+            yield str(error)
 
 
 def rebuild_command(root: Path, fingerprint: EngineFingerprint) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cervix_engine.backends.register import runtime_names
 from cervix_engine.cli.shared.device_option import device_option
 
 _FILE = click.Path(path_type=Path)
@@ -36,9 +37,7 @@ _OPTIONS = (
     click.option("--int8", "precision", flag_value="int8", help="Same as --precision int8."),
     click.option(
         "--backend",
-        type=click.Choice(
-            ["onnxruntime-cpu", "onnxruntime-openvino", "openvino", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
-        ),
+        type=click.Choice(runtime_names()),
         help="Run on this runtime only. [default: as --precision chooses]",
     ),
     device_option,

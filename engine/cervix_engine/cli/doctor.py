@@ -53,8 +53,6 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
     for way in diagnosis.ways:
         rate = f" ({way.tiles_per_sec:.1f} tiles/s when certified)" if way.tiles_per_sec else ""
         yield f"{'->' if way.chosen else '  '}{way.backend + ' ' + way.precision:<30} {way.reason}{rate}"
-    if not diagnosis.ways:
-        yield "  none: ONNX Runtime is not installed"
     yield f"auto takes: {diagnosis.auto or 'nothing'}"
     yield from (f"problem: {problem}" for problem in diagnosis.problems)
     yield from (f"missing: {what}   {line}" for what, line in diagnosis.missing)

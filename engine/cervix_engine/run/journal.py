@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cervix_engine.backends.device import ComputesOn
 from cervix_engine.errors import OutputError, ResumeMismatchError
 from cervix_engine.files import atomic_path, output_errors, sha256_bytes
 from cervix_engine.tiles.listing import Listing
@@ -61,6 +62,11 @@ class RunIdentity:
     @property
     def rules(self) -> InputRules:
         return InputRules(self.coords, self.follow_links)
+
+    @property
+    def computes_on(self) -> ComputesOn:
+        """Where its rows are computed: their class of device says it, whichever runtimes are known today."""
+        return "cuda" if self.device_class.startswith("cuda-") else "cpu"
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunIdentity:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cervix_engine.backends.device import GPU_BACKENDS
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors, sha256_file
@@ -170,7 +169,7 @@ def _going_on(
     base: RunRecord | None,
 ) -> Plan:
     """The plan of a run that keeps rows of an earlier one, if what is asked lets it."""
-    if not config.device.allows(earlier.backend):
+    if not config.device.allows(earlier.computes_on):
         raise ResumeMismatchError(
             f"the run that lies there computes on {earlier.backend}, which --device {config.device} leaves out: "
             "run it as before, or pass --no-resume to discard it"
@@ -205,4 +204,4 @@ def _batch_size(asked: int | Auto | None, earlier: RunIdentity) -> int:
 def _may_be_halved(asked: int, earlier: RunIdentity) -> bool:
     """Whether the same command may have begun the earlier run: on a GPU that was too full for what is asked."""
     halved = (asked >> halvings for halvings in range(1, asked.bit_length()))
-    return earlier.backend in GPU_BACKENDS and earlier.batch_size in halved
+    return earlier.computes_on == "cuda" and earlier.batch_size in halved

@@ -16,7 +16,6 @@ import numpy as np
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import compute_at_once
-from cervix_engine.backends.device import GPU_BACKENDS
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
@@ -71,7 +70,7 @@ def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) ->
     Raises:
         DeviceMemoryError: it does not hold a single tile.
     """
-    while backend.info.backend in GPU_BACKENDS:
+    while backend.info.gpu:
         try:
             backend.infer(np.zeros((batch_size, *contract.input_size, 3), np.uint8))
             break

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cervix_engine.backends.tensorrt import MODULES
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.bundle.engine_file import MODULES, EngineFingerprint, HardwareCompat, read_fingerprint
+from cervix_engine.bundle.engine_file import EngineFingerprint, HardwareCompat, read_fingerprint
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import BackendUnavailableError, ContractError, EngineBuildError, UsageError
 from cervix_engine.files import sha256_bytes

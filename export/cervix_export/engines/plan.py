@@ -10,9 +10,10 @@ from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.gpu import find_gpus
 
 if TYPE_CHECKING:  # it imports numpy, which `--help` does without
-    from cervix_engine.bundle.engine_file import EngineRuntime, HardwareCompat
+    from cervix_engine.bundle.engine_file import HardwareCompat
 
-EngineChoice = Literal["auto", "none", "tensorrt", "tensorrt-rtx"]
+EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
+EngineChoice = Literal["auto", "none"] | EngineRuntime
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | 
 
 
 def _obstacle(runtime: EngineRuntime, *, ahead_of_time: bool) -> str | None:
-    from cervix_engine.bundle.engine_file import MODULES
+    from cervix_engine.backends.tensorrt import MODULES
 
     # The driver is loaded only where TensorRT is: without it the answer is known.
     if importlib.util.find_spec(MODULES[runtime]) is None:

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine.backends import Combination, available_combinations, open_backend, runtime_version
-from cervix_engine.backends.selection import certificates
+from cervix_engine.backends import Combination, open_backend, runtime_version
+from cervix_engine.backends.survey import Survey, Way, survey
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
-from cervix_engine.errors import BackendError, ContractError, UsageError
+from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError, UsageError
 from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
 from cervix_export.certify import OPTIONAL_PRECISIONS, answers_of
@@ -57,7 +57,7 @@ class ParityReport:
         bundle: its digest.
         reference: what the graph was compared with, such as `keras 3.15.1`.
         tiles: what was measured on, for people.
-        machine: the instruction set, and ONNX Runtime's version.
+        machine: the instruction set, and the runtimes with their versions.
         at: when, in UTC, ISO 8601.
         layers: in order; a fault shows in its own layer and in none before.
     """
@@ -107,12 +107,13 @@ def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
     else:
         reference, answers = "the golden tiles' recorded answers", golden.probabilities()
     comparison = AnswerComparison(list(tiles.paths), tiles.labels, bundle.contract.class_names, plan.limits)
-    layers += _answer_layers(bundle, pixels, comparison, reference=(reference, answers), batch_size=plan.batch_size)
+    here = survey(bundle)
+    layers += _answer_layers(bundle, here, pixels, comparison, reference=(reference, answers), plan=plan)
     return ParityReport(
         bundle=bundle.digest,
         reference=reference,
         tiles=f"{len(pixels)} {'golden tiles' if plan.data is None else f'tiles of {plan.data.name}'}",
-        machine=f"{cpu_class()}, onnxruntime {runtime_version('onnxruntime-cpu')}",
+        machine=", ".join([cpu_class(), *_runtimes(here)]),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         layers=tuple(layers),
     )
@@ -140,39 +141,69 @@ def _readable(tiles: ParityTiles, bundle: Bundle, plan: ParityPlan) -> Pixels:
     return seen.pixels
 
 
+def _runtimes(here: Survey) -> list[str]:
+    names = dict.fromkeys(way.combination.backend for way in here.runnable)
+    return [f"{name} {runtime_version(name)}" for name in names]
+
+
 def _answer_layers(
     bundle: Bundle,
+    here: Survey,
     pixels: Pixels,
     comparison: AnswerComparison,
     *,
     reference: tuple[str, Probabilities],
-    batch_size: int,
+    plan: ParityPlan,
 ) -> Iterator[LayerResult]:
-    graph = Combination("onnxruntime-cpu", "fp32")
-    exact = _answers(bundle, graph, pixels, batch_size=batch_size)
-    subject = f"{_GRAPH} and {reference[0]}"
-    yield comparison.measure("graph", subject, precision="fp32", reference=reference[1], candidate=exact)
-    certified = {Combination.certified_by(item) for item in certificates(bundle) if item.passed}
-    for combination in available_combinations(bundle):
-        if combination == graph:
-            continue
-        subject = f"{combination.artefact} on {combination.backend} in {combination.precision}, and {_GRAPH}"
-        binding = combination.precision not in OPTIONAL_PRECISIONS or combination in certified
-        try:
-            answers = _answers(bundle, combination, pixels, batch_size=batch_size)
-        except BackendError as error:
-            yield LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),), binding)
-            continue
-        result = comparison.measure(
-            "artefact", subject, precision=combination.precision, reference=exact, candidate=answers
-        )
-        yield replace(result, binding=binding)
+    """The graph's layer, and one for each other way to run the bundle, which is held to the graph.
 
-    if SIGNED_FILE in bundle:
-        subject = f"{SIGNED_FILE} as it is written, and {_GRAPH}"
+    Where no runtime here runs the graph, the others are held to what the graph would have been.
+    """
+    name, expected = reference
+    exact = next((way for way in here.runnable if way.combination.artefact == _GRAPH), None)
+    if exact:
+        answers = _answers(bundle, exact.combination, pixels, batch_size=plan.batch_size)
+        subject = f"{_GRAPH} and {name}"
+        yield comparison.measure("graph", subject, precision="fp32", reference=expected, candidate=answers)
+        name, expected = _GRAPH, answers
+    elif here.runnable:
+        logger.warning("no runtime on this machine computes %s: engines are held to %s", _GRAPH, name)
+    else:
+        raise BackendUnavailableError("no runtime on this machine computes a file of the bundle: see cervix-doctor")
+    for way in here.runnable:
+        if way is not exact:
+            subject = (
+                f"{way.combination.artefact} on {way.combination.backend} in {way.combination.precision}, and {name}"
+            )
+            yield _artefact(bundle, way, pixels, comparison, expected=(subject, expected), batch_size=plan.batch_size)
+    if SIGNED_FILE in bundle and runtime_version("onnxruntime-cpu"):
+        subject = f"{SIGNED_FILE} as it is written, and {name}"
         logger.info("%s", subject)
         answers = answers_as_written(bundle.read(SIGNED_FILE), pixels)
-        yield comparison.measure("artefact", subject, precision="int8", reference=exact, candidate=answers)
+        yield comparison.measure("artefact", subject, precision="int8", reference=expected, candidate=answers)
+
+
+def _artefact(
+    bundle: Bundle,
+    way: Way,
+    pixels: Pixels,
+    comparison: AnswerComparison,
+    *,
+    expected: tuple[str, Probabilities],
+    batch_size: int,
+) -> LayerResult:
+    subject, reference = expected
+    combination = way.combination
+    certified = way.certificate is not None and way.certificate.passed
+    binding = combination.precision not in OPTIONAL_PRECISIONS or certified
+    try:
+        answers = _answers(bundle, combination, pixels, batch_size=batch_size)
+    except BackendError as error:
+        return LayerResult("artefact", subject, len(pixels), None, None, None, (str(error),), binding)
+    result = comparison.measure(
+        "artefact", subject, precision=combination.precision, reference=reference, candidate=answers
+    )
+    return replace(result, binding=binding)
 
 
 def _answers(bundle: Bundle, combination: Combination, pixels: Pixels, *, batch_size: int) -> Probabilities:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from cervix_engine.cli.doctor import main
-from cervix_engine.doctor import Diagnosis, Way, diagnose
+from cervix_engine.doctor import Diagnosis, Verdict, diagnose
 from engine.report.bundles import CPU, certified_bundle
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'cervix[cpu]'")
@@ -45,7 +45,7 @@ def _version(diagnosis: Diagnosis, name: str) -> str | None:
     return next(package.version for package in diagnosis.packages if package.name == name)
 
 
-def _way(diagnosis: Diagnosis, backend: str, precision: str) -> Way:
+def _way(diagnosis: Diagnosis, backend: str, precision: str) -> Verdict:
     return next(way for way in diagnosis.ways if (way.backend, way.precision) == (backend, precision))
 
 
@@ -88,11 +88,21 @@ def test_without_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert ("tensorflow, keras: to train", "pip install 'cervix[train]'") in diagnosis.missing
 
 
-def test_without_any_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = certified_bundle(tmp_path / "b", ("fp32", 20.0))
+def test_without_onnxruntime_the_others_are_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
     _without(monkeypatch, "onnxruntime", "onnxruntime_ep_openvino")
+    diagnosis = diagnose(certified_bundle(tmp_path / "b", ("fp32", 20.0)))
+    assert diagnosis.auto == "openvino fp32"
+    assert _way(diagnosis, CPU, "fp32").reason == "ONNX Runtime is not installed: pip install 'cervix[cpu]'"
+
+
+def test_without_any_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = certified_bundle(tmp_path / "b", ("fp32", 20.0), version="1.32.0")
+    _without(monkeypatch, "onnxruntime", "onnxruntime_ep_openvino", "openvino")
     diagnosis = diagnose(bundle)
-    assert (diagnosis.ways, diagnosis.auto, diagnosis.can_run) == ((), None, False)
+    assert (diagnosis.auto, diagnosis.can_run) == (None, False)
+    assert not any(way.chosen or way.tiles_per_sec for way in diagnosis.ways)
+    assert all("is not installed" in way.reason or "has no" in way.reason for way in diagnosis.ways)
     assert "pip install 'cervix[cpu]'" in [line for _, line in diagnosis.missing]
     done = CliRunner().invoke(main, ["--model", str(bundle)])
     assert done.exit_code == 1

@@ -2,27 +2,34 @@
 
 An "engine" is the tiny model, computed by NumPy. ONNX Runtime is the real one with its CPU provider, run where the
 compute stream comes to it, with the real binding of inputs and outputs to the addresses that the backend bound.
+
+All but the driver is handed in as modules: what a backend imports is what the machine has.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import importlib
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from cervix_engine.backends import Backend, Combination, open_backend
+from cervix_engine.backends import Backend, Combination, open_backend, runtime_version
 from cervix_engine.backends.device import Device
+from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate, Parity
 from cervix_engine.bundle.engine_file import fingerprint_path
@@ -36,7 +43,8 @@ VERSION = "10.9.0"
 DATA = b"stands for an engine of the tiny model"
 INPUT, OUTPUT = "tiles", "probabilities"
 PROVIDER = "CUDAExecutionProvider"
-INSTALLED, REAL_SESSION = onnxruntime.get_available_providers(), onnxruntime.InferenceSession
+# What a machine with TensorRT alone does not have.
+CPU_RUNTIMES = ("onnxruntime", "onnxruntime_ep_openvino", "openvino")
 
 # Both ways to run the tiny bundle on a GPU.
 ON_GPU = {
@@ -77,7 +85,7 @@ def certified(
         file=combination.artefact,
         file_sha256=bundle.files[combination.artefact],
         backend=combination.backend,
-        backend_version=VERSION if combination.engine else onnxruntime.__version__,
+        backend_version=VERSION if combination.engine else runtime_version(combination.backend) or "",
         precision=combination.precision,
         arithmetic=combination.precision,
         device_class=A10.device_class,
@@ -89,6 +97,11 @@ def certified(
     (bundle.root / "certificates").mkdir()
     write_json(bundle.root / certificate.path, certificate.to_json())
     return seal(bundle.root), certificate
+
+
+def ways_here(bundle: Bundle) -> set[Combination]:
+    """What this machine runs of a bundle."""
+    return {way.combination for way in survey(bundle).runnable}
 
 
 def pixels_of(count: int, seed: int = 0) -> Any:
@@ -113,6 +126,9 @@ class Machine:
         broken: TensorRT refuses every engine.
         classes: of the engine.
         provider: whether the installed ONNX Runtime has a CUDA provider.
+        libraries: whether the provider's libraries are there.
+        falls_back: whether ONNX Runtime runs a session on the CPU although it was told not to.
+        alone: whether TensorRT is the only runtime that is installed.
         context: whether an engine gets a context, which needs memory.
         faulty: a GPU on which engines answer wrongly.
         cuda: see `Cuda`.
@@ -121,7 +137,6 @@ class Machine:
         loaded: the bytes of every engine that TensorRT was given.
         computed: the GPU and the SHA-256 of the pixels of every batch, in the order in which they were computed.
         threads: names of the threads that put them on a stream.
-        loading_error: why ONNX Runtime's CUDA provider cannot be loaded.
     """
 
     def __init__(
@@ -131,6 +146,9 @@ class Machine:
         broken: bool = False,
         classes: int = len(CLASS_NAMES),
         provider: bool = True,
+        libraries: bool = True,
+        falls_back: bool = False,
+        alone: bool = False,
         context: bool = True,
         faulty: int | None = None,
         **cuda: Any,
@@ -140,8 +158,8 @@ class Machine:
         self.loaded: list[bytes] = []
         self.computed: list[tuple[int, str]] = []
         self.threads: set[str] = set()
-        self.loading_error: str | None = None
-        self._provider, self._context, self.faulty = provider, context, faulty
+        self._provider, self._libraries, self._alone = provider, libraries, alone
+        self._context, self.faulty, self.falls_back = context, faulty, falls_back
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make it the machine of this test."""
@@ -149,19 +167,17 @@ class Machine:
         vars(trt).update(__version__=VERSION, uint8="uint8", float32="float32", Runtime=self._runtime, Logger=_Logger)
         core = ModuleType("cuda.core")
         vars(core).update(self.cuda.names())
-        driver = SimpleNamespace(**self.cuda.driver_names())
         bindings = ModuleType("cuda.bindings")
-        vars(bindings).update(driver=driver)
-        modules = {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.core": core, "cuda.bindings": bindings}
-        for name, module in modules.items():
-            module.__spec__ = ModuleSpec(name, None)
-            monkeypatch.setitem(sys.modules, name, module)
-        for place in ("cervix_engine.backends.device", "cervix_engine.backends", "cervix_engine.gpu"):
-            monkeypatch.setattr(f"{place}.find_gpus", lambda: self.gpus)
-        providers = [PROVIDER, *INSTALLED] if self._provider else INSTALLED
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-        monkeypatch.setattr("cervix_engine.backends.onnxruntime_cuda.loading_error", lambda: self.loading_error)
-        monkeypatch.setattr(onnxruntime, "InferenceSession", self._session)
+        vars(bindings).update(driver=SimpleNamespace(**self.cuda.driver_names()))
+        for module in (trt, ModuleType("cuda"), core, bindings):
+            module.__spec__ = ModuleSpec(module.__name__, None)
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        if self._alone:
+            for name in CPU_RUNTIMES:
+                monkeypatch.setitem(sys.modules, name, None)
+        else:
+            monkeypatch.setitem(sys.modules, "onnxruntime", self._onnxruntime())
+        monkeypatch.setattr("cervix_engine.gpu.find_gpus", lambda: self.gpus)
 
     def gpus_of(self, batches: Mapping[int, Any]) -> dict[int, list[int]]:
         """On which GPUs each of these numbered batches was computed."""
@@ -202,11 +218,45 @@ class Machine:
 
     # ---- ONNX Runtime
 
+    def _onnxruntime(self) -> ModuleType:
+        """The real one, with a CUDA provider."""
+        real, module = real_onnxruntime(), ModuleType("onnxruntime")
+        providers = [*([PROVIDER] if self._provider else []), *real.get_available_providers()]
+        vars(module).update(vars(real))
+        vars(module).update(
+            __file__=str(provider_libraries() / "__init__.py" if self._libraries else "/nonexistent/__init__.py"),
+            get_available_providers=lambda: providers,
+            preload_dlls=lambda: None,
+            InferenceSession=self._session,
+        )
+        return module
+
     def _session(self, model: bytes, options: Any = None, **named: Any) -> Any:
         asked = named.get("providers", ())
         on_gpu = any(PROVIDER in (item, item[0]) for item in asked)
         assert not on_gpu or named["enable_fallback"] == 0, "it would fall back to the CPU by itself"
-        return _CudaSession(self, model, options, asked) if on_gpu else REAL_SESSION(model, options, **named)
+        return (
+            _CudaSession(self, model, options, asked)
+            if on_gpu
+            else real_onnxruntime().InferenceSession(model, options, **named)
+        )
+
+
+@cache
+def real_onnxruntime() -> ModuleType:
+    return importlib.import_module("onnxruntime")
+
+
+@cache
+def provider_libraries() -> Path:
+    """A folder like ONNX Runtime's, in which both libraries of a provider can be loaded."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    library = Path(str(real_onnxruntime().__file__)).parent / "capi" / "libonnxruntime_providers_shared.so"
+    (folder / "capi").mkdir()
+    for name in ("shared", "cuda"):
+        (folder / "capi" / f"libonnxruntime_providers_{name}.so").symlink_to(library)
+    return folder
 
 
 def digest_of(pixels: Any) -> str:
@@ -270,11 +320,11 @@ class _CudaSession:
         self._machine = machine
         self._stream = machine.cuda.stream(int(given["user_compute_stream"]))
         assert self._stream.ordinal == int(given["device_id"])
-        self._session = REAL_SESSION(model, providers=["CPUExecutionProvider"])
+        self._session = real_onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
         self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
 
     def get_providers(self) -> list[str]:
-        return [PROVIDER, "CPUExecutionProvider"]
+        return ["CPUExecutionProvider"] if self._machine.falls_back else [PROVIDER, "CPUExecutionProvider"]
 
     def io_binding(self) -> _Binding:
         return _Binding(self._machine.cuda, self._session.io_binding(), self._stream.ordinal)

@@ -14,14 +14,15 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.backends import Combination, available_combinations, device_class, open_backend, runtime_version
+from cervix_engine.backends import Combination, open_backend, runtime_version
 from cervix_engine.backends.device import Device
+from cervix_engine.backends.register import runtime
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.run.record import RunRecord
-from engine.run.simulated_gpu import Machine, a10s, certified, make_engine_bundle, opened, pixels_of
+from engine.run.simulated_gpu import Machine, a10s, certified, make_engine_bundle, opened, pixels_of, ways_here
 from engine.run.support import read_table, reference_probabilities
 
 CUDA = Device.parse("cuda")
@@ -67,7 +68,7 @@ def test_it_says_what_runs(bundle: Bundle, combination: Combination) -> None:
     assert (info.device_class, info.artefact) == ("cuda-sm86", combination.artefact)
     assert info.artefact_sha256 == bundle.files[combination.artefact]
     assert runtime_version("onnxruntime-cuda") == info.version
-    assert device_class("onnxruntime-cuda", device=CUDA) == info.device_class
+    assert runtime("onnxruntime-cuda").device_class(CUDA) == info.device_class
 
 
 @pytest.mark.usefixtures("machine")
@@ -86,10 +87,9 @@ def test_it_runs_on_the_gpu_that_is_asked_for(bundle: Bundle) -> None:
     assert machine.cuda.used_bytes[:2] == [0, 0]
 
 
-def test_a_session_that_runs_elsewhere_is_refused(
-    bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.run.simulated_gpu._CudaSession.get_providers", lambda _: ["CPUExecutionProvider"])
+def test_a_session_that_runs_elsewhere_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(falls_back=True)
+    machine.install(monkeypatch)
     with pytest.raises(BackendUnavailableError, match="CPUExecutionProvider"), open_backend(bundle, combination=FP32):
         pass
     assert machine.computed == []
@@ -108,12 +108,12 @@ def test_a_graph_that_does_not_load_is_an_error(bundle: Bundle) -> None:
 
 
 def test_it_is_a_way_to_run_fp32_and_fp16_where_a_gpu_is(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not {FP32, FP16} & set(available_combinations(bundle))
+    assert not {FP32, FP16} & ways_here(bundle)
     for gpus, provider, fits in ((1, True, True), (1, False, False), (0, True, False)):
         Machine(a10s(gpus), provider=provider).install(monkeypatch)
-        assert ({FP32, FP16} <= set(available_combinations(bundle))) is fits
+        assert ({FP32, FP16} <= ways_here(bundle)) is fits
     Machine().install(monkeypatch)
-    kinds = {item.precision for item in available_combinations(bundle) if item.backend == "onnxruntime-cuda"}
+    kinds = {item.precision for item in ways_here(bundle) if item.backend == "onnxruntime-cuda"}
     assert kinds == {"fp32", "fp16"}
 
 
@@ -144,7 +144,7 @@ def test_without_cuda_core_it_is_no_way_to_run(
     tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core", None)
-    assert FP32 not in available_combinations(bundle)
+    assert FP32 not in ways_here(bundle)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "onnxruntime-cuda")
     assert (done.exit_code, machine.computed) == (1, [])
     assert "needs cuda-core: pip install 'cervix[gpu]'" in done.stderr

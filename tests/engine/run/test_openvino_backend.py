@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.backends import Combination, open_backend, openvino, runtime_version
+from cervix_engine.backends import Combination, objection, open_backend, runtime_version
+from cervix_engine.backends.openvino import OpenVino, OpenVinoBackend, cpu_objection
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate, Parity
@@ -25,9 +26,18 @@ from engine.run.support import make_bundle, read_table, reference_probabilities,
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="needs a CPU with BF16 instructions")
 
 
-def backend(model: bytes | None = None, precision: Precision = "fp32") -> openvino.OpenVinoBackend:
-    model = tiny_onnx() if model is None else model
-    return openvino.OpenVinoBackend(model, precision=precision, artefact="model.onnx", artefact_sha256="0" * 64)
+class SilentlyBf16(OpenVinoBackend):
+    """Does what OpenVINO does by itself on a CPU with BF16."""
+
+    def float_kernels(self) -> str:
+        return "bf16"
+
+
+def backend(
+    model: bytes | None = None, precision: Precision = "fp32", kind: type[OpenVinoBackend] = OpenVinoBackend
+) -> OpenVinoBackend:
+    info = OpenVino().info(Combination("openvino", precision), sha256="0" * 64)
+    return kind(tiny_onnx() if model is None else model, info)
 
 
 def pixels_of(count: int, seed: int = 0) -> Any:
@@ -60,9 +70,11 @@ def test_bf16_is_near_and_is_not_fp32() -> None:
 
 
 @needs_bf16
-def test_an_fp32_run_that_would_silently_be_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "float_kernels", lambda _: "bf16")
-    with backend() as model, pytest.raises(InferenceError, match="asked for fp32, OpenVINO chose other"):
+def test_an_fp32_run_that_would_silently_be_bf16_is_refused() -> None:
+    with (
+        backend(kind=SilentlyBf16) as model,
+        pytest.raises(InferenceError, match="asked for fp32, OpenVINO chose other"),
+    ):
         model.infer(pixels_of(4))
 
 
@@ -76,18 +88,22 @@ def test_a_float_graph_that_poses_as_int8_is_refused() -> None:
     ("precision", "reason"),
     [("fp16", "computes an FP16 graph in FP32"), ("bf16", "no bf16 instructions"), ("int8", "no VNNI instructions")],
 )
-def test_what_this_cpu_does_not_compute_is_refused(
-    precision: Precision, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openvino, "cpu_has_bf16", lambda: False)
-    monkeypatch.setattr(openvino, "cpu_has_vnni", lambda: False)
-    with pytest.raises(BackendUnavailableError, match=reason):
-        backend(precision=precision)
+def test_what_a_cpu_does_not_compute_is_refused(precision: Precision, reason: str) -> None:
+    assert reason in str(cpu_objection(precision, flags=frozenset({"avx2"})))
+    capable = cpu_objection(precision, flags=frozenset({"avx512_bf16", "avx512_vnni"}))
+    assert (capable is None) is (precision != "fp16")
+
+
+def test_a_precision_that_it_does_not_run_is_not_opened(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "bundle")
+    (made.root / "model.fp16.onnx").write_bytes(tiny_onnx(half=True))
+    with pytest.raises(BackendUnavailableError, match="computes an FP16 graph in FP32"):
+        open_backend(seal(made.root), combination=Combination("openvino", "fp16"))
 
 
 def test_without_openvino_the_reason_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert "pip install 'cervix[cpu]'" in str(openvino.objection("fp32"))
+    assert objection("openvino", "fp32") == "OpenVINO is not installed: pip install 'cervix[cpu]'"
 
 
 def test_a_certificate_of_openvino_s_is_passed_over_where_it_is_not_installed(

@@ -12,29 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cervix_engine.backends import Combination, available_combinations, open_backend, openvino, runtime_version
-from cervix_engine.backends import onnxruntime as runtime
+from cervix_engine.backends import Combination, open_backend
+from cervix_engine.backends.device import Device
 from cervix_engine.backends.fake import FakeBackend
-from cervix_engine.backends.selection import certificates, replay_golden, select
+from cervix_engine.backends.selection import Selection, choose, replay_golden, select
+from cervix_engine.backends.survey import Way, certificates, survey
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate, Parity
 from cervix_engine.bundle.golden import REPLAYED, GoldenSet
 from cervix_engine.errors import BackendUnavailableError, ContractError, InferenceError, ParityError
 from cervix_engine.files import write_json
 from cervix_engine.machine import cpu_class
+from engine.more_runtimes import Fake
 from engine.run.support import GOLDEN_TILES, SpyBackend, make_bundle, tiny_onnx
 
 CPU, OPENVINO = "onnxruntime-cpu", "onnxruntime-openvino"
 PARITY = Parity(tiles=24, max_absdiff=0.0, p99_absdiff=0.0, top1_agreement=1.0, flips=())
 
-
-@pytest.fixture(autouse=True)
-def three_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose CPU has BF16, and the OpenVINO plug-in alone: selection only asks, it opens nothing."""
-    monkeypatch.setattr(runtime, "openvino_device", object)
-    for has in ("cpu_has_bf16", "cpu_has_vnni"):
-        monkeypatch.setattr(openvino, has, lambda: True)
-    monkeypatch.setattr(openvino, "objection", lambda _: "not on this machine")
+# A machine with two runtimes; a third one is known, and not installed.
+ONE = Fake(CPU, refuses={"bf16": "one has no bf16"})
+TWO = Fake(OPENVINO, refuses={"fp16": "two has no fp16"})
+HERE = (ONE, TWO, Fake("openvino", installed=None))
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def certificate(root: Path, backend: str = CPU, precision: Any = "fp32", **chang
         file=file,
         file_sha256=hashlib.sha256((root / file).read_bytes()).hexdigest(),
         backend=backend,
-        backend_version=runtime_version(backend) or "",
+        backend_version="1",
         precision=precision,
         arithmetic=precision,
         device_class=cpu_class(),
@@ -71,13 +69,22 @@ def sealed(root: Path, *made: Certificate) -> Bundle:
     return seal(root)
 
 
+def selected(bundle: Bundle, precision: Any = "auto", among: Any = HERE, **options: Any) -> Selection:
+    return choose(survey(bundle, among=among), precision=precision, **options)
+
+
 def chosen(bundle: Bundle, precision: Any = "auto", **options: Any) -> tuple[str, str, bool]:
-    selection = select(bundle, precision=precision, **options)
+    selection = selected(bundle, precision, **options)
     covered = selection.certificate is not None
     if selection.certificate:
         assert selection.certificate.backend == selection.combination.backend
         assert selection.certificate.precision == selection.combination.precision
     return selection.combination.backend, selection.combination.precision, covered
+
+
+def way_of(bundle: Bundle, backend: str, precision: Any) -> Way:
+    (way,) = [way for way in survey(bundle, among=HERE).ways if way.combination == Combination(backend, precision)]
+    return way
 
 
 # ---- the choice
@@ -115,25 +122,37 @@ def test_a_certified_choice_goes_before_an_uncertified_one(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"device_class": "cpu-elsewhere"},
-        {"backend_version": "0.0.1"},
-        {"passed": False},
-        {"file_sha256": "0" * 64},
-        {"backend": "tensorrt"},
+        ({"device_class": "cpu-elsewhere"}, "certified on cpu-elsewhere, this is cpu-"),
+        ({"backend_version": "0.0.1"}, "certified with version 0.0.1, here is 1"),
+        ({"passed": False}, "its certificate's gate was not passed"),
+        ({"file_sha256": "0" * 64}, "no certificate"),
+        ({"backend": "tensorrt"}, "no certificate"),
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_certificate_does_not_cover(root: Path, changes: dict[str, Any]) -> None:
+def test_what_a_certificate_does_not_cover(root: Path, changes: dict[str, Any], reason: str) -> None:
     fast = replace(certificate(root, OPENVINO, "bf16", tiles_per_sec=1e6), **changes)
     slow = certificate(root, CPU, "fp16", tiles_per_sec=1.0)
     assert chosen(sealed(root, fast, slow)) == (CPU, "fp16", True)
     (root / slow.path).unlink()
     bundle = sealed(root)
     assert chosen(bundle) == (CPU, "fp32", False)
+    assert not way_of(bundle, OPENVINO, "bf16").certified
+    assert str(way_of(bundle, OPENVINO, "bf16").reason).startswith(reason)
     with pytest.raises(ParityError, match="no certificate covers fp32"):
-        select(bundle, precision="auto", require_parity=True)
+        selected(bundle, require_parity=True)
+
+
+def test_of_two_certificates_the_one_that_is_for_this_machine_counts(root: Path) -> None:
+    here = certificate(root)
+    (root / "certificates").mkdir()
+    elsewhere = replace(here, device_class="cpu-elsewhere").to_json()
+    write_json(root / "certificates" / "a.json", elsewhere)
+    write_json(root / "certificates" / "z.json", elsewhere)
+    bundle = sealed(root, here)
+    assert way_of(bundle, CPU, "fp32") == Way(Combination(CPU, "fp32"), certificate=here)
 
 
 def test_a_certificate_covers_its_own_file_only(root: Path) -> None:
@@ -158,15 +177,54 @@ def test_a_file_that_was_altered_and_sealed_again_loses_its_certificate(root: Pa
 def test_a_precision_that_the_bundle_has_no_file_for(root: Path) -> None:
     (root / "model.fp16.onnx").unlink()
     with pytest.raises(BackendUnavailableError, match=r"no model\.fp16\.onnx"):
-        select(sealed(root), precision="fp16")
+        selected(sealed(root), "fp16")
 
 
-def test_a_precision_that_the_machine_has_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_machine_has_not(root: Path) -> None:
     bundle = sealed(root, certificate(root, OPENVINO, "bf16", tiles_per_sec=100.0))
-    monkeypatch.setattr(openvino, "cpu_has_bf16", lambda: False)
-    assert chosen(bundle) == (CPU, "fp32", False)
-    with pytest.raises(BackendUnavailableError, match="no backend on this machine runs bf16"):
-        select(bundle, precision="bf16")
+    without = (ONE, Fake(OPENVINO, refuses={"bf16": "this CPU has no bf16"}))
+    assert chosen(bundle, among=without) == (CPU, "fp32", False)
+    with pytest.raises(BackendUnavailableError) as refused:
+        selected(bundle, "bf16", among=without)
+    assert str(refused.value) == (
+        "no backend on this machine runs bf16: use --precision auto (one has no bf16; this CPU has no bf16)"
+    )
+
+
+def test_a_machine_without_any_runtime_names_them(root: Path) -> None:
+    nothing = (Fake(CPU, installed=None), Fake("openvino", installed=None))
+    with pytest.raises(
+        BackendUnavailableError, match=r"runs fp32 \(onnxruntime-cpu is not inst.*; openvino is not inst"
+    ):
+        selected(sealed(root), among=nothing)
+    with pytest.raises(BackendUnavailableError, match=r"^openvino is not installed$"):
+        selected(sealed(root), among=nothing, backend="openvino")
+
+
+def test_a_runtime_that_is_missing_stops_no_other(root: Path) -> None:
+    only_last = (Fake(CPU, installed=None), Fake(OPENVINO, installed=None), Fake("openvino"))
+    assert chosen(sealed(root), among=only_last) == ("openvino", "fp32", False)
+
+
+def test_every_way_has_a_certificate_or_a_reason(root: Path) -> None:
+    (root / "model.int8.onnx").unlink()
+    bundle = sealed(root, certificate(root, OPENVINO, "bf16"))
+    told = {(way.combination.backend, way.combination.precision): way.reason for way in survey(bundle, among=HERE).ways}
+    missing, absent = (
+        "the bundle has no model.int8.onnx: make it with cervix-export --int8",
+        "openvino is not installed",
+    )
+    assert told == {
+        (CPU, "fp32"): "no certificate", (OPENVINO, "fp32"): "no certificate", ("openvino", "fp32"): absent,
+        (CPU, "bf16"): "one has no bf16", (OPENVINO, "bf16"): None, ("openvino", "bf16"): absent,
+        (CPU, "fp16"): "no certificate", (OPENVINO, "fp16"): "two has no fp16", ("openvino", "fp16"): absent,
+        (CPU, "int8"): missing, (OPENVINO, "int8"): missing, ("openvino", "int8"): missing,
+    }  # fmt: skip
+
+
+def test_ways_that_compute_elsewhere_are_left_out(root: Path) -> None:
+    ways = survey(sealed(root), device=Device("cpu")).ways
+    assert {way.combination.backend for way in ways} == {CPU, OPENVINO, "openvino"}
 
 
 def test_a_malformed_certificate_is_refused(root: Path) -> None:
@@ -174,14 +232,19 @@ def test_a_malformed_certificate_is_refused(root: Path) -> None:
     document = certificate(root).to_json()
     write_json(root / "certificates" / "x.json", {**document, "precision": "fp8"})
     with pytest.raises(ContractError, match="fp8"):
-        select(seal(root), precision="auto")
+        selected(seal(root))
 
 
-def test_combinations_follow_the_bundle_s_files(root: Path) -> None:
-    combinations = {(item.backend, item.precision) for item in available_combinations(sealed(root))}
-    assert combinations == {
+def test_what_runs_follows_the_bundle_s_files(root: Path) -> None:
+    here = survey(sealed(root), among=HERE).runnable
+    assert [(way.combination.backend, way.combination.precision) for way in here] == [
         (CPU, "fp32"), (OPENVINO, "fp32"), (OPENVINO, "bf16"), (CPU, "fp16"), (CPU, "int8"), (OPENVINO, "int8"),
-    }  # fmt: skip
+    ]  # fmt: skip
+
+
+def test_what_is_no_backend_is_named(bundle: Bundle) -> None:
+    with pytest.raises(BackendUnavailableError, match="no backend 'abacus': expected one of onnxruntime-cpu, "):
+        select(bundle, precision="auto", backend="abacus")
 
 
 # ---- the proof at the start

@@ -5,7 +5,6 @@ TensorRT and the GPU are simulated: what is shown here is the backend's part.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.backends import Combination, available_combinations, device_class, open_backend
+from cervix_engine.backends import Combination, open_backend
+from cervix_engine.backends.device import ANY
+from cervix_engine.backends.register import runtime
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.engine_file import fingerprint_path
@@ -23,7 +24,7 @@ from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.run.record import RunRecord
 from engine.engine_marks import A10, ENGINE, L4
-from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of
+from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of, ways_here
 from engine.run.support import read_table, reference_probabilities
 
 COMBINATION = Combination("tensorrt", "fp16", ENGINE)
@@ -100,7 +101,7 @@ def test_without_cuda_core_the_engine_is_no_way_to_run(
     tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core", None)
-    assert COMBINATION not in available_combinations(bundle)
+    assert COMBINATION not in ways_here(bundle)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
     assert (done.exit_code, a10.loaded) == (1, [])
     assert "needs cuda-core: pip install 'cervix[gpu]'" in done.stderr
@@ -130,11 +131,11 @@ def test_a_broken_fingerprint_keeps_no_graph_from_being_run(tiles: Path, bundle:
 
 
 def test_an_engine_is_a_way_to_run_the_bundle_where_it_fits(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert COMBINATION not in available_combinations(bundle)
+    assert COMBINATION not in ways_here(bundle)
     for gpus, fits in (((A10,), True), ((L4,), False), ((), False)):
         Machine(gpus).install(monkeypatch)
-        assert (COMBINATION in available_combinations(bundle)) is fits
-    assert device_class("tensorrt") is None
+        assert (COMBINATION in ways_here(bundle)) is fits
+    assert runtime("tensorrt").device_class(ANY) is None
 
 
 @pytest.mark.usefixtures("a10")
@@ -207,14 +208,7 @@ def test_what_is_missing_is_named(
 def test_without_tensorrt_it_is_named(
     tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = importlib.import_module
-
-    def missing(name: str, package: str | None = None) -> Any:
-        if name == "tensorrt":
-            raise ImportError("No module named 'tensorrt'")
-        return real(name, package)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
     assert (done.exit_code, a10.loaded) == (1, [])
     assert "needs tensorrt, which cannot be loaded here" in done.stderr

@@ -23,8 +23,8 @@ from cervix_keras.graph import graph_from_keras
 from cervix_keras.start import KerasModel, load_keras, native_stderr_held
 from cervix_train.features.extractor import extractor_digest
 
-# The backends that run a converted extractor, by the module that each needs.
-_MODULES = {"onnxruntime-cpu": "onnxruntime", "openvino": "openvino"}
+# What may run a converted extractor.
+_FP32 = (Combination("onnxruntime-cpu", "fp32"), Combination("openvino", "fp32"))
 _BF16 = Combination("openvino", "bf16")
 
 
@@ -117,10 +117,8 @@ def backend_name(combination: Combination) -> str:
 
 def graph_backends(precision: Precision) -> dict[str, Combination]:
     """Those that are installed and can run a converted extractor, by name."""
-    able = [_BF16] if precision == "bf16" else [Combination(backend, "fp32") for backend in _MODULES]
-    installed = [combination for combination in able if importlib.util.find_spec(_MODULES[combination.backend])]
-    usable = installed if importlib.util.find_spec("tf2onnx") else []
-    return {backend_name(combination): combination for combination in usable}
+    able = ((_BF16,) if precision == "bf16" else _FP32) if importlib.util.find_spec("tf2onnx") else ()
+    return {backend_name(combination): combination for combination in able if runtime_version(combination.backend)}
 
 
 def onnx_graph(extractor: KerasModel) -> bytes:

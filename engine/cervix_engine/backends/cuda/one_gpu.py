@@ -13,6 +13,15 @@ from cervix_engine.errors import BackendError, CervixError, InferenceError
 from cervix_engine.values import Pixels, Probabilities
 
 
+def cuda_core_error() -> str | None:
+    """Why cuda-core, which all of them use, cannot be loaded; None where it can."""
+    try:
+        import cuda.core  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
 class OneGpu(ABC):
     """A backend on one GPU; each runtime says how it is loaded."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -11,7 +11,14 @@ import numpy as np
 
 from cervix_engine.backends.base import Backend, BackendInfo, Pending
 from cervix_engine.errors import InferenceError
+from cervix_engine.gpu import Gpu
 from cervix_engine.values import Pixels, Probabilities
+
+
+def on_each(gpus: Sequence[Gpu], make: Callable[[Gpu], Backend]) -> Backend:
+    """One backend for all of these GPUs."""
+    backends = [make(gpu) for gpu in gpus]
+    return backends[0] if len(backends) == 1 else SeveralGpus(backends)
 
 
 class SeveralGpus:
