@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import imagecodecs
 import numpy as np
 
-from cervix_engine.tiles.formats import tiff
+from cervix_engine.tiles.formats import lzw, tiff
 from cervix_engine.tiles.formats.header import corrupt, refuse_transparency
 from cervix_engine.tiles.formats.tiff import TiffPage
 from cervix_engine.tiles.formats.tiff_images import decode_image
@@ -113,7 +113,7 @@ def _lzma(encoded: bytes, limit: int) -> bytes:
 
 # Compression -> a codec that gives no more bytes than it is told, and raises for what it cannot decode.
 _CODECS: dict[int, Callable[[bytes, int], bytes | bytearray]] = {
-    tiff.LZW: lambda encoded, limit: imagecodecs.lzw_decode(encoded, out=limit),
+    tiff.LZW: lzw.decode,
     tiff.DEFLATE: _deflate,
     tiff.OLD_DEFLATE: _deflate,
     tiff.PACKBITS: lambda encoded, limit: imagecodecs.packbits_decode(encoded, out=limit),
