@@ -89,6 +89,7 @@ BROKEN_OTHERS: dict[str, tuple[bytes, str]] = {
 }
 
 BROKEN_TIFFS: dict[str, tuple[bytes, str]] = {
+    "tiff of no page": (overwritten(tiff(PIXELS), 4, bytes(4)), CORRUPT),
     "tiff of strips of no rows": (tiff(PIXELS, tags={278: ("I", [0])}), CORRUPT),
     "tiff of one strip too few": (tiff(PIXELS, rows_per_strip=8, tags={278: ("I", [7])}), CORRUPT),
     "tiff of tiles of no size": (tiff(PIXELS, tile=(16, 16), tags={322: ("I", [0])}), "bad_dimensions"),

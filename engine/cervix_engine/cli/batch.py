@@ -65,7 +65,7 @@ def main(
         budget=FailureBudget.parse(max_failures),
         **asked,
     )
-    setup = click.get_current_context().find_object(RunSetup) or RunSetup()
+    setup = context.find_object(RunSetup) or RunSetup()
     derived = DerivedOutputs(summary, geojson, report)
     derived.check(config)
     if dry_run:

@@ -229,7 +229,9 @@ def _palette(tags: Tags, bits: int) -> tuple[int, ...]:
 def _only_page(data: bytes) -> Tags:
     layout = _Layout(data)
     pages = layout.pages()
-    tags = next(pages)
+    tags = next(pages, None)
+    if tags is None:
+        raise corrupt("TIFF without a page")
     for count, following in enumerate(pages):
         # The first of several must be the full one, or else another is.
         if not _first(following, SUBFILE, 0) & _REDUCED_COPY or _first(tags, SUBFILE, 0) & _REDUCED_COPY:

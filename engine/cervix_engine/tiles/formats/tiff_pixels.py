@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import imagecodecs
 import numpy as np
 
-from cervix_engine.tiles.formats import tiff
+from cervix_engine.tiles.formats import lzw, tiff
 from cervix_engine.tiles.formats.header import corrupt, refuse_transparency
 from cervix_engine.tiles.formats.tiff import TiffPage
 from cervix_engine.tiles.formats.tiff_images import decode_image
@@ -29,31 +29,33 @@ def decode(data: bytes, *, page: TiffPage) -> Pixels:
     Raises:
         TileDecodeError: a strip or tile is not whole, or a pixel is transparent.
     """
-    in_bytes = page.compression in tiff.IN_BYTES
-    samples = np.empty((page.height, page.width, page.samples if in_bytes else page.colours), np.uint8)
-    for (offset, size), part in zip(page.segments, _parts(samples, page), strict=True):
-        encoded = data[offset : offset + size]
-        if page.reversed_bits and in_bytes:
-            encoded = encoded.translate(_REVERSED)
-        # Tiles reach beyond the image's edges, strips do not.
-        height = page.segment_height if page.tiled else len(part)
-        pixels = _samples(encoded, page, height) if in_bytes else decode_image(encoded, page, height)
-        part[...] = pixels[: part.shape[0], : part.shape[1]]
-    if in_bytes and page.has_alpha:
+    samples = _samples(data, page)
+    if samples.shape[2] > page.colours:
         refuse_transparency(samples[..., -1])
     return _in_rgb(samples, page)
 
 
-def _parts(samples: Pixels, page: TiffPage) -> Iterator[Pixels]:
-    """What each segment fills: plane by plane, row by row."""
-    for plane in np.split(samples, samples.shape[2], axis=2) if page.planar else [samples]:
-        for top in range(0, page.height, page.segment_height):
-            for left in range(0, page.width, page.segment_width):
-                yield plane[top : top + page.segment_height, left : left + page.segment_width]
+def _samples(data: bytes, page: TiffPage) -> Pixels:
+    """All samples, `(height, width, samples)`; an alpha channel only where its codec leaves it to be checked."""
+    in_bytes = page.compression in tiff.IN_BYTES
+    if len(page.segments) == 1 and not page.tiled:
+        return _segment(data, page, page.segments[0], page.height)
+    samples = np.empty((page.height, page.width, page.samples if in_bytes else page.colours), np.uint8)
+    for segment, part in zip(page.segments, _parts(samples, page), strict=True):
+        # Tiles reach beyond the image's edges, strips do not.
+        pixels = _segment(data, page, segment, page.segment_height if page.tiled else len(part))
+        part[...] = pixels[: part.shape[0], : part.shape[1]]
+    return samples
 
 
-def _samples(encoded: bytes, page: TiffPage, height: int) -> Pixels:
-    """Decode a segment whose codec knows of bytes only, to `(height, segment width, samples)`."""
+def _segment(data: bytes, page: TiffPage, segment: tuple[int, int], height: int) -> Pixels:
+    """Decode a strip of this height, or a tile, to `(height, segment width, samples)`."""
+    offset, size = segment
+    encoded = data[offset : offset + size]
+    if page.compression in tiff.AS_IMAGES:
+        return decode_image(encoded, page, height)[:height]
+    if page.reversed_bits:
+        encoded = encoded.translate(_REVERSED)
     channels = 1 if page.planar else page.samples
     row_bytes = -(-page.segment_width * channels * page.bits // 8)
     decoded = _bytes(encoded, page, height * row_bytes, page.segment_height * row_bytes)
@@ -62,6 +64,14 @@ def _samples(encoded: bytes, page: TiffPage, height: int) -> Pixels:
         rows = _unpacked(rows, page.bits)[:, : page.segment_width]
     samples = rows.reshape(height, page.segment_width, channels)
     return np.cumsum(samples, axis=1, dtype=np.uint8) if page.predicted else samples
+
+
+def _parts(samples: Pixels, page: TiffPage) -> Iterator[Pixels]:
+    """What each segment fills: plane by plane, row by row."""
+    for plane in np.split(samples, samples.shape[2], axis=2) if page.planar else [samples]:
+        for top in range(0, page.height, page.segment_height):
+            for left in range(0, page.width, page.segment_width):
+                yield plane[top : top + page.segment_height, left : left + page.segment_width]
 
 
 def _unpacked(rows: Pixels, bits: int) -> Pixels:
@@ -103,7 +113,7 @@ def _lzma(encoded: bytes, limit: int) -> bytes:
 
 # Compression -> a codec that gives no more bytes than it is told, and raises for what it cannot decode.
 _CODECS: dict[int, Callable[[bytes, int], bytes | bytearray]] = {
-    tiff.LZW: lambda encoded, limit: imagecodecs.lzw_decode(encoded, out=limit),
+    tiff.LZW: lzw.decode,
     tiff.DEFLATE: _deflate,
     tiff.OLD_DEFLATE: _deflate,
     tiff.PACKBITS: lambda encoded, limit: imagecodecs.packbits_decode(encoded, out=limit),
