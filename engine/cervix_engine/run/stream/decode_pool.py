@@ -71,6 +71,7 @@ class _Worker:
     """A worker's process and the chunks that it was given, of which it is at the first."""
 
     process: WorkerProcess
+    began: float = field(default_factory=time.perf_counter)
     is_ready: bool = False
     given: deque[_Chunk] = field(default_factory=deque)
 
@@ -180,6 +181,7 @@ class DecodePool:
             self._trial = None
         else:
             self._workers.remove(worker)
+        self._clock.present_s = (self._clock.present_s or 0.0) + time.perf_counter() - worker.began
         return worker.process.end()
 
     # ---- chunks go out and answers come in
@@ -216,8 +218,7 @@ class DecodePool:
         if answer is None:
             worker.is_ready, self._stillborn = True, 0
             return
-        waited_s, busy_s, decoded, notes = answer
-        self._clock.waiting_s += waited_s
+        busy_s, decoded, notes = answer
         self._clock.busy_s += busy_s
         chunk = worker.given.popleft()
         self._fill(chunk, decoded, notes)

@@ -201,15 +201,12 @@ class _Stream:
         return threading.Thread(target=run, name=f"cervix-{stage}", daemon=True)
 
     def _feed(self, clock: StageClock) -> None:
-        for batch in self._batches:
-            with clock.waiting():
-                slot = self._free.get()
-            with clock.busy():
-                slot.assign(batch)
-                clock.tiles += len(batch.tiles)
-                self._pool.add(slot)
-            with clock.waiting():
-                self._in_order.put(slot)
+        for batch in clock.timed(self._batches):
+            slot = self._free.get()
+            slot.assign(batch)
+            clock.tiles += len(batch.tiles)
+            self._pool.add(slot)
+            self._in_order.put(slot)
         self._in_order.close()
         self._pool.finish()
 
@@ -219,10 +216,9 @@ class _Stream:
         self.results.close()
 
     def _infer_all(self, clock: StageClock) -> None:
-        slots, begun = iter(self._in_order), deque[tuple[Slot, Pending]]()
-        while (slot := clock.next(slots)) is not None:
-            with clock.waiting():
-                slot.wait_filled()
+        begun: deque[tuple[Slot, Pending]] = deque()
+        for slot in self._in_order:
+            slot.wait_filled()
             with clock.busy():
                 begun.append((slot, self._backend.begin(slot.pixels, batch=slot.batch.index)))
             # Fetched as late as the backend allows: until then it copies and computes by itself.
@@ -237,9 +233,8 @@ class _Stream:
             with self._stats.in_python():
                 result = self._result(slot, probabilities)
             clock.tiles += len(result.outcomes)
-        with clock.waiting():
-            self._free.put(slot)
-            self.results.put(result)
+        self._free.put(slot)
+        self.results.put(result)
 
     def _result(self, slot: Slot, probabilities: Probabilities) -> BatchResult:
         expected = (len(slot.pixels), self._classes)
