@@ -152,15 +152,14 @@ class DecodePool:
     # ---- workers come and go
 
     def _staff(self) -> None:
+        """End workers too many, or start one too few: no more at once, or those that work already would wait."""
         if self._suspects and not self._trial:
             self._trial = self._start()
             self._give(self._trial, self._suspects.popleft())
         for surplus in self._workers[self._staffing.limit :]:
             if not surplus.given:
                 self._end(surplus)
-        idle = sum(not worker.given for worker in self._workers)
-        # Only those that have something to do: a small run needs few.
-        for _ in range(min(self._staffing.limit - len(self._workers), len(self._waiting) - idle)):
+        if self._lacks_workers():
             try:
                 self._workers.append(self._start())
             except DecodeWorkerError as error:
@@ -168,7 +167,11 @@ class DecodePool:
                     raise
                 log.warning("no more than %d of them: %s", len(self._workers), error)
                 self._staffing.allow(len(self._workers))
-                break
+
+    def _lacks_workers(self) -> bool:
+        """Whether another one would have something to do: a small run needs few."""
+        idle = sum(not worker.given for worker in self._workers)
+        return len(self._workers) < self._staffing.limit and len(self._waiting) > idle
 
     def _start(self) -> _Worker:
         worker = _Worker(WorkerProcess(self._memory.descriptor, self._job))
@@ -198,7 +201,7 @@ class DecodePool:
 
     def _listen(self) -> None:
         busy = sum(bool(worker.given) for worker in self._workers if worker.is_ready)
-        for key, _ in self._selector.select():
+        for key, _ in self._selector.select(0 if self._lacks_workers() else None):
             if key.data:
                 self._hear(key.data)
             else:

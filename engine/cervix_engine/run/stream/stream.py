@@ -37,8 +37,8 @@ from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes, TileRef
 from cervix_engine.values import Probabilities
 
-# Beside the slots that the backend has begun, one is decoded and one waits filled, at least. No more slots are made
-# than hold so many tiles, however many workers there are.
+# Beside the slots that the backend has begun, one waits filled and one is about to be; further ones hold the chunks of
+# all workers, up to so many tiles.
 SPARE_SLOTS, SPARE_TILES = 2, 1024
 # Two shards' worth: the model goes on while one of them is made durable.
 UNWRITTEN_TILES = 8192
@@ -83,9 +83,9 @@ class StreamSettings:
 
     @property
     def spare_slots(self) -> int:
-        """Slots that let every worker have its chunks at once, beside those that the backend has begun."""
-        wanted = self.most_workers * CHUNKS_A_WORKER * min(TILES_A_CHUNK, self.batch_size)
-        return max(SPARE_SLOTS, -(-min(wanted, SPARE_TILES) // self.batch_size))
+        """Slots that let every worker have its chunks at all times, beside those that the backend has begun."""
+        at_workers = self.most_workers * CHUNKS_A_WORKER * min(TILES_A_CHUNK, self.batch_size)
+        return SPARE_SLOTS - (-min(at_workers, SPARE_TILES) // self.batch_size)
 
     def staffing(self) -> Staffing:
         return Staffing(self.most_workers, chosen=self.workers is None)
