@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cervix_engine.run.dry_run import Forecast
     from cervix_engine.run.record import RunRecord
+    from cervix_engine.run.stream.stats import StageStats
 
 _MINUTE_S, _HOUR_S = 60, 3600
 
@@ -18,7 +19,7 @@ MANY_FLAGGED = 0.2
 
 def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[str]:
     """The run in a few lines: its books, its table, what computed it, and what bound it."""
-    backend, bound = record.backend, record.bound_by
+    backend = record.backend
     computed = "" if backend.arithmetic == backend.precision else f" computed in {backend.arithmetic}"
     precision = f"{backend.backend} {backend.version} {backend.precision}{computed}"
     certificate = record.provenance.certificate or "none: make one with cervix-export"
@@ -29,13 +30,13 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
     yield f"table: {out}{_ignored(record)}"
     yield f"{precision} on {backend.device_class}, certificate: {certificate}"
     yield (
-        f"{record.tiles_per_sec:.1f} tiles/s after {record.provenance.start_s:.1f} s of start; bound by {bound.stage}: "
-        f"{bound.threads} thread{'s' * (bound.threads > 1)} sustain {bound.tiles_per_sec:.1f} tiles/s"
+        f"{record.tiles_per_sec:.1f} tiles/s after {record.provenance.start_s:.1f} s of start; "
+        f"{bound_sentence(record.bound_by, record.stages)}"
     )
     if verbose:
         for stage in record.stages:
             times = f"busy {stage.busy_s:.2f} s, waiting {stage.waiting_s:.2f} s"
-            yield f"  {stage.stage:<8} {stage.threads} threads, {times}"
+            yield f"  {stage.stage:<8} {stage.threads} {_who(stage)}, {times}, {stage.busy_share:.0%} busy"
     if changes := record.folder_changes:
         yield (
             f"warning: since the folder was listed, {changes.added} tiles were added, which this table does not have, "
@@ -46,6 +47,32 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
             f"warning: {record.flagged} of {record.ok} predicted tiles ({record.flagged / record.ok:.0%}) look unlike "
             "what the model was trained on: see the column quality"
         )
+
+
+def bound_sentence(bound: StageStats, stages: Iterable[StageStats]) -> str:
+    """What bound a run, and what those that the tiles met before or after it could have done."""
+    able = {stage.stage: stage for stage in stages}
+    decode, infer = able["decode"], able["infer"]
+    workers = f"{decode.threads} {_who(decode)}"
+    model = f"the model could do {_number(infer.tiles_per_sec)}"
+    decoding = f"{workers} could decode {_number(decode.tiles_per_sec)}"
+    sustained = f"sustain{'s' * (bound.threads == 1)} {_number(bound.tiles_per_sec)} tiles/s"
+    if bound.stage == "decode":
+        return f"bound by decode: {workers} {sustained}, {model}"
+    if bound.stage == "infer":
+        return f"bound by the model: it {sustained}, {decoding}"
+    return f"bound by {_NAMES[bound.stage]}: it {sustained}, {model}, {decoding}"
+
+
+_NAMES = {"list": "listing", "write": "writing", "parent": "the Python of the run's own process"}
+
+
+def _who(stage: StageStats) -> str:
+    return f"{'worker' if stage.stage == 'decode' else 'thread'}{'s' * (stage.threads > 1)}"
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:

@@ -129,7 +129,7 @@ def _write(
 ) -> None:
     # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
     with writer as shards, closing(predicted) as results:
-        while (result := clock.next(results)) is not None:
+        for result in results:
             with clock.busy():
                 shards.write(result)
             clock.tiles += len(result.outcomes)

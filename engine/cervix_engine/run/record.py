@@ -114,8 +114,8 @@ class RunRecord:
 
     @property
     def bound_by(self) -> StageStats:
-        """The stage of a finished run whose threads had the largest share of their time busy."""
-        return max(self.stages, key=lambda stage: stage.busy_s / stage.threads)
+        """The stage of a finished run that was busy the largest share of its time."""
+        return max(self.stages, key=lambda stage: stage.busy_share)
 
     @property
     def tiles_per_sec(self) -> float:

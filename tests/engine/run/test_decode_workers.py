@@ -70,7 +70,8 @@ def outcomes_of(
     after_each_batch: Callable[[], object] = lambda: None,
 ) -> list[Outcome]:
     root, names = named
-    settings = StreamSettings(root, CONTRACT, BATCH, workers, limits=LIMITS)
+    # The caller holds the stream back, so that there is work for its workers to the end.
+    settings = StreamSettings(root, CONTRACT, BATCH, workers, limits=LIMITS, unwritten_tiles=BATCH)
     tiles = batches_of(refs(names), BATCH)
     outcomes: list[Outcome] = []
     for result in stream(tiles, backend=FakeBackend(), settings=settings, stats=StreamStats(), source=source):

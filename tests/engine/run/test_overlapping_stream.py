@@ -22,7 +22,7 @@ from cervix_engine.backends.base import Pending
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.errors import InferenceError
 from cervix_engine.run.stream.stats import StreamStats
-from cervix_engine.run.stream.stream import SPARE_SLOTS, StreamSettings, batches_of, stream
+from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
 from cervix_engine.tiles.tile import TileFailure
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.simulated_gpu import ON_GPU, Machine, a10s, make_engine_bundle, opened
@@ -115,7 +115,7 @@ def test_as_many_batches_are_under_way_as_the_backend_takes(tiles: Path, in_flig
     backend = Overlapping(in_flight)
     outcomes_of(tiles, listed(tiles), backend, batch_size=2, workers=1)
     assert backend.most == in_flight
-    assert len(backend.buffers) == SPARE_SLOTS + in_flight
+    assert len(backend.buffers) == StreamSettings(tiles, CONTRACT, 2, 1).spare_slots + in_flight
     assert not backend.pinned_at
 
 

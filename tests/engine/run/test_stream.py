@@ -27,7 +27,6 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import (
-    SPARE_SLOTS,
     UNWRITTEN_TILES,
     BatchResult,
     StreamSettings,
@@ -145,12 +144,13 @@ def test_a_bad_tile_never_changes_its_neighbours(tiles: Path, tiny_backend: Back
 
 
 def test_what_a_place_held_before_never_shows(tiles: Path) -> None:
-    # Three slots, so the fourth batch takes the first one's place.
-    names = [tile.path for tile in listed(tiles)[:24]]
-    names[24:] = ["gone.png"] * 8
+    # Five slots, so the sixth batch takes the first one's.
+    names = [tile.path for tile in listed(tiles)[:40]]
+    names[40:] = ["gone.png"] * 8
     spy = SpyBackend(FakeBackend())
-    outcomes_of(tiles, refs(names), spy)
-    assert spy.digests[3] == hashlib.sha256(bytes(8 * 32 * 32 * 3)).hexdigest()
+    outcomes_of(tiles, refs(names), spy, workers=1)
+    assert len(spy.buffers) == 5
+    assert spy.digests[5] == hashlib.sha256(bytes(8 * 32 * 32 * 3)).hexdigest()
 
 
 def test_the_last_batch_is_padded_with_zeros(tiles: Path) -> None:
@@ -166,12 +166,12 @@ def test_slots_circulate(tiles: Path) -> None:
     spy = SpyBackend(FakeBackend())
     outcomes_of(tiles, listed(tiles), spy, batch_size=2, workers=1)
     assert len(spy.digests) == 25
-    assert len(spy.buffers) == SPARE_SLOTS + spy.in_flight == 3
+    assert len(spy.buffers) == StreamSettings(tiles, CONTRACT, 2, 1).spare_slots + spy.in_flight == 5
 
 
 @pytest.mark.parametrize(
     ("workers", "batch_size", "slots"),
-    [(1, 32, 2), (2, 32, 2), (16, 32, 8), (16, 256, 2), (4, 1, 8), (128, 32, 32), (256, 4096, 2)],
+    [(1, 32, 3), (2, 32, 3), (16, 32, 10), (16, 256, 3), (4, 1, 10), (128, 32, 34), (256, 4096, 3)],
 )
 def test_every_worker_has_two_chunks_at_once_within_limits(workers: int, batch_size: int, slots: int) -> None:
     assert StreamSettings(Path(), CONTRACT, batch_size, workers).spare_slots == slots

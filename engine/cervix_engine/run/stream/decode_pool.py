@@ -71,6 +71,7 @@ class _Worker:
     """A worker's process and the chunks that it was given, of which it is at the first."""
 
     process: WorkerProcess
+    began: float = field(default_factory=time.perf_counter)
     is_ready: bool = False
     given: deque[_Chunk] = field(default_factory=deque)
 
@@ -151,15 +152,14 @@ class DecodePool:
     # ---- workers come and go
 
     def _staff(self) -> None:
+        """End workers too many, or start one too few: no more at once, or those that work already would wait."""
         if self._suspects and not self._trial:
             self._trial = self._start()
             self._give(self._trial, self._suspects.popleft())
         for surplus in self._workers[self._staffing.limit :]:
             if not surplus.given:
                 self._end(surplus)
-        idle = sum(not worker.given for worker in self._workers)
-        # Only those that have something to do: a small run needs few.
-        for _ in range(min(self._staffing.limit - len(self._workers), len(self._waiting) - idle)):
+        if self._lacks_workers():
             try:
                 self._workers.append(self._start())
             except DecodeWorkerError as error:
@@ -167,7 +167,11 @@ class DecodePool:
                     raise
                 log.warning("no more than %d of them: %s", len(self._workers), error)
                 self._staffing.allow(len(self._workers))
-                break
+
+    def _lacks_workers(self) -> bool:
+        """Whether another one would have something to do: a small run needs few."""
+        idle = sum(not worker.given for worker in self._workers)
+        return len(self._workers) < self._staffing.limit and len(self._waiting) > idle
 
     def _start(self) -> _Worker:
         worker = _Worker(WorkerProcess(self._memory.descriptor, self._job))
@@ -180,6 +184,7 @@ class DecodePool:
             self._trial = None
         else:
             self._workers.remove(worker)
+        self._clock.present_s = (self._clock.present_s or 0.0) + time.perf_counter() - worker.began
         return worker.process.end()
 
     # ---- chunks go out and answers come in
@@ -196,7 +201,7 @@ class DecodePool:
 
     def _listen(self) -> None:
         busy = sum(bool(worker.given) for worker in self._workers if worker.is_ready)
-        for key, _ in self._selector.select():
+        for key, _ in self._selector.select(0 if self._lacks_workers() else None):
             if key.data:
                 self._hear(key.data)
             else:
@@ -216,8 +221,7 @@ class DecodePool:
         if answer is None:
             worker.is_ready, self._stillborn = True, 0
             return
-        waited_s, busy_s, decoded, notes = answer
-        self._clock.waiting_s += waited_s
+        busy_s, decoded, notes = answer
         self._clock.busy_s += busy_s
         chunk = worker.given.popleft()
         self._fill(chunk, decoded, notes)

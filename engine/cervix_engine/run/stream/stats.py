@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,14 +18,15 @@ PARENT = "parent"
 class StageClock:
     """The time of a stage's one thread, or of its workers together.
 
-    `busy_s` is work; `waiting_s` is waiting for input or for room in the next stage. A stage that is busy nearly all
-    the time bounds the run; one that mostly waits has room to spare.
+    Attributes:
+        busy_s: work; the rest of the time is waiting, for input or for room in the next stage.
+        present_s: of workers that come and go: the time in which they were there; None is all of the stream's.
     """
 
     stage: str
     threads: int = 1
     busy_s: float = 0.0
-    waiting_s: float = 0.0
+    present_s: float | None = None
     tiles: int = 0
 
     @contextmanager
@@ -36,18 +37,15 @@ class StageClock:
         finally:
             self.busy_s += time.perf_counter() - started
 
-    def next(self, items: Iterator[T]) -> T | None:
-        """The next item, or None at the end; the time it takes is waiting."""
-        with self.waiting():
-            return next(items, None)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.waiting_s += time.perf_counter() - started
+    def timed(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; it is work to get each."""
+        iterator = iter(items)
+        while True:
+            with self.busy():
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class StageStats:
 
     @property
     def busy_share(self) -> float:
-        """Of its time, from 0 to 1: the stage with the largest one bounds a run."""
+        """Of the time that it was there, from 0 to 1: the stage with the largest one bounds a run."""
         return self.busy_s / (self.busy_s + self.waiting_s) if self.busy_s > 0 else 0.0
 
 
@@ -78,15 +76,15 @@ class StreamStats:
     together is a stage as well, `parent`: a run in which it is busy nearly all the time gains nothing by more workers.
     """
 
-    clocks: list[StageClock] = field(default_factory=list)
+    _clocks: list[StageClock] = field(default_factory=list)
     _parent_s: list[float] = field(default_factory=list)
     _began: float = 0.0
     _ended: float = 0.0
 
     def clock(self, stage: str) -> StageClock:
-        """A new clock for one thread of a stage."""
+        """A new clock for a stage."""
         clock = StageClock(stage)
-        self.clocks.append(clock)
+        self._clocks.append(clock)
         return clock
 
     @contextmanager
@@ -110,19 +108,11 @@ class StreamStats:
 
     def stages(self) -> tuple[StageStats, ...]:
         """The stages in the order in which they were set up, and the parent."""
-        names = dict.fromkeys(clock.stage for clock in self.clocks)
-        totals = [self._total(name) for name in names]
-        busy_s = sum(self._parent_s)
-        waiting_s = max(0.0, self._ended - self._began - busy_s)
-        tiles = max((total.tiles for total in totals), default=0)
-        return *totals, StageStats(PARENT, 1, busy_s, waiting_s, tiles)
+        parent = StageClock(PARENT, busy_s=sum(self._parent_s))
+        parent.tiles = max((clock.tiles for clock in self._clocks), default=0)
+        return tuple(self._seen(clock) for clock in (*self._clocks, parent))
 
-    def _total(self, name: str) -> StageStats:
-        clocks = [clock for clock in self.clocks if clock.stage == name]
-        return StageStats(
-            stage=name,
-            threads=sum(clock.threads for clock in clocks),
-            busy_s=sum(clock.busy_s for clock in clocks),
-            waiting_s=sum(clock.waiting_s for clock in clocks),
-            tiles=sum(clock.tiles for clock in clocks),
-        )
+    def _seen(self, clock: StageClock) -> StageStats:
+        present_s = self._ended - self._began if clock.present_s is None else clock.present_s
+        waiting_s = max(0.0, present_s - clock.busy_s)
+        return StageStats(clock.stage, clock.threads, clock.busy_s, waiting_s, clock.tiles)

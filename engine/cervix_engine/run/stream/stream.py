@@ -37,8 +37,8 @@ from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes, TileRef
 from cervix_engine.values import Probabilities
 
-# Beside the slots that the backend has begun, one is decoded and one waits filled, at least. No more slots are made
-# than hold so many tiles, however many workers there are.
+# Beside the slots that the backend has begun, one waits filled and one is about to be; further ones hold the chunks of
+# all workers, up to so many tiles.
 SPARE_SLOTS, SPARE_TILES = 2, 1024
 # Two shards' worth: the model goes on while one of them is made durable.
 UNWRITTEN_TILES = 8192
@@ -83,9 +83,9 @@ class StreamSettings:
 
     @property
     def spare_slots(self) -> int:
-        """Slots that let every worker have its chunks at once, beside those that the backend has begun."""
-        wanted = self.most_workers * CHUNKS_A_WORKER * min(TILES_A_CHUNK, self.batch_size)
-        return max(SPARE_SLOTS, -(-min(wanted, SPARE_TILES) // self.batch_size))
+        """Slots that let every worker have its chunks at all times, beside those that the backend has begun."""
+        at_workers = self.most_workers * CHUNKS_A_WORKER * min(TILES_A_CHUNK, self.batch_size)
+        return SPARE_SLOTS - (-min(at_workers, SPARE_TILES) // self.batch_size)
 
     def staffing(self) -> Staffing:
         return Staffing(self.most_workers, chosen=self.workers is None)
@@ -201,15 +201,12 @@ class _Stream:
         return threading.Thread(target=run, name=f"cervix-{stage}", daemon=True)
 
     def _feed(self, clock: StageClock) -> None:
-        for batch in self._batches:
-            with clock.waiting():
-                slot = self._free.get()
-            with clock.busy():
-                slot.assign(batch)
-                clock.tiles += len(batch.tiles)
-                self._pool.add(slot)
-            with clock.waiting():
-                self._in_order.put(slot)
+        for batch in clock.timed(self._batches):
+            slot = self._free.get()
+            slot.assign(batch)
+            clock.tiles += len(batch.tiles)
+            self._pool.add(slot)
+            self._in_order.put(slot)
         self._in_order.close()
         self._pool.finish()
 
@@ -219,10 +216,9 @@ class _Stream:
         self.results.close()
 
     def _infer_all(self, clock: StageClock) -> None:
-        slots, begun = iter(self._in_order), deque[tuple[Slot, Pending]]()
-        while (slot := clock.next(slots)) is not None:
-            with clock.waiting():
-                slot.wait_filled()
+        begun: deque[tuple[Slot, Pending]] = deque()
+        for slot in self._in_order:
+            slot.wait_filled()
             with clock.busy():
                 begun.append((slot, self._backend.begin(slot.pixels, batch=slot.batch.index)))
             # Fetched as late as the backend allows: until then it copies and computes by itself.
@@ -237,9 +233,8 @@ class _Stream:
             with self._stats.in_python():
                 result = self._result(slot, probabilities)
             clock.tiles += len(result.outcomes)
-        with clock.waiting():
-            self._free.put(slot)
-            self.results.put(result)
+        self._free.put(slot)
+        self.results.put(result)
 
     def _result(self, slot: Slot, probabilities: Probabilities) -> BatchResult:
         expected = (len(slot.pixels), self._classes)

@@ -127,8 +127,8 @@ def work(chunks: socket.socket, slots: int) -> None:
     """Decode chunk after chunk until the run closes its end.
 
     The first message is the `DecodeJob`, answered by None when the worker is ready. Then each is a `SentChunk`,
-    answered by (seconds waited for it, seconds busy with it, what became of its tiles, what was noted of them). An
-    error that is no tile's fault is an answer too, the last one.
+    answered by (seconds it took, what became of its tiles, what was noted of them). An error that is no tile's fault is
+    an answer too, the last one.
     """
     try:
         job: DecodeJob = pickle.loads(chunks.recv(MESSAGE_BYTES))  # noqa: S301 - from the run that forked this
@@ -136,14 +136,12 @@ def work(chunks: socket.socket, slots: int) -> None:
         os.close(slots)
         _limit_memory(job.limits.worker_bytes)
         chunks.send(pickle.dumps(None))
-        ended = time.perf_counter()
         while message := chunks.recv(MESSAGE_BYTES):
             began = time.perf_counter()
             slot, start, tiles = pickle.loads(message)  # noqa: S301
             places = pixels[slot, start:]
             outcomes = [job.decode(tile, out) for tile, out in zip(tiles, places, strict=False)]
-            waited, ended = began - ended, time.perf_counter()
-            chunks.send(pickle.dumps((waited, ended - began, *zip(*outcomes, strict=True))))
+            chunks.send(pickle.dumps((time.perf_counter() - began, *zip(*outcomes, strict=True))))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - handed to the run, which stops for it

@@ -1,0 +1,70 @@
+"""The number of decode workers, on a clock of the test's own: the least that keep up, and all where all are needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cervix_engine.run.record import RunRecord, record_beside
+from cervix_engine.run.stream.staffing import WATCHED_S, Staffing, enough_workers
+from engine.run.support import Invoke
+
+Load = Callable[[int], float]
+
+
+def settle(staffing: Staffing, in_use: Load, *, seconds: float, since: float = 0.0) -> int:
+    """Watch workers of which `in_use(limit)` have something to do on average; how many are left in the end."""
+    chance = random.Random(7)
+    for step in range(round(100 * seconds) + 1):
+        busy = in_use(staffing.limit)
+        whole = int(busy)
+        staffing.watch(whole + (chance.random() < busy - whole), since + step / 100)
+    return staffing.limit
+
+
+@pytest.mark.parametrize(
+    ("in_use", "most", "enough"),
+    [(0.02, 16, 1), (0.9, 16, 2), (7.0, 16, 9), (16.0, 16, 16), (2.0, 2, 2), (0.0, 1, 1), (0.0, 4, 1)],
+)
+def test_a_quarter_more_than_are_in_use_are_enough(in_use: float, most: int, enough: int) -> None:
+    assert enough_workers(in_use, most=most) == enough
+
+
+@pytest.mark.parametrize("needed", [0.1, 1.0, 3.3, 9.0])
+def test_those_that_the_model_does_not_need_are_let_go_within_two_seconds(needed: float) -> None:
+    staffing = Staffing(16, chosen=True)
+    left = settle(staffing, lambda limit: min(limit, needed), seconds=2.0)
+    assert needed <= left <= 1.25 * needed + 2
+
+
+def test_where_decoding_bounds_all_of_them_are_kept() -> None:
+    assert settle(Staffing(16, chosen=True), lambda limit: limit, seconds=10.0) == 16
+
+
+def test_they_come_back_where_tiles_become_larger() -> None:
+    staffing = Staffing(16, chosen=True)
+    assert settle(staffing, lambda _: 0.5, seconds=2.0) == 1
+    assert settle(staffing, lambda limit: limit, since=2.0, seconds=10 * WATCHED_S) >= 10
+
+
+def test_a_number_that_was_asked_for_stays() -> None:
+    assert settle(Staffing(8), lambda _: 0.1, seconds=5.0) == 8
+
+
+def test_no_more_are_kept_than_the_machine_allows() -> None:
+    staffing = Staffing(16, chosen=True)
+    staffing.allow(3)
+    assert staffing.limit == 3
+    assert settle(staffing, lambda limit: limit, seconds=5.0) == 3
+
+
+@pytest.mark.parametrize(("option", "most"), [((), 64), (("-j", "auto"), 64), (("-j", "1"), 1)])
+def test_the_number_is_said_in_the_run_s_record(invoke: Invoke, out: Path, option: tuple[str, ...], most: int) -> None:
+    done = invoke(*option)
+    assert done.exit_code == 0
+    (decode,) = [stage for stage in RunRecord.load(record_beside(out)).stages if stage.stage == "decode"]
+    assert 1 <= decode.threads <= most
+    assert f"{decode.threads} worker" in done.stderr
