@@ -19,7 +19,7 @@ from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.values import Pixels, Precision, Probabilities
 from cervix_train.data.augment import Copy, Variant
 from cervix_train.features.backends import ExtractorBackends, KerasBackend, backend_name, graph_backends
-from cervix_train.features.choice import Rules, Wish, choose_backend, choose_bf16, relative_difference
+from cervix_train.features.choice import Rules, Workload, choose_backend, choose_bf16, relative_difference
 from cervix_train.features.features import FeatureSet, compute_features
 from cervix_train.features.passes import Extraction, cache_keys
 
@@ -138,7 +138,7 @@ def test_the_rules_of_the_choice(
 ) -> None:
     backends = Fakes(extractor, {ORT: error, OPENVINO: error})
     with caplog.at_level(logging.INFO, "cervix_train"):
-        name = choose_backend(backends, Wish(store, tiles, pixels), rules_of(rates))
+        name = choose_backend(backends, Workload(store, tiles, pixels), rules_of(rates))
     assert name.partition(" ")[0] == chosen
     (line,) = caplog.messages
     assert line.startswith(f"features by {name}: ")
@@ -168,7 +168,7 @@ def test_an_extractor_that_cannot_be_converted_stays_with_keras(
 
     with caplog.at_level(logging.INFO, "cervix_train"):
         backends = Unconvertible(extractor)
-        assert choose_backend(backends, Wish(held(), ENOUGH, pixels), RULES) == backends.keras
+        assert choose_backend(backends, Workload(held(), ENOUGH, pixels), RULES) == backends.keras
     assert "it has no such operator" in caplog.text
 
 
@@ -297,7 +297,7 @@ def test_the_rule_of_bf16(
 ) -> None:
     backends = Fakes(extractor, {BF16: error})
     with caplog.at_level(logging.INFO, "cervix_train"):
-        name = choose_bf16(backends, Wish({BF16: store}, tiles, pixels), rules_of(rates))
+        name = choose_bf16(backends, Workload({BF16: store}, tiles, pixels), rules_of(rates))
     assert name == (BF16 if chosen else None)
     (line,) = caplog.records
     declined = "the features of training tiles are not computed in BF16: "
@@ -312,7 +312,7 @@ def test_where_nothing_has_bf16_nothing_is_tried(
 ) -> None:
     backends = Fakes(extractor)
     backends.refusal = "this CPU has no bf16 instructions"
-    assert choose_bf16(backends, Wish({BF16: 5}, ENOUGH, pixels), RULES) is None
+    assert choose_bf16(backends, Workload({BF16: 5}, ENOUGH, pixels), RULES) is None
     assert backends.made == 0
     assert "not computed in BF16: this CPU has no bf16 instructions" in caplog.text
 

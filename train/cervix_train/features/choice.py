@@ -69,8 +69,8 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be computed.
+class Workload:
+    """What is to be computed, and what is there already.
 
     Attributes:
         held: how many of the tiles each backend's store holds.
@@ -93,28 +93,28 @@ class Wish:
         return f"{most} of {self.tiles} tiles are in its store already" if most else None
 
 
-def choose_backend(backends: ExtractorBackends, wish: Wish, rules: Rules) -> str:
+def choose_backend(backends: ExtractorBackends, workload: Workload, rules: Rules) -> str:
     """The name of the backend that is to compute what is missing, in FP32; a log line says which and why.
 
     Args:
         backends: of a frozen extractor.
-        wish: its stores are those of `backends.names()`.
+        workload: its stores are those of `backends.names()`.
         rules: when which is taken.
     """
-    name, reason = _fp32(backends, wish, rules)
+    name, reason = _fp32(backends, workload, rules)
     log.info("features by %s: %s", name, reason)
     return name
 
 
-def choose_bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> str | None:
+def choose_bf16(backends: ExtractorBackends, workload: Workload, rules: Rules) -> str | None:
     """The name of what computes in BF16; None, with a log line that says why, where it has to be FP32.
 
     Args:
         backends, rules: as `choose_backend`.
-        wish: its stores are those of `backends.names("bf16")`.
+        workload: its stores are those of `backends.names("bf16")`.
     """
     try:
-        name, reason = _bf16(backends, wish, rules)
+        name, reason = _bf16(backends, workload, rules)
     except _NotBf16 as declined:
         log.warning("the features of training tiles are not computed in BF16: %s", declined)
         return None
@@ -122,25 +122,27 @@ def choose_bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> str | 
     return name
 
 
-def _fp32(backends: ExtractorBackends, wish: Wish, rules: Rules) -> tuple[str, str]:
+def _fp32(backends: ExtractorBackends, workload: Workload, rules: Rules) -> tuple[str, str]:
     """The backend and why."""
-    keras, others = backends.keras, [name for name in wish.held if name != backends.keras]
-    if not wish.begun and wish.tiles < rules.pays_from:
-        return keras, _too_few(wish)
+    keras, others = backends.keras, [name for name in workload.held if name != backends.keras]
+    if not workload.begun and workload.tiles < rules.pays_from:
+        return keras, _too_few(workload)
     if not others:
         return keras, "no other runtime is installed together with tf2onnx"
-    if wish.begun and wish.fullest == keras:
-        return keras, wish.begun
+    if workload.begun and workload.fullest == keras:
+        return keras, workload.begun
     try:
         backends.convert()
     except ConversionError as error:
         return keras, str(error)
-    with _Trial(backends, wish.sample) as trial:
-        objections = [trial.admit(name, bound=rules.agreement) for name in ([wish.fullest] if wish.begun else others)]
+    with _Trial(backends, workload.sample) as trial:
+        objections = [
+            trial.admit(name, bound=rules.agreement) for name in ([workload.fullest] if workload.begun else others)
+        ]
         if not trial.agreeing:
             return keras, "; ".join(filter(None, objections))
-        if wish.begun:
-            return wish.fullest, f"{wish.begun}; {trial.agreeing[wish.fullest]}"
+        if workload.begun:
+            return workload.fullest, f"{workload.begun}; {trial.agreeing[workload.fullest]}"
         fastest, won = trial.fastest(rules)
         return fastest, "; ".join([won, *([trial.agreeing[fastest]] if fastest in trial.agreeing else [])])
 
@@ -149,7 +151,7 @@ class _NotBf16(Exception):  # noqa: N818 - no error, a decision with its reason
     """Why training tiles are computed in FP32."""
 
 
-def _bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> tuple[str, str]:
+def _bf16(backends: ExtractorBackends, workload: Workload, rules: Rules) -> tuple[str, str]:
     """The backend and why.
 
     Raises:
@@ -157,18 +159,18 @@ def _bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> tuple[str, s
     """
     if reason := backends.no_bf16():
         raise _NotBf16(reason)
-    if not wish.begun and wish.tiles < rules.pays_from:
-        raise _NotBf16(_too_few(wish))
+    if not workload.begun and workload.tiles < rules.pays_from:
+        raise _NotBf16(_too_few(workload))
     try:
         backends.convert()
     except ConversionError as error:
         raise _NotBf16(str(error)) from error
-    name = wish.fullest
-    with _Trial(backends, wish.sample) as trial:
+    name = workload.fullest
+    with _Trial(backends, workload.sample) as trial:
         if objection := trial.admit(name, bound=rules.bf16_agreement):
             raise _NotBf16(objection)
-        if wish.begun:
-            return name, f"{wish.begun}; {trial.agreeing[name]}"
+        if workload.begun:
+            return name, f"{workload.begun}; {trial.agreeing[name]}"
         # Keras may have a GPU.
         fastest, won = trial.fastest(rules)
         if fastest == backends.keras:
@@ -176,8 +178,8 @@ def _bf16(backends: ExtractorBackends, wish: Wish, rules: Rules) -> tuple[str, s
         return name, f"{won}; {trial.agreeing[name]}"
 
 
-def _too_few(wish: Wish) -> str:
-    return f"{wish.tiles} tiles are too few for a conversion to pay"
+def _too_few(workload: Workload) -> str:
+    return f"{workload.tiles} tiles are too few for a conversion to pay"
 
 
 class _Trial:

@@ -20,7 +20,7 @@ from cervix_keras.start import load_keras
 from cervix_train.data.augment import ORIGINAL, Copy, Variant
 from cervix_train.data.tiles import tile_batches
 from cervix_train.features.backends import ExtractorBackends
-from cervix_train.features.choice import RACE_TILES, Rules, Wish, choose_backend, choose_bf16
+from cervix_train.features.choice import RACE_TILES, Rules, Workload, choose_backend, choose_bf16
 from cervix_train.features.extractor import extractor_digest
 from cervix_train.features.store import FeatureStore
 
@@ -139,8 +139,8 @@ class _Stores:
         name, counts, sample = self._fullest(stores, wanted, _digests(wanted))
         if sample is None:
             return self._pass(wanted, stores, name, computed_by=self._backends.keras)
-        wish = Wish(counts, len(wanted.positions), sample)
-        return self._pass(wanted, stores, choose_backend(self._backends, wish, self._extraction.rules))
+        workload = Workload(counts, len(wanted.positions), sample)
+        return self._pass(wanted, stores, choose_backend(self._backends, workload, self._extraction.rules))
 
     def in_bf16(self, wanted: Wanted) -> FeaturePass | None:
         """None where BF16 cannot be had. A store of FP32 that holds all of them serves them: nothing is faster."""
@@ -153,8 +153,8 @@ class _Stores:
         if sample is None:
             log.info("the features of training tiles are those of %s, all in its store already", name)
             return self._pass(wanted, stores, name, computed_by=self._backends.keras)
-        wish = Wish(counts, len(wanted.positions), sample)
-        chosen = choose_bf16(self._backends, wish, self._extraction.rules)
+        workload = Workload(counts, len(wanted.positions), sample)
+        chosen = choose_bf16(self._backends, workload, self._extraction.rules)
         return self._pass(wanted, stores, chosen) if chosen else None
 
     def _pass(
