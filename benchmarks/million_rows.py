@@ -41,7 +41,7 @@ def rows(count: int) -> Iterator[list[str]]:
         slide, place = divmod(index, a_slide)
         name = f"slide_{slide:03d}"
         x, y = place % width * SIDE, place // width * SIDE
-        tile = TileRef(index, f"{name}/{name}_x{x}_y{y}.jpg", name)
+        tile = TileRef(index, f"{name}/{name}_x{x}_y{y}.jpg")
         if index % FAILED_EVERY == 0:
             yield row_format.row(tile, TileFailure("decode", "truncated: the file ends too early"))
             continue

@@ -226,7 +226,7 @@ class Model:
             raise UsageError("no files: pass at least one path")
         root = Path(os.sep)
         # Joined to the root again by whoever reads; the working folder may change meanwhile.
-        tiles = (TileRef(at, os.path.abspath(name).lstrip(os.sep), "") for at, name in enumerate(names))  # noqa: PTH100
+        tiles = (TileRef(at, os.path.abspath(name).lstrip(os.sep)) for at, name in enumerate(names))  # noqa: PTH100
         rows: list[TileAnswer] = []
         with closing(self._session.predict(batches_of(tiles, self._session.batch_size), root=root)) as results:
             for result in results:

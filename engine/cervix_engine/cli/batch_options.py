@@ -83,6 +83,12 @@ _OPTIONS = (
         metavar="PATTERN|FILE.csv",
         help="Where tiles lie: a pattern of names, such as '{slide}_x{x}_y{y}', or a CSV file with path,minx,miny.",
     ),
+    click.option(
+        "--slide",
+        metavar="PATTERN|FILE.csv",
+        help="Which slide a tile is of: a pattern of paths, such as '{slide}/tiles/*', or a CSV file with "
+        "path,slide_id and, where wanted, minx,miny. [default: the tile's folder below TILES]",
+    ),
     click.option("--follow-links", is_flag=True, help="Follow links that lead out of TILES, to files and to folders."),
     click.option("--summary", type=_FILE, help="Also write a CSV file with a line for each slide."),
     click.option("--geojson", type=_FILE, metavar="DIR", help="Also write GeoJSON for QuPath, a file for each slide."),

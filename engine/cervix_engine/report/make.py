@@ -12,6 +12,8 @@ from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import write_page
+from cervix_engine.run.record import record_of
+from cervix_engine.table.coordinates import FOLDER
 from cervix_engine.table.geojson import write_geojson
 from cervix_engine.table.locations import locating_for_table
 from cervix_engine.table.reader import Table
@@ -43,7 +45,7 @@ def make_report(config: ReportConfig) -> Findings:
     table = Table.open(config.table)
     bundle = Bundle.open(config.model) if config.model else None
     categories = table.categories(bundle.contract if bundle else None)
-    locator = locating_for_table(table, config.coords)
+    locator = locating_for_table(table, config.coords, names_slides=_names_say_slides(config.table))
     findings = gather(table, categories=categories, locator=locator, top=config.top if config.out else 0)
     if config.summary:
         write_summary(config.summary, findings.slides)
@@ -55,6 +57,14 @@ def make_report(config: ReportConfig) -> Findings:
         contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
         write_page(findings, facts, config.out, tiles=config.tiles, contract=contract, overwrite=config.overwrite)
     return findings
+
+
+def _names_say_slides(table: Path) -> bool:
+    """Whether slides were not named to the run that made a table."""
+    try:
+        return record_of(table).identity.slide in (None, FOLDER)
+    except OutputError:
+        return True
 
 
 def check_config(config: ReportConfig) -> None:

@@ -20,9 +20,6 @@ from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import TableTransaction
-from cervix_engine.table.coordinates import NAMES
-from cervix_engine.table.locations import locating_for_run
-from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import TileFailure
 
 __all__ = ["BatchConfig", "Progress", "RunSetup", "no_progress", "predict_folder"]
@@ -97,9 +94,7 @@ def _predict(
         predicted = session.predict(
             missing, root=session.listing.root, columns=plan.optional, stats=stats, source=source
         )
-        row_format = RowFormat(
-            session.contract, optional=plan.optional, locator=locating_for_run(plan.rules.coords or NAMES)
-        )
+        row_format = plan.row_format(session, table)
         books = _Books(begun.resumed, begun.failed, begun.found, config.budget, progress)
         _write(predicted, table.shards(row_format), clock=stats.clock("write"), books=books)
         table.require_balance()

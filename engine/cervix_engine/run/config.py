@@ -19,9 +19,9 @@ from cervix_engine.run.record import record_beside
 from cervix_engine.run.session import SessionRequest
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.columns import OPTIONAL
-from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import require_writer
-from cervix_engine.table.locations import identified
+from cervix_engine.table.locations import coords_beside_slides, identified, slides_identified
 from cervix_engine.table.names import escape_name
 from cervix_engine.tiles.discover import refuse_root
 
@@ -43,6 +43,8 @@ class BatchConfig:
         judge_quality: whether each row has the flags of `quality.py`.
         coords: how names say where tiles lie, such as `{slide}_x{x}_y{y}`, or a CSV file that says it; None takes an
             earlier run's own, else what names spell out.
+        slide: which slide a tile is of: a pattern such as `{slide}/tiles/*`, or a CSV file with `path,slide_id` (and
+            maybe `minx,miny`); None takes an earlier run's own, else each tile's folder relative to the root.
         follow_links: whether links that lead out of the folder are followed, to files and to folders.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
@@ -63,6 +65,7 @@ class BatchConfig:
     hash_tiles: bool = False
     judge_quality: bool = False
     coords: str | None = None
+    slide: str | None = None
     follow_links: bool = False
     retry_failures: bool = False
 
@@ -92,11 +95,13 @@ class BatchConfig:
         """How the folder is read: as asked, else as by the `earlier` run whose rows are kept.
 
         Raises:
-            UsageError: a pattern or a file of coordinates cannot be used.
+            UsageError: a pattern or a file of coordinates or slides cannot be used.
         """
-        before = earlier or InputRules()
+        before = earlier or InputRules(coords_beside_slides(self.slide), FOLDER)
+        slide = self.slide or before.slide
         return InputRules(
             coords=identified(self.coords or before.coords or NAMES),
+            slide=slides_identified(slide) if slide else None,
             follow_links=self.follow_links or before.follow_links,
         )
 
@@ -134,8 +139,8 @@ def check_paths(config: BatchConfig) -> None:
     if parent.resolve().is_relative_to(config.tiles.resolve()):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
-    if config.coords:
-        identified(config.coords)
+    if config.coords or config.slide:
+        config.rules()
 
 
 def _mode(path: Path) -> int:

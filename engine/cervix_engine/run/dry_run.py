@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.run.config import BatchConfig, check_paths
+from cervix_engine.run.journal import InputRules
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
-from cervix_engine.table.coordinates import NAMES
-from cervix_engine.table.locations import locating_for_run
+from cervix_engine.table.locations import check_slides, slides_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing, discover
 from cervix_engine.tiles.tile import TileFailure
@@ -70,14 +70,15 @@ def forecast(config: BatchConfig, *, choose: Choose = choose_backend) -> Forecas
     Raises:
         CervixError: as the run itself would, where it cannot start.
     """
-    began = time.perf_counter()
+    began, rules = time.perf_counter(), config.rules()
     check_paths(config)
     fork_server()  # it starts while the model is loaded
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        list_tiles = partial(discover, config.tiles, spool=Path(folder), follow_links=config.follow_links)
+        list_tiles = partial(discover, config.tiles, spool=Path(folder), follow_links=rules.follow_links)
         with open_session(request, list_tiles=list_tiles, choose=choose) as session:
-            seen = _predict(session, columns=config.optional_columns(()), coords=config.coords or NAMES)
+            check_slides(slides_for_run(rules.slide, config.tiles), session.listing.paths())
+            seen = _predict(session, columns=config.optional_columns(()), rules=rules)
     listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s
     return Forecast(
         found=listing.found,
@@ -102,11 +103,19 @@ class _Sample:
     tiles_per_sec: float = 0.0
 
 
-def _predict(session: Session, *, columns: Collection[str], coords: str) -> _Sample:
-    rows = RowFormat(session.contract, optional=columns, locator=locating_for_run(coords))
+def _predict(session: Session, *, columns: Collection[str], rules: InputRules) -> _Sample:
+    listing = session.listing
+    rows = RowFormat.for_run(
+        session.contract,
+        optional=columns,
+        slide=rules.slide,
+        coords=rules.coords,
+        root=listing.root,
+        paths=listing.paths(),
+    )
     seen, ends, done = _Sample(), [time.perf_counter()], [0]
-    batches = _spread(session.listing, session.batch_size)
-    with closing(session.predict(batches, root=session.listing.root, columns=columns)) as results:
+    batches = _spread(listing, session.batch_size)
+    with closing(session.predict(batches, root=listing.root, columns=columns)) as results:
         for result in results:
             _add(seen, result, rows)
             ends.append(time.perf_counter())

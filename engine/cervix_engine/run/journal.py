@@ -29,10 +29,12 @@ class InputRules:
 
     Attributes:
         coords: how names say where tiles lie, as `locations.identified` gives it; None in runs that wrote no places.
+        slide: how slides are named, as `locations.slides_identified` gives it; None by the bare name of the folder.
         follow_links: whether links that lead out of the folder are followed.
     """
 
     coords: str | None = None
+    slide: str | None = None
     follow_links: bool = False
 
 
@@ -57,11 +59,12 @@ class RunIdentity:
     listing_sha256: str
     retry_of: str | None = None
     coords: str | None = None
+    slide: str | None = None
     follow_links: bool = False
 
     @property
     def rules(self) -> InputRules:
-        return InputRules(self.coords, self.follow_links)
+        return InputRules(self.coords, self.slide, self.follow_links)
 
     @property
     def computes_on(self) -> ComputesOn:

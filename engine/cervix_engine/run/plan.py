@@ -29,6 +29,8 @@ from cervix_engine.run.record import RunRecord, record_of
 from cervix_engine.run.session import Session, SessionRequest
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
+from cervix_engine.table.locations import check_slides, slides_for_run
+from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import Listing
 
@@ -64,10 +66,18 @@ class Plan:
         """The tiles of this run below `root`, listed where `table` keeps them."""
         if self.kind == "resume":
             return table.stored_listing(root)
-        return (
-            table.list_failed(root, self.base)
-            if self.base
-            else table.list_tiles(root, follow_links=self.rules.follow_links)
+        if self.base:
+            return table.list_failed(root, self.base)
+        listing = table.list_tiles(root, follow_links=self.rules.follow_links)
+        check_slides(slides_for_run(self.rules.slide, root), listing.paths())
+        return listing
+
+    def row_format(self, session: Session, table: TableTransaction) -> RowFormat:
+        """How the rows of this run are written: what names mean rests on all tiles of the table."""
+        root, rules = session.listing.root, self.rules
+        paths = Table.open(table.out).paths() if self.base else session.listing.paths()
+        return RowFormat.for_run(
+            session.contract, optional=self.optional, slide=rules.slide, coords=rules.coords, root=root, paths=paths
         )
 
     def identity(self, session: Session) -> RunIdentity:

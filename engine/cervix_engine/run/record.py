@@ -203,7 +203,7 @@ def _identity_from_json(data: dict[str, Any]) -> RunIdentity:
 
 
 def _names(identity: dict[str, Any]) -> dict[str, str | None]:
-    return {"root": identity["root"], "coords": identity["coords"]}
+    return {name: identity.get(name) for name in ("root", "coords", "slide")}
 
 
 def record_beside(table: Path) -> Path:

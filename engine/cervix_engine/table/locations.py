@@ -1,60 +1,104 @@
-"""Where tiles lie, from a CSV file with `path,minx,miny` and, where wanted, `width,height,slide_id`.
+"""Where tiles lie and of which slide they are: what a run or a report asks, from names or from a CSV file.
 
-Paths are relative to the folder of tiles and not escaped. A tile that the file does not name has no location. All of it
-is in memory while a run writes: about 200 bytes a tile.
+Paths in a file are relative to the folder of tiles and not escaped. A tile that it does not name has no location, and
+the slide that its folder names. All of a file is in memory while a run writes: about 200 bytes a tile.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cervix_engine.errors import UsageError
 from cervix_engine.files import sha256_bytes
-from cervix_engine.table.coordinates import Locating, Location, Locator
+from cervix_engine.table.coordinates import (
+    FOLDER,
+    FolderSlides,
+    Locating,
+    Location,
+    Locator,
+    NamedSlides,
+    Slides,
+    compile_slide_pattern,
+)
 from cervix_engine.table.csv_input import read_csv, whole_number
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Box, Row, Table
 
-# How a run remembers the file: its bytes decide, and its path lets a resumed run find it.
+log = logging.getLogger(__name__)
+
+# How a run remembers a file: its bytes decide, and its path lets a resumed run find it.
 _PREFIX = "file:"
+
+# Folders are compared with each other up to so many, which holds what that takes in memory.
+_MOST_FOLDERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Locations:
-    """The locations that a file names.
+class NamedFile:
+    """A file that was named to a run, as it is now.
 
     Attributes:
-        named: (slide or "", x, y, width or 0, height or 0) by path.
-        coords: what identifies the file, for `load`.
+        path: where it lies.
+        data: its bytes.
+        identity: what lets a later run find it and know it again.
     """
 
-    named: dict[str, tuple[str, int, int, int, int]]
-    coords: str
+    path: Path
+    data: bytes
+    identity: str
 
     @classmethod
-    def load(cls, coords: str | Path) -> Locations:
+    def read(cls, name: str | Path, *, what: str) -> NamedFile:
         """Read a file, or the one that an earlier run read.
 
         Args:
-            coords: its path; or `Locations.coords` of an earlier run, whose file must still be the same.
+            name: its path; or the `identity` that an earlier run remembers, whose file must still be the same.
+            what: it is for, such as `coordinates`.
 
         Raises:
-            UsageError: it cannot be read, is no such file, or has changed since.
+            UsageError: it cannot be read, or has changed since.
         """
-        text = os.fspath(coords)
+        text = os.fspath(name)
         digest, _, remembered = text.removeprefix(_PREFIX).partition(":") if _is_remembered(text) else ("", "", text)
         path = Path(remembered)
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read the coordinates {path}: {error.strerror}") from error
+            raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
         now = sha256_bytes(data)
         if digest and now != digest:
-            raise UsageError(f"the coordinates {path} have changed since the run began: pass --no-resume to begin anew")
-        return cls(dict(_rows(path, data)), f"{_PREFIX}{now}:{path.resolve()}")
+            raise UsageError(f"the {what} {path} have changed since the run began: pass --no-resume to begin anew")
+        return cls(path, data, f"{_PREFIX}{now}:{path.resolve()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Locations:
+    """The locations that a CSV file with `path,minx,miny[,width,height,slide_id]` names.
+
+    Attributes:
+        named: (slide or "", x, y, width or 0, height or 0) by path.
+        coords: what identifies the file, for `load`.
+        names_slides: whether its slides count; else those are known otherwise.
+    """
+
+    named: dict[str, tuple[str, int, int, int, int]]
+    coords: str
+    names_slides: bool = True
+
+    @classmethod
+    def load(cls, coords: str | Path, *, names_slides: bool = True) -> Locations:
+        """Read a file; `coords` as in `NamedFile.read`.
+
+        Raises:
+            UsageError: it cannot be read, is no such file, or has changed since.
+        """
+        file = NamedFile.read(coords, what="coordinates")
+        return cls(dict(_located(file)), file.identity, names_slides)
 
     def locate(self, name: str, slide_id: str, width: int, height: int) -> Location | None:
         """As `Locator.locate`."""
@@ -62,7 +106,8 @@ class Locations:
         if found is None:
             return None
         slide, x, y, own_width, own_height = found
-        return Location(slide or slide_id, Box(x, y, own_width or width, own_height or height))
+        named = slide if self.names_slides else ""
+        return Location(named or slide_id, Box(x, y, own_width or width, own_height or height))
 
     def __call__(self, row: Row) -> Location | None:
         """As `Locator.__call__`; the file goes before what the table says."""
@@ -72,27 +117,57 @@ class Locations:
         return location or (Location(row.slide_id, row.box) if row.box is not None else None)
 
 
-def locating_for_run(coords: str) -> Locating:
+def locating_for_run(coords: str, *, slide: str | None = FOLDER, paths: Iterable[str] = ()) -> Locating:
     """What knows where a run's tiles lie, which no table holds yet.
 
     Args:
         coords: `coordinates.NAMES`, a pattern, a CSV file, or what `identified` made of one.
+        slide: how slides are named, as `slides_identified` gives it; None as runs once did.
+        paths: of all tiles, to keep slides of several folders apart that are called alike.
 
     Raises:
         UsageError: the pattern names no position, or the file cannot be used.
     """
-    return Locations.load(coords) if _is_file(coords) else Locator.for_run(coords)
+    names_slides = slide in (None, FOLDER)
+    if _is_file(coords):
+        return Locations.load(coords, names_slides=names_slides)
+    locator = Locator.for_run(coords, names_slides=names_slides)
+    return locator.apart(paths) if slide == FOLDER else locator
 
 
-def locating_for_table(table: Table, coords: str | None) -> Locating:
+def locating_for_table(table: Table, coords: str | None, *, names_slides: bool = True) -> Locating:
     """What knows where a finished table's tiles lie, by a pattern or a CSV file, else by what table and names say.
+
+    Args:
+        table: the finished table.
+        coords: None takes what table and names say.
+        names_slides: whether names also say slides there; else the table's are what its run was told.
 
     Raises:
         UsageError: as `locating_for_run`.
     """
     if coords is not None and _is_file(coords):
         return Locations.load(coords)
-    return Locator.for_table(table, pattern=coords)
+    return Locator.for_table(table, pattern=coords, names_slides=names_slides)
+
+
+def slides_for_run(slide: str | None, root: Path) -> Slides:
+    """What names the slides of a run's tiles.
+
+    Args:
+        slide: `coordinates.FOLDER`, a pattern such as `{slide}/tiles/*`, a CSV file with `path,slide_id`, or what
+            `slides_identified` made of one; None as runs once did, by the bare name of the folder.
+        root: of the tiles.
+
+    Raises:
+        UsageError: the pattern names no slide, or the file cannot be used.
+    """
+    folders = FolderSlides(root.resolve().name or "root", bare=slide is None)
+    if slide in (None, FOLDER):
+        return folders
+    if _is_file(slide):
+        return NamedSlides(dict(_slides_in(NamedFile.read(slide, what="slides"))).get, folders)
+    return NamedSlides(compile_slide_pattern(slide).slide, folders)
 
 
 def identified(coords: str) -> str:
@@ -107,20 +182,80 @@ def identified(coords: str) -> str:
     return coords
 
 
-def _is_file(coords: str) -> bool:
-    return _is_remembered(coords) or coords.lower().endswith(".csv")
+def slides_identified(slide: str) -> str:
+    """`slide` as part of what a run is, like `identified`.
+
+    Raises:
+        UsageError: as `slides_for_run`.
+    """
+    slides_for_run(slide, Path())
+    return NamedFile.read(slide, what="slides").identity if _is_file(slide) else slide
 
 
-def _is_remembered(coords: str) -> bool:
-    return coords.startswith(_PREFIX)
+def coords_beside_slides(slide: str | None) -> str | None:
+    """The file of slides, where it says locations too."""
+    if slide is None or not _is_file(slide):
+        return None
+    file = NamedFile.read(slide, what="slides")
+    rows = read_csv(file.path, ("path", "slide_id"), ("minx", "miny"), data=file.data, any_bytes=True)
+    _, first = next(rows, (0, {}))
+    return slide if {"minx", "miny"} <= first.keys() else None
 
 
-def _rows(path: Path, data: bytes) -> Iterator[tuple[str, tuple[str, int, int, int, int]]]:
+def check_slides(slides: Slides, paths: Iterable[str]) -> None:
+    """Refuse a pattern or a list that names no tile's slide, and warn of what it leaves out and of folders of one name.
+
+    Args:
+        slides: of `slides_for_run`.
+        paths: of all tiles.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if isinstance(slides, NamedSlides):
+        named = Counter(bool(slides.named(path)) for path in paths)
+        if not named[True]:
+            raise UsageError(f"--slide names the slide of none of {named.total()} tiles: is it for another folder?")
+        if named[False]:
+            log.warning(
+                "--slide names no slide for %d of %d tiles: theirs is their folder", named[False], named.total()
+            )
+        return
+    folders: set[str] = set()
+    for path in paths:
+        if len(folders) < _MOST_FOLDERS:
+            folders.add(path.rpartition("/")[0])
+    if len({folder.rpartition("/")[2] for folder in folders}) < len(folders):
+        log.debug("slides by folder: %s", sorted(folders))
+        log.warning(
+            "tiles in %d folders, some of one name: each folder is a slide, called by its path below TILES; --slide "
+            "names slides otherwise",
+            len(folders),
+        )
+
+
+def _is_file(name: str) -> bool:
+    return _is_remembered(name) or name.lower().endswith(".csv")
+
+
+def _is_remembered(name: str) -> bool:
+    return name.startswith(_PREFIX)
+
+
+def _located(file: NamedFile) -> Iterator[tuple[str, tuple[str, int, int, int, int]]]:
     optional = ("width", "height", "slide_id")
-    for line, row in read_csv(path, ("path", "minx", "miny"), optional, data=data, any_bytes=True):
+    for line, row in read_csv(file.path, ("path", "minx", "miny"), optional, data=file.data, any_bytes=True):
         try:
             x, y = whole_number(row["minx"]), whole_number(row["miny"])
             width, height = (whole_number(row.get(name) or "0") for name in ("width", "height"))
         except ValueError as error:
-            raise UsageError(f"{path}, line {line}: {error}") from error
+            raise UsageError(f"{file.path}, line {line}: {error}") from error
         yield row["path"], (row.get("slide_id") or "", x, y, width, height)
+
+
+def _slides_in(file: NamedFile) -> Iterator[tuple[str, str]]:
+    optional = ("minx", "miny", "width", "height")
+    for line, row in read_csv(file.path, ("path", "slide_id"), optional, data=file.data, any_bytes=True):
+        if not row["slide_id"].strip():
+            raise UsageError(f"{file.path}, line {line}: no slide_id")
+        yield row["path"], row["slide_id"]

@@ -107,6 +107,14 @@ class Table:
                 paths.add(row.path, line)
                 yield row
 
+    def paths(self) -> Iterator[str]:
+        """The path of each row's tile, not escaped.
+
+        Raises:
+            UsageError: as `rows`.
+        """
+        return (unescape_name(row.path) for row in self.rows())
+
     def categories(self, contract: ModelContract | None = None) -> tuple[Category, ...]:
         """The clinical category of each class: the contract's, else what the table's own rows say.
 

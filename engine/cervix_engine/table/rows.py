@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.table.columns import OPTIONAL, predicted_columns, table_columns
-from cervix_engine.table.coordinates import BY_NAMES, Locating
+from cervix_engine.table.coordinates import BY_NAMES, NAMES, FolderSlides, Locating, Slides
 from cervix_engine.table.formats import csv_cell, csv_text
+from cervix_engine.table.locations import locating_for_run, slides_for_run
 from cervix_engine.table.names import escape_name
 from cervix_engine.tiles.tile import NO_NOTES, Outcome, TileFailure, TileNotes, TileRef, TileSize
 
@@ -17,17 +19,26 @@ _NOTE_CELLS: dict[str, Callable[[TileNotes], str]] = {
 }
 
 
+_BY_FOLDER = FolderSlides("root")
+
+
 class RowFormat:
     """Turns outcomes into rows.
 
     `pred` is the argmax of the unrounded probabilities, `%.6f` is for the reader. A failed tile's prediction
-    columns are empty, never zero. `locator` finds a tile's slide and location in its name. `optional` names columns of
-    `columns.OPTIONAL`.
+    columns are empty, never zero. `slides` names a tile's slide, and `locator` finds its location, which may name the
+    slide too. `optional` names columns of `columns.OPTIONAL`.
     """
 
     def __init__(
-        self, contract: ModelContract, *, optional: Collection[str] = (), locator: Locating = BY_NAMES
+        self,
+        contract: ModelContract,
+        *,
+        optional: Collection[str] = (),
+        slides: Slides = _BY_FOLDER,
+        locator: Locating = BY_NAMES,
     ) -> None:
+        self._slides = slides
         self._locator = locator
         self._classes = contract.classes
         self._notes = [_NOTE_CELLS[name] for name in OPTIONAL if name in optional]
@@ -35,11 +46,38 @@ class RowFormat:
         self._predictions = [_prediction_format(item, len(self._classes)) for item in self._classes]
         self.columns = table_columns(contract.class_names, optional)
 
+    @classmethod
+    def for_run(
+        cls,
+        contract: ModelContract,
+        *,
+        optional: Collection[str],
+        slide: str | None,
+        coords: str | None,
+        root: Path,
+        paths: Iterable[str],
+    ) -> RowFormat:
+        """How a run writes its rows.
+
+        Args:
+            contract: of its model.
+            optional: names of further columns.
+            slide, coords: how names are read, as in `locations.slides_for_run` and `locating_for_run`.
+            root: of the tiles.
+            paths: of all tiles.
+
+        Raises:
+            UsageError: a file that is named there cannot be used.
+        """
+        locator = locating_for_run(coords or NAMES, slide=slide, paths=paths)
+        return cls(contract, optional=optional, slides=slides_for_run(slide, root), locator=locator)
+
     def row(self, tile: TileRef, outcome: Outcome, notes: TileNotes = NO_NOTES) -> list[str]:
         """The cells of one row, in the order of `columns`."""
         size = TileSize(0, 0) if isinstance(outcome, TileFailure) else outcome.size
-        location = self._locator.locate(tile.path, tile.slide_id, size.width, size.height)
-        name, slide = escape_name(tile.path), escape_name(location.slide_id if location else tile.slide_id)
+        slide = self._slides(tile.path)
+        location = self._locator.locate(tile.path, slide, size.width, size.height)
+        name, slide = escape_name(tile.path), escape_name(location.slide_id if location else slide)
         optional = [cell(notes) for cell in self._notes]
         if isinstance(outcome, TileFailure):
             return [name, slide, *self._failed_cells, "failed", outcome.reason, *optional]
@@ -67,9 +105,10 @@ class RowFormat:
         if isinstance(outcome, TileFailure):
             return csv_text(self.row(tile, outcome, notes))
         size, probabilities = outcome.size, outcome.probabilities
-        location = self._locator.locate(tile.path, tile.slide_id, size.width, size.height)
+        slide = self._slides(tile.path)
+        location = self._locator.locate(tile.path, slide, size.width, size.height)
         if location is None:
-            slide, geometry = tile.slide_id, f",,{size.width},{size.height}"
+            geometry = f",,{size.width},{size.height}"
         else:
             slide, geometry = location.slide_id, ",".join(map(str, location.box))
         confidence = max(probabilities)

@@ -59,11 +59,12 @@ class Listing:
     changes: FolderChanges | None = None
 
     def __iter__(self) -> Iterator[TileRef]:
-        root_name = self.root.resolve().name or "root"
         for index, (name, size, mtime_ns) in enumerate(self.records()):
-            folder = name.rpartition(b"/")[0]
-            slide = os.fsdecode(folder.rpartition(b"/")[2]) if folder else root_name
-            yield TileRef(index, os.fsdecode(name), slide, TileStamp(size, mtime_ns))
+            yield TileRef(index, os.fsdecode(name), TileStamp(size, mtime_ns))
+
+    def paths(self) -> Iterator[str]:
+        """The path of each tile, in order."""
+        return (os.fsdecode(name) for name, _, _ in self.records())
 
     def records(self) -> Iterator[Record]:
         """Every record, in order.

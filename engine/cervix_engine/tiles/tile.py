@@ -24,13 +24,11 @@ class TileRef:
         index: in the listing, from 0.
         path: relative to the root, `/`-separated, undecodable bytes as surrogate escapes. It is the
             tile's identity: a stem alone is not unique.
-        slide_id: the manifest's value, else the parent folder, else the root's name.
         stamp: the file as it was listed; None where any will do.
     """
 
     index: int
     path: str
-    slide_id: str
     stamp: TileStamp | None = None
 
 

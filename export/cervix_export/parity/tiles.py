@@ -88,7 +88,7 @@ def manifest_tiles(manifest: Path, *, splits: Collection[str], contract: ModelCo
 def received(tiles: ParityTiles, *, contract: ModelContract, batch_size: int) -> Received:
     """Send tiles through the engine's stream to a backend that only keeps what it is given."""
     recorder = _Recorder(classes=len(contract.classes))
-    refs = [TileRef(index, path, "") for index, path in enumerate(tiles.paths)]
+    refs = [TileRef(index, path) for index, path in enumerate(tiles.paths)]
     starts = range(0, len(refs), batch_size)
     batches = [TileBatch(k, tuple(refs[start : start + batch_size])) for k, start in enumerate(starts)]
     settings = StreamSettings(tiles.root, contract, batch_size)

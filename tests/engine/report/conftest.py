@@ -16,7 +16,7 @@ from engine.report.tables import CONTRACT, Tile, WriteTable
 @pytest.fixture
 def write_table(tmp_path: Path) -> WriteTable:
     def write(tiles: Sequence[Tile], name: str = "preds.csv") -> Path:
-        row_format = RowFormat(CONTRACT)
+        row_format = RowFormat(CONTRACT, slides={tile.path: tile.slide for tile in tiles}.__getitem__)
         with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(row_format.columns)
@@ -26,7 +26,7 @@ def write_table(tmp_path: Path) -> WriteTable:
                     if tile.reason
                     else Prediction(TileSize(100, 120), tuple(tile.probabilities))
                 )
-                writer.writerow(row_format.row(TileRef(index, tile.path, tile.slide), outcome))
+                writer.writerow(row_format.row(TileRef(index, tile.path), outcome))
         return tmp_path / name
 
     return write

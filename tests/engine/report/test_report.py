@@ -32,7 +32,8 @@ HOSTILE = (
     "</script><svg onload=alert(4)>.png",
     "a\u202egnp.png",
 )
-SLIDES = {"slide_A": 13, "slide_B": 12, "<b onclick=alert(5)>&amp;": 3, "<script>alert(1)<": 1, "<": 1}
+MARKED_UP = "<b onclick=alert(5)>&amp;"
+SLIDES = {"slide_A": 13, "slide_B": 12, MARKED_UP: 3, f"{MARKED_UP}/<script>alert(1)<": 1, f"{MARKED_UP}/<": 1}
 
 
 def _draw_tile(path: Path, seed: int) -> None:

@@ -338,9 +338,9 @@ def plain_outcomes(root: Path, tiles: Sequence[TileRef], backend: Backend, batch
     return outcomes
 
 
-def refs(names: Sequence[str], *, slide: str = "slide") -> tuple[TileRef, ...]:
+def refs(names: Sequence[str]) -> tuple[TileRef, ...]:
     """Tiles of these names, in the order given."""
-    return tuple(TileRef(index, name, slide) for index, name in enumerate(names))
+    return tuple(TileRef(index, name) for index, name in enumerate(names))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

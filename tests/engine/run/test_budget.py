@@ -78,7 +78,7 @@ def test_a_share_that_vanishes_stops_the_run(tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "share", 40)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("tile_*"))
     settings = StreamSettings(root=root, contract=CONTRACT, batch_size=4, workers=1)
-    tiles = [TileRef(index, name, "slide") for index, name in enumerate(names)]
+    tiles = [TileRef(index, name) for index, name in enumerate(names)]
     results = stream(batches_of(tiles, 4), backend=FakeBackend(), settings=settings, stats=StreamStats())
     next(results)
     shutil.move(root, tmp_path / "elsewhere")
@@ -90,7 +90,7 @@ def test_a_share_that_vanishes_stops_the_run(tmp_path: Path) -> None:
 def test_one_tile_that_vanishes_is_a_row(bundle: Bundle, tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "study", 8)
     (root / "dangling.png").write_bytes(b"x")
-    names = [TileRef(0, "dangling.png", "study")]
+    names = [TileRef(0, "dangling.png")]
     (root / "dangling.png").unlink()
     settings = StreamSettings(root=root, contract=CONTRACT, batch_size=4, workers=1)
     (result,) = stream(batches_of(names, 4), backend=FakeBackend(), settings=settings, stats=StreamStats())

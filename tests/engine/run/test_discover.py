@@ -55,18 +55,6 @@ def test_nested_folders_in_byte_order(root: Path, spool: Path) -> None:
     assert (listing.found, listing.ignored) == (8, 0)
 
 
-def test_the_slide_is_the_parent_folder_else_the_root(root: Path, spool: Path) -> None:
-    touch(root, "1.png", "s1/2.png", "case/s2/3.png")
-    slides = {tile.path: tile.slide_id for tile in discover(root, spool=spool)}
-    assert slides == {"1.png": "study", "s1/2.png": "s1", "case/s2/3.png": "s2"}
-
-
-def test_the_root_s_name_is_the_folder_s_own(root: Path, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(root, "1.png")
-    monkeypatch.chdir(root)
-    assert [tile.slide_id for tile in discover(Path(), spool=spool)] == ["study"]
-
-
 def test_suffixes_in_any_case_and_what_is_ignored(root: Path, spool: Path) -> None:
     good = [f"{index}{suffix.decode()}" for index, suffix in enumerate(SUFFIXES)]
     touch(root, *good, "u.JPG", "v.TiFf", "x.y.PNG")
@@ -418,5 +406,3 @@ def test_any_names_that_a_file_system_can_hold(tree: set[tuple[tuple[bytes, ...]
         assert [os.fsencode(tile.path) for tile in found] == expected
         for tile in found:
             assert (root / tile.path).is_file()
-            folder = os.fsencode(tile.path).rpartition(b"/")[0].rpartition(b"/")[2]
-            assert os.fsencode(tile.slide_id) == (folder or b"root")

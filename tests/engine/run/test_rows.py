@@ -20,7 +20,7 @@ from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes
 from engine.run.support import CLASS_NAMES, CONTRACT
 
 FORMAT = RowFormat(CONTRACT)
-TILE = TileRef(3, "s1/a.png", "s1")
+TILE = TileRef(3, "s1/a.png")
 CATEGORIES = {item.name: item.category for item in CONTRACT.classes}
 
 
@@ -65,7 +65,7 @@ def test_a_failed_tile_has_no_numbers() -> None:
 
 
 def test_names_are_escaped_in_both_columns() -> None:
-    row = cells(0.2, 0.2, 0.2, 0.2, 0.2, tile=TileRef(0, "=s\n/a,b.png", "=s\n"))
+    row = cells(0.2, 0.2, 0.2, 0.2, 0.2, tile=TileRef(0, "=s\n/a,b.png"))
     assert (row["path"], row["slide_id"]) == ("%3Ds%0A/a,b.png", "%3Ds%0A")
 
 

@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 import click
 
+from cervix_engine.cli.shared.logs import warning_lines
 from cervix_engine.cli.shared.signals import Interrupted
 from cervix_engine.errors import CervixError
 
@@ -21,13 +22,14 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
     """Decorate a command's function; place it right under `@click.command()` and its options.
 
     The function may return an exit code. A `CervixError` becomes `error: …`; anything else is a defect and
-    keeps its traceback.
+    keeps its traceback. The engine's warnings are shown, but to an option `quiet`.
     """
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = command(*args, **kwargs)
+            with warning_lines(shown=not kwargs.get("quiet")):
+                code = command(*args, **kwargs)
         except CervixError as error:
             click.echo(f"error: {one_line(str(error))}", err=True)
             sys.exit(error.exit_code)

@@ -37,6 +37,14 @@ def log_lines(*packages: str) -> Iterator[None]:
 
 
 @contextmanager
+def warning_lines(*, shown: bool) -> Iterator[None]:
+    """Show what the engine warns of as lines on standard error, or nowhere."""
+    handler = _Echo(logging.WARNING) if shown else logging.NullHandler()
+    with _attached(handler, logging.getLogger("cervix_engine"), logging.WARNING):
+        yield
+
+
+@contextmanager
 def debug_log(path: Path | None) -> Iterator[None]:
     """Append everything that the engine logs to `path`; None logs nowhere.
 
