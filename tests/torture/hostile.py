@@ -58,8 +58,9 @@ def cervix_batch(*arguments: str | Path) -> Finished:
 
 
 def predict(tiles: Path, *, model: Path, out: Path) -> Finished:
-    """Run over a folder in which every tile may fail."""
-    return cervix_batch(tiles, "--model", model, "--out", out, "-j", str(WORKERS), "--max-failures", "100%")
+    """Run over a folder in which every tile may fail, and print errors only."""
+    options = ("-j", str(WORKERS), "--max-failures", "100%", "--quiet")
+    return cervix_batch(tiles, "--model", model, "--out", out, *options)
 
 
 def outcomes(table: Path) -> dict[bytes, str]:
@@ -149,6 +150,8 @@ def _of_the_run(finished: Finished, ordinary: Finished, *, wanted: int) -> Itera
         yield f"ended with {finished.code}, not {wanted}: {finished.stderr[-500:]}"
     if "Traceback" in finished.stderr:
         yield f"a traceback: {finished.stderr[-2000:]}"
+    elif finished.code == wanted and finished.stderr:
+        yield f"printed, though it was to be quiet: {finished.stderr[-500:]}"
     if finished.peak_bytes > ordinary.peak_bytes + HEADROOM_BYTES:
         yield f"{finished.peak_bytes:,} bytes, an ordinary run {ordinary.peak_bytes:,}, allowed {HEADROOM_BYTES:,} more"
 

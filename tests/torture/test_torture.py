@@ -205,6 +205,7 @@ def test_every_hostile_file_becomes_what_is_specified(model: Path, tmp_path: Pat
         ({"code": 0}, "ended with 0"),
         ({"code": -11}, "ended with -11"),
         ({"stderr": "Traceback (most recent call last)"}, "a traceback"),
+        ({"stderr": "libpng warning"}, "quiet: libpng warning"),
         ({"peak_bytes": 2**40}, "bytes"),
     ):
         (violation,) = judge(replace(finished, **change), things, out=out, ordinary=ORDINARY)

@@ -11,6 +11,7 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.tiles.tile import TileFailure
 from cervix_train.data.tiles import TileBatch, tile_batches
+from engine.broken_tiles import BROKEN
 
 
 @pytest.fixture
@@ -48,6 +49,16 @@ def test_a_broken_tile_fails_alone(paths: list[Path], contract: ModelContract, t
         1: ("decode", "truncated"),
         3: ("read", "unreadable"),
     }
+
+
+def test_training_reads_no_pixel_that_no_decoder_gave(contract: ModelContract, tmp_path: Path) -> None:
+    wanted = {name: (data, kind) for name, (data, kind) in BROKEN.items() if name.startswith(("tiff", "jpeg"))}
+    given = [tmp_path / str(number) for number in range(len(wanted))]
+    for path, (data, _) in zip(given, wanted.values(), strict=True):
+        path.write_bytes(data)
+    failures: dict[int, TileFailure] = {}
+    assert list(batches(given, contract, failures)) == []
+    assert [failures[index].kind for index in range(len(given))] == [kind for _, kind in wanted.values()]
 
 
 def test_skipped_tiles_are_not_decoded(paths: list[Path], contract: ModelContract, tmp_path: Path) -> None:
