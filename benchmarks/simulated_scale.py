@@ -54,9 +54,7 @@ def run(folder: Path, *, gpus: int, rate: float, decode_s: float, batch_size: in
     backend = SimulatedGpus(gpus, batch_s=batch_size / rate, batch_size=batch_size)
     listing = discover(folder / "tiles", spool=folder)
     session = Session(CONTRACT, backend, batch_size, workers, Provenance("0" * 64, None, 0.0, 0.0), listing)
-    tiles = tuple(
-        repeat(TileRef(0, "tile 0000000.jpg", "slide"), batch_size * math.ceil(wanted * seconds / batch_size))
-    )
+    tiles = tuple(repeat(TileRef(0, "tile 0000000.jpg"), batch_size * math.ceil(wanted * seconds / batch_size)))
     setup, stats = BenchSetup.of(session, tiles, out=folder / "preds.csv"), StreamStats()
     source = TileSource(nothing, SetTimeStep(decode_s))
     began = time.perf_counter()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileDecodeError, TileError
-from cervix_engine.tiles.formats import tiff as tiff_format
+from cervix_engine.tiles.formats import tiff_page as tiff_format
 from cervix_engine.tiles.headers import inspect
 from cervix_engine.tiles.preprocess import decode
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from cervix_engine.errors import TileDecodeError
-from cervix_engine.tiles.formats import jpeg, jpeg2000, tiff, webp
+from cervix_engine.tiles.formats import jpeg, jpeg2000, tiff_page, webp
 from cervix_engine.tiles.formats.header import TileHeader, corrupt, refuse_transparency, truncated
 from cervix_engine.tiles.formats.opencv import imdecode
-from cervix_engine.tiles.formats.tiff import TiffPage
+from cervix_engine.tiles.formats.tiff_page import TiffPage
 from cervix_engine.values import Pixels
 
 _END, _SCAN, _JFIF, _ADOBE = 0xD9, 0xDA, 0xE0, 0xEE
@@ -26,9 +26,9 @@ def decode_image(encoded: bytes, page: TiffPage, height: int) -> Pixels:
         TileDecodeError: it is not one whole image of this size and these colours.
     """
     try:
-        if page.compression == tiff.JPEG:
+        if page.compression == tiff_page.JPEG:
             return _jpeg(encoded, page, height)
-        return _webp(encoded, page, height) if page.compression == tiff.WEBP else _jpeg2000(encoded, page, height)
+        return _webp(encoded, page, height) if page.compression == tiff_page.WEBP else _jpeg2000(encoded, page, height)
     except (struct.error, IndexError) as error:
         raise truncated("a TIFF strip or tile ends inside its header") from error
 
@@ -50,7 +50,7 @@ def _jpeg(encoded: bytes, page: TiffPage, height: int) -> Pixels:
 
 def _whole_jpeg(encoded: bytes, page: TiffPage, channels: int) -> bytes:
     """A file of a segment: with the tables that all have in common, and the colours that the TIFF's tag says."""
-    in_ycbcr = page.colour_model == tiff.YCBCR
+    in_ycbcr = page.colour_model == tiff_page.YCBCR
     adobe = struct.pack(">BBH5sHHHB", 0xFF, _ADOBE, 14, b"Adobe", 100, 0, 0, in_ycbcr)
     parts = [jpeg.SIGNATURE[:2], adobe if channels == 3 else b""]
     for stream in filter(None, (page.jpeg_tables, encoded)):
@@ -102,7 +102,7 @@ def _webp(encoded: bytes, page: TiffPage, height: int) -> Pixels:
 
 def _jpeg2000(encoded: bytes, page: TiffPage, height: int) -> Pixels:
     codestream = jpeg2000.read_codestream(encoded)
-    if page.compression == tiff.APERIO_YCBCR and not codestream.says_rgb:
+    if page.compression == tiff_page.APERIO_YCBCR and not codestream.says_rgb:
         raise TileDecodeError("unsupported_compression", "TIFF compression 33003, JPEG 2000 in a YCbCr of its maker's")
     _check_size(codestream.header, page, height)
     if codestream.components != page.colours:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 import imagecodecs
 import numpy as np
 
-from cervix_engine.tiles.formats import lzw, tiff
+from cervix_engine.tiles.formats import lzw, tiff_page
 from cervix_engine.tiles.formats.header import corrupt, refuse_transparency
-from cervix_engine.tiles.formats.tiff import TiffPage
 from cervix_engine.tiles.formats.tiff_images import decode_image
+from cervix_engine.tiles.formats.tiff_page import TiffPage
 from cervix_engine.values import Pixels
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -37,7 +37,7 @@ def decode(data: bytes, *, page: TiffPage) -> Pixels:
 
 def _samples(data: bytes, page: TiffPage) -> Pixels:
     """All samples, `(height, width, samples)`; an alpha channel only where its codec leaves it to be checked."""
-    in_bytes = page.compression in tiff.IN_BYTES
+    in_bytes = page.compression in tiff_page.IN_BYTES
     if len(page.segments) == 1 and not page.tiled:
         return _segment(data, page, page.segments[0], page.height)
     samples = np.empty((page.height, page.width, page.samples if in_bytes else page.colours), np.uint8)
@@ -52,7 +52,7 @@ def _segment(data: bytes, page: TiffPage, segment: tuple[int, int], height: int)
     """Decode a strip of this height, or a tile, to `(height, segment width, samples)`."""
     offset, size = segment
     encoded = data[offset : offset + size]
-    if page.compression in tiff.AS_IMAGES:
+    if page.compression in tiff_page.AS_IMAGES:
         return decode_image(encoded, page, height)[:height]
     if page.reversed_bits:
         encoded = encoded.translate(_REVERSED)
@@ -82,7 +82,7 @@ def _unpacked(rows: Pixels, bits: int) -> Pixels:
 
 def _bytes(encoded: bytes, page: TiffPage, wanted: int, most: int) -> bytes | bytearray:
     decoded: bytes | bytearray
-    if page.compression == tiff.NONE:
+    if page.compression == tiff_page.NONE:
         decoded = encoded[:wanted]
     else:
         try:
@@ -113,21 +113,21 @@ def _lzma(encoded: bytes, limit: int) -> bytes:
 
 # Compression -> a codec that gives no more bytes than it is told, and raises for what it cannot decode.
 _CODECS: dict[int, Callable[[bytes, int], bytes | bytearray]] = {
-    tiff.LZW: lzw.decode,
-    tiff.DEFLATE: _deflate,
-    tiff.OLD_DEFLATE: _deflate,
-    tiff.PACKBITS: lambda encoded, limit: imagecodecs.packbits_decode(encoded, out=limit),
-    tiff.LZMA: _lzma,
-    tiff.ZSTD: lambda encoded, limit: imagecodecs.zstd_decode(encoded, out=limit),
+    tiff_page.LZW: lzw.decode,
+    tiff_page.DEFLATE: _deflate,
+    tiff_page.OLD_DEFLATE: _deflate,
+    tiff_page.PACKBITS: lambda encoded, limit: imagecodecs.packbits_decode(encoded, out=limit),
+    tiff_page.LZMA: _lzma,
+    tiff_page.ZSTD: lambda encoded, limit: imagecodecs.zstd_decode(encoded, out=limit),
 }
 
 
 def _in_rgb(samples: Pixels, page: TiffPage) -> Pixels:
-    if page.colour_model == tiff.PALETTE:
+    if page.colour_model == tiff_page.PALETTE:
         colours = np.reshape(page.palette, (3, -1)).T
         # Of 16 bits by the standard; of 8 where no value needs more, as libtiff takes it.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)[samples[..., 0]]
     if page.colours == 3:
         return np.ascontiguousarray(samples[..., :3])
     grey = samples[..., :1] * np.uint8(255 // ((1 << page.bits) - 1))
-    return np.repeat(255 - grey if page.colour_model == tiff.WHITE_IS_ZERO else grey, 3, axis=2)
+    return np.repeat(255 - grey if page.colour_model == tiff_page.WHITE_IS_ZERO else grey, 3, axis=2)
