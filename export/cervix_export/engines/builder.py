@@ -116,18 +116,10 @@ class EngineBuilder:
         Raises:
             EngineBuildError: TensorRT cannot parse or build it, or it does not compute in this precision.
         """
-        trt = self.trt
-        messages = collected_messages(trt)
-        builder = trt.Builder(messages)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, messages)
-        if not parser.parse(graph):
-            reasons = [parser.get_error(place).desc() for place in range(parser.num_errors)]
-            raise EngineBuildError(f"{self.plan.runtime} cannot parse {source}: {'; '.join(reasons)}")
-        # The parser succeeds then: it clips all above 127, and only warns.
-        if any("UINT8 zero_point" in warning for warning in messages.warnings):
-            raise EngineBuildError(f"{self.plan.runtime} would take the unsigned integers of {source} for signed ones")
-        shares = prove_network(network, trt, precision=precision, kept=kept_in_float)
+        messages = collected_messages(self.trt)
+        builder = self.trt.Builder(messages)
+        network = self._parsed(builder, messages, graph, source)
+        shares = prove_network(network, self.trt, precision=precision, kept=kept_in_float)
         config = self._configure(builder, network.get_input(0).name, contract)
         cache = self._timing_cache()
         if cache:
@@ -138,6 +130,18 @@ class EngineBuilder:
         if cache:
             keep_timing_cache(config, cache)
         return self._fingerprinted(bytes(data), graph, source=source, precision=precision, shares=shares)
+
+    def _parsed(self, builder: Any, messages: Any, graph: bytes, source: str) -> Any:
+        trt = self.trt
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, messages)
+        if not parser.parse(graph):
+            reasons = [parser.get_error(place).desc() for place in range(parser.num_errors)]
+            raise EngineBuildError(f"{self.plan.runtime} cannot parse {source}: {'; '.join(reasons)}")
+        # The parser succeeds then: it clips all above 127, and only warns.
+        if any("UINT8 zero_point" in warning for warning in messages.warnings):
+            raise EngineBuildError(f"{self.plan.runtime} would take the unsigned integers of {source} for signed ones")
+        return network
 
     def _configure(self, builder: Any, input_name: str, contract: ModelContract) -> Any:
         trt, options = self.trt, self.plan.options
