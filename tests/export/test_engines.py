@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cervix_engine.errors import BackendUnavailableError, UsageError
+from cervix_engine.errors import BackendUnavailableError, EngineIncompatibleError, UsageError
 from cervix_engine.gpu import Gpu
-from cervix_export.engines import plan as engines
 from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
 
 OPTIONS = EngineOptions()
@@ -30,8 +29,16 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(engines, "find_gpus", lambda: (Gpu("NVIDIA A10", "8.6"),) * count)
+def no_gpu() -> tuple[Gpu, ...]:
+    return ()
+
+
+def an_a10() -> tuple[Gpu, ...]:
+    return (Gpu("NVIDIA A10", "8.6"),)
+
+
+def an_h200() -> tuple[Gpu, ...]:
+    return (Gpu("NVIDIA H200", "9.0"),)
 
 
 def test_auto_says_in_one_line_why_there_is_none(no_tensorrt: None) -> None:
@@ -39,14 +46,12 @@ def test_auto_says_in_one_line_why_there_is_none(no_tensorrt: None) -> None:
     assert line == "no TensorRT engine: tensorrt is not installed; the bundle is complete for ONNX Runtime"
 
 
-def test_auto_wants_a_gpu(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpus(monkeypatch, 0)
-    assert "no NVIDIA GPU; the bundle is complete" in str(decide_engine("auto", OPTIONS))
+def test_auto_wants_a_gpu(tensorrt: None) -> None:
+    assert "no NVIDIA GPU; the bundle is complete" in str(decide_engine("auto", OPTIONS, gpus=no_gpu))
 
 
-def test_auto_builds_where_it_can(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpus(monkeypatch, 1)
-    assert decide_engine("auto", OPTIONS) == EnginePlan("tensorrt", OPTIONS)
+def test_auto_builds_where_it_can(tensorrt: None) -> None:
+    assert decide_engine("auto", OPTIONS, gpus=an_a10) == EnginePlan("tensorrt", OPTIONS)
 
 
 def test_none_is_silent(no_tensorrt: None) -> None:
@@ -62,17 +67,13 @@ def test_an_engine_asked_for_by_name_is_an_error_where_it_cannot_be(
 
 
 @pytest.mark.parametrize("choice", ["tensorrt", "tensorrt-rtx"])
-def test_an_engine_asked_for_by_name_is_never_silently_left_out(
-    tensorrt: None, monkeypatch: pytest.MonkeyPatch, choice: EngineChoice
-) -> None:
-    with_gpus(monkeypatch, 0)
+def test_an_engine_asked_for_by_name_is_never_silently_left_out(tensorrt: None, choice: EngineChoice) -> None:
     with pytest.raises(BackendUnavailableError, match="no NVIDIA GPU"):
-        decide_engine(choice, OPTIONS)
+        decide_engine(choice, OPTIONS, gpus=no_gpu)
 
 
-def test_rtx_builds_ahead_of_time_without_a_gpu(tensorrt: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpus(monkeypatch, 0)
-    assert decide_engine("tensorrt-rtx", AHEAD) == EnginePlan("tensorrt-rtx", AHEAD)
+def test_rtx_builds_ahead_of_time_without_a_gpu(tensorrt: None) -> None:
+    assert decide_engine("tensorrt-rtx", AHEAD, gpus=no_gpu) == EnginePlan("tensorrt-rtx", AHEAD)
 
 
 @pytest.mark.parametrize("choice", ["auto", "tensorrt"])
@@ -91,3 +92,20 @@ def test_a_profile_has_an_order(least: int, usual: int, most: int) -> None:
 def test_rtx_engines_have_no_hardware_compatibility(tensorrt: None, capabilities: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--hardware-compat is for --engine tensorrt"):
         decide_engine("tensorrt-rtx", EngineOptions(compute_capabilities=capabilities, hardware_compat="same-cc"))
+
+
+SUPPORTED = r"it supports 8\.0, 8\.6, 8\.9, 12\.0 and later"
+
+
+def test_a_gpu_that_the_runtime_refuses_is_refused_before_anything_is_built(tensorrt: None) -> None:
+    refused = f"^TensorRT-RTX does not run on NVIDIA H200, compute capability 9.0: {SUPPORTED}"
+    with pytest.raises(EngineIncompatibleError, match=refused) as caught:
+        decide_engine("tensorrt-rtx", OPTIONS, gpus=an_h200)
+    assert caught.value.exit_code == 5
+    assert decide_engine("tensorrt", OPTIONS, gpus=an_h200) == EnginePlan("tensorrt", OPTIONS)
+
+
+@pytest.mark.parametrize("capability", ["9.0", "7.5", "1.0", "10.0"])
+def test_a_capability_that_the_runtime_refuses_is_refused_wherever_one_is(tensorrt: None, capability: str) -> None:
+    with pytest.raises(UsageError, match=f"does not run on such GPUs, compute capability {capability}: {SUPPORTED}"):
+        decide_engine("tensorrt-rtx", EngineOptions(compute_capabilities=("8.9", capability)), gpus=no_gpu)

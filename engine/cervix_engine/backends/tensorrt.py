@@ -12,6 +12,7 @@ from typing import ClassVar, NoReturn
 
 from cervix_engine.backends.base import Backend, BackendInfo, Pending
 from cervix_engine.backends.cuda.lanes import GRAPHED_TILES, Compute, GpuLanes, GpuStreams, Lane
+from cervix_engine.backends.cuda.messages import collected_messages
 from cervix_engine.backends.cuda.one_gpu import OneGpu, cuda_core_error
 from cervix_engine.backends.cuda.several_gpus import on_each
 from cervix_engine.backends.device import ComputesOn, Device
@@ -190,10 +191,11 @@ class _LoadedEngine:
         trt = importlib.import_module(module)
         self._streams = GpuStreams(ordinal)
         self.lanes = GpuLanes(self._streams, classes=answer[0], prepare=self._prepare)
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # it must outlive the engine
+        messages = collected_messages(trt)
+        self._runtime = trt.Runtime(messages)  # it must outlive the engine
         engine = self._runtime.deserialize_cuda_engine(file)
         if engine is None:
-            raise RuntimeError("its bytes are refused")
+            raise RuntimeError(f"its bytes are refused: {messages.last_error}")
         self._names = tuple(engine.get_tensor_name(place) for place in range(2))
         for name, kind, shape in zip(self._names, (trt.uint8, trt.float32), (tile, answer), strict=True):
             found = (engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))[1:])
@@ -201,7 +203,8 @@ class _LoadedEngine:
                 raise ContractError(f"{name} is {found}, expected {(kind, shape)}")
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise RuntimeError("it gives no execution context: the GPU's memory may be full")
+            reason = messages.last_error
+            raise RuntimeError(f"it gives no execution context, the GPU's memory may be full: {reason}")
 
     def _prepare(self, lane: Lane) -> Compute:
         if not self._context.set_input_shape(self._names[0], lane.shapes[0]):

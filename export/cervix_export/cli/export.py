@@ -12,7 +12,7 @@ from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.shared.logs import log_lines
-from cervix_engine.errors import UsageError
+from cervix_engine.errors import OutputError, UsageError
 from cervix_export.cli.certificate_table import certificate_table
 from cervix_export.cli.engine_options import engine_options
 from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cervix_export.graphs.int8 import Int8Record
+    from cervix_export.triton import TritonModel
 
 SHOWN_BLOCKS = 10
 
@@ -35,6 +36,12 @@ SHOWN_BLOCKS = 10
 @engine_options
 @click.option(
     "--keep-graphs", is_flag=True, help="Take the bundle's graphs as they are, also where Keras could make them anew."
+)
+@click.option(
+    "--triton",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write what is certified into this model repository of Triton Inference Server.",
 )
 @click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
 @click.option(
@@ -50,6 +57,7 @@ def main(
     int8: bool,
     engine: EngineChoice,
     keep_graphs: bool,
+    triton: Path | None,
     expect_digest: str | None,
     batch_size: int,
     tiles: int | None,
@@ -69,13 +77,25 @@ def main(
         planned = decision if isinstance(decision, EnginePlan) else None
         plan = ExportPlan(fp16, int8, planned, batch_size, tiles, keep_graphs)
         report = export_bundle(root, plan, expect_digest=expect_digest)
+        written = _write_repository(report, triton) if triton else []
     _show(report)
+    for item in written:
+        click.echo(f"{triton}/{item.name}: {item.artefact}")
     if isinstance(decision, str):
         click.echo(decision, err=True)
 
     from cervix_export.certify import require_passed
 
     require_passed(list(report.certificates))
+
+
+def _write_repository(report: ExportReport, folder: Path) -> list[TritonModel]:
+    from cervix_export.triton import write_repository
+
+    try:
+        return write_repository(report.bundle, folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {error.filename or folder}: {error.strerror}") from error
 
 
 def _bundle_folder(argument: Path | None, option: Path | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cervix_export.parity.layers import LayerResult
-    from cervix_export.parity.measure import ParityReport
+    from cervix_export.parity.measure import ParityPlan, ParityReport
 
 SHOWN_FLIPS = 10
 
@@ -58,12 +59,9 @@ def main(
     atol: float | None,
     min_agreement: float,
     batch_size: int,
-    json_file: Path | None,
-    junit: Path | None,
-    history: Path | None,
-    drift_plot: Path | None,
     certify: bool,
     expect_digest: str | None,
+    **written: Path | None,
 ) -> None:
     """Compare a bundle's answers with Keras's in three layers, so that a fault names its place.
 
@@ -76,38 +74,66 @@ def main(
 
     Exit codes: 0 all is near enough, 1 failed, 2 usage, 4 something is not.
     """
-    from cervix_engine.bundle.bundle import Bundle
-    from cervix_engine.errors import OutputError, ParityError, UsageError
-    from cervix_engine.files import write_json
+    from cervix_engine.errors import UsageError
     from cervix_export.parity.layers import Limits
-    from cervix_export.parity.measure import ParityPlan, measure_layers
-    from cervix_export.parity.records import append_history, plot_drift, read_history, write_junit
+    from cervix_export.parity.measure import ParityPlan
 
+    root = model or default_bundle()
     if certify:
-        if any((data, splits, keras, atol, min_agreement, json_file, junit, history, drift_plot)):
+        if any((data, splits, keras, atol, min_agreement, *written.values())):
             raise UsageError("--certify takes the golden tiles and each precision's own gate: leave the other options")
-        _certify(model or default_bundle(), batch_size, expect_digest)
+        _certify(root, batch_size, expect_digest)
         return
     if splits and data is None:
         raise UsageError("--split is of --data: name a manifest")
-    if drift_plot and not history:
-        raise UsageError("--drift-plot draws the nights of --history: name that file")
-    bundle = Bundle.open(model or default_bundle(), expect_digest=expect_digest)
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
+    _compare(root, plan, Written(**written), expect_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where results go, beside the screen."""
+
+    json_file: Path | None
+    junit: Path | None
+    history: Path | None
+    drift_plot: Path | None
+
+    def __post_init__(self) -> None:
+        from cervix_engine.errors import UsageError
+
+        if self.drift_plot and not self.history:
+            raise UsageError("--drift-plot draws the nights of --history: name that file")
+
+    def write(self, report: ParityReport) -> None:
+        """Raises OutputError where a file cannot be written."""
+        from cervix_engine.errors import OutputError
+        from cervix_engine.files import write_json
+        from cervix_export.parity.records import append_history, plot_drift, read_history, write_junit
+
+        try:
+            if self.json_file:
+                write_json(self.json_file, report.to_json())
+            if self.junit:
+                write_junit(self.junit, report)
+            if self.history:
+                append_history(self.history, report)
+                if self.drift_plot:
+                    plot_drift(self.drift_plot, read_history(self.history))
+        except OSError as error:
+            raise OutputError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def _compare(root: Path, plan: ParityPlan, written: Written, expect_digest: str | None) -> None:
+    from cervix_engine.bundle.bundle import Bundle
+    from cervix_engine.errors import ParityError
+    from cervix_export.parity.measure import measure_layers
+
+    bundle = Bundle.open(root, expect_digest=expect_digest)
     with log_lines("cervix_export", "cervix_keras"):
         report = measure_layers(bundle, plan)
     _show(report)
-    try:
-        if json_file:
-            write_json(json_file, report.to_json())
-        if junit:
-            write_junit(junit, report)
-        if history:
-            append_history(history, report)
-            if drift_plot:
-                plot_drift(drift_plot, read_history(history))
-    except OSError as error:
-        raise OutputError(f"cannot write {error.filename}: {error.strerror}") from error
+    written.write(report)
     if not report.passed:
         short = [
             f"{item.layer}, {item.subject}: {'; '.join(item.objections)}" for item in report.layers if not item.passed

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cervix_engine.backends.cuda.messages import collected_messages
 from cervix_engine.backends.tensorrt import MODULES
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.engine_file import EngineFingerprint, HardwareCompat, read_fingerprint
@@ -115,17 +116,10 @@ class EngineBuilder:
         Raises:
             EngineBuildError: TensorRT cannot parse or build it, or it does not compute in this precision.
         """
-        trt = self.trt
-        messages = _message_log(trt)
-        builder = trt.Builder(messages)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, messages)
-        if not parser.parse(graph):
-            reasons = [parser.get_error(place).desc() for place in range(parser.num_errors)]
-            raise EngineBuildError(f"{self.plan.runtime} cannot parse {source}: {'; '.join(reasons)}")
-        if messages.took_unsigned:
-            raise EngineBuildError(f"{self.plan.runtime} would take the unsigned integers of {source} for signed ones")
-        shares = prove_network(network, trt, precision=precision, kept=kept_in_float)
+        messages = collected_messages(self.trt)
+        builder = self.trt.Builder(messages)
+        network = self._parsed(builder, messages, graph, source)
+        shares = prove_network(network, self.trt, precision=precision, kept=kept_in_float)
         config = self._configure(builder, network.get_input(0).name, contract)
         cache = self._timing_cache()
         if cache:
@@ -136,6 +130,18 @@ class EngineBuilder:
         if cache:
             keep_timing_cache(config, cache)
         return self._fingerprinted(bytes(data), graph, source=source, precision=precision, shares=shares)
+
+    def _parsed(self, builder: Any, messages: Any, graph: bytes, source: str) -> Any:
+        trt = self.trt
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, messages)
+        if not parser.parse(graph):
+            reasons = [parser.get_error(place).desc() for place in range(parser.num_errors)]
+            raise EngineBuildError(f"{self.plan.runtime} cannot parse {source}: {'; '.join(reasons)}")
+        # The parser succeeds then: it clips all above 127, and only warns.
+        if any("UINT8 zero_point" in warning for warning in messages.warnings):
+            raise EngineBuildError(f"{self.plan.runtime} would take the unsigned integers of {source} for signed ones")
+        return network
 
     def _configure(self, builder: Any, input_name: str, contract: ModelContract) -> Any:
         trt, options = self.trt, self.plan.options
@@ -192,28 +198,6 @@ def _sm(capability: str) -> str:
 def _known_capabilities(trt: Any) -> list[str]:
     numbers = sorted(int(name[2:]) for name in dir(trt.ComputeCapability) if name.startswith("SM"))
     return [f"{number // 10}.{number % 10}" for number in numbers]
-
-
-def _message_log(trt: Any) -> Any:
-    """TensorRT's messages as log records.
-
-    It keeps the last error, the only reason that a failed build gives, and whether unsigned integers were taken for
-    signed ones: then the parser succeeds, and a warning is all it says.
-    """
-
-    class Messages(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_error = "it gave no reason"
-            self.took_unsigned = False
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last_error = message
-            self.took_unsigned |= "UINT8 zero_point" in message
-            logger.debug("%s: %s", severity, message)
-
-    return Messages()
 
 
 def _progress_monitor(trt: Any) -> Any:

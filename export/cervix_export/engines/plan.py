@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cervix_engine.errors import BackendUnavailableError, UsageError
-from cervix_engine.gpu import find_gpus
+from cervix_engine.errors import BackendUnavailableError, EngineIncompatibleError, UsageError
+from cervix_engine.gpu import Gpu, find_gpus
 
 if TYPE_CHECKING:  # it imports numpy, which `--help` does without
     from cervix_engine.bundle.engine_file import HardwareCompat
@@ -50,14 +51,17 @@ class EnginePlan:
     options: EngineOptions
 
 
-def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | str | None:
+def decide_engine(
+    choice: EngineChoice, options: EngineOptions, *, gpus: Callable[[], tuple[Gpu, ...]] = find_gpus
+) -> EnginePlan | str | None:
     """Decide about an engine before any work is done.
 
     Returns:
         What to build; or why there will be none, for one line to the user; None where none was wanted.
 
     Raises:
-        UsageError: the options do not go with the runtime.
+        UsageError: the options do not go with the runtime, or it runs on no such GPU.
+        EngineIncompatibleError: it does not run on this machine's GPU.
         BackendUnavailableError: an engine was asked for by name, and this machine cannot make it.
     """
     if choice == "none":
@@ -70,7 +74,7 @@ def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | 
         raise UsageError(
             "--hardware-compat is for --engine tensorrt: a tensorrt-rtx engine is for --compute-capability"
         )
-    reason = _obstacle(runtime, ahead_of_time=bool(options.compute_capabilities))
+    reason = _obstacle(runtime, options, gpus)
     if not reason:
         return EnginePlan(runtime, options)
     if choice == "auto":
@@ -78,13 +82,23 @@ def decide_engine(choice: EngineChoice, options: EngineOptions) -> EnginePlan | 
     raise BackendUnavailableError(f"no {choice} engine: {reason}")
 
 
-def _obstacle(runtime: EngineRuntime, *, ahead_of_time: bool) -> str | None:
-    from cervix_engine.backends.tensorrt import MODULES
+def _obstacle(runtime: EngineRuntime, options: EngineOptions, gpus: Callable[[], tuple[Gpu, ...]]) -> str | None:
+    from cervix_engine.backends.tensorrt import TensorRt, TensorRtRtx
+
+    kind = TensorRtRtx() if runtime == "tensorrt-rtx" else TensorRt()
+    named = [Gpu("such GPUs", capability) for capability in options.compute_capabilities]
+    if reason := next(filter(None, map(kind.gpu_objection, named)), None):
+        raise UsageError(reason)
 
     # The driver is loaded only where TensorRT is: without it the answer is known.
-    if importlib.util.find_spec(MODULES[runtime]) is None:
-        return f"{MODULES[runtime]} is not installed"
-    if ahead_of_time or find_gpus():
+    if importlib.util.find_spec(kind.module) is None:
+        return f"{kind.module} is not installed"
+    if options.compute_capabilities:
         return None
-    hint = ": name a --compute-capability to build ahead of time" if runtime == "tensorrt-rtx" else ""
-    return f"this machine has no NVIDIA GPU{hint}"
+    here = gpus()
+    if not here:
+        hint = ": name a --compute-capability to build ahead of time" if runtime == "tensorrt-rtx" else ""
+        return f"this machine has no NVIDIA GPU{hint}"
+    if reason := kind.gpu_objection(here[0]):
+        raise EngineIncompatibleError(reason)
+    return None

@@ -164,7 +164,7 @@ class Machine:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make it the machine of this test."""
         trt = ModuleType("tensorrt")
-        vars(trt).update(__version__=VERSION, uint8="uint8", float32="float32", Runtime=self._runtime, Logger=_Logger)
+        vars(trt).update(__version__=VERSION, uint8="uint8", float32="float32", Runtime=self._runtime, ILogger=_Logger)
         core = ModuleType("cuda.core")
         vars(core).update(self.cuda.names())
         bindings = ModuleType("cuda.bindings")
@@ -198,7 +198,9 @@ class Machine:
 
     # ---- TensorRT
 
-    def _runtime(self, _logger: Any) -> Any:
+    def _runtime(self, messages: Any) -> Any:
+        if self.broken:
+            messages.log(_Logger.ERROR, "a reason of the runtime's own")
         return SimpleNamespace(deserialize_cuda_engine=self._load)
 
     def _load(self, data: bytes) -> Any:
@@ -264,9 +266,7 @@ def digest_of(pixels: Any) -> str:
 
 
 class _Logger:
-    ERROR = 1
-
-    def __init__(self, _severity: int) -> None: ...
+    INTERNAL_ERROR, ERROR, WARNING = range(3)
 
 
 class _Context:

@@ -109,34 +109,38 @@ def quantised(
         scheme: how activations are rounded.
     """
     import onnx
-    from onnx import helper, numpy_helper
 
-    rounded = dict.fromkeys(name for layer in chosen for name in scheme.tensors(layer))
-    weights = {layer.weights for layer in chosen}
+    values = initializers(model)
+    weights = {layer.weights: values[layer.weights].dtype for layer in chosen}
+    kinds = {name: weights[layer.weights] for layer in chosen for name in scheme.tensors(layer)}
+    rounded = {name: scheme.scale_and_zero_point(ranges[name], kind) for name, kind in kinds.items()}
     readers = {layer.name for layer in chosen}
-    kinds = {item.name: helper.tensor_dtype_to_np_dtype(item.data_type) for item in model.graph.initializer}
-    kind = next((kinds[name] for name in weights), np.dtype(np.float32))
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    nodes: list[Any] = []
-    constants = [item for item in graph.initializer if item.name not in weights]
-    for item in constants:
-        if item.name in biases:
-            item.CopyFrom(numpy_helper.from_array(biases[item.name].astype(kinds[item.name]), item.name))
-    nodes += [_integer_weights(item, constants) for item in graph.initializer if item.name in weights]
+    constants = [_with_values(item, biases) for item in graph.initializer if item.name not in weights]
+    nodes = [_integer_weights(item, constants) for item in graph.initializer if item.name in weights]
     for node in graph.node:
         taken = {*weights, *(rounded if scheme.everywhere or node.name in readers else ())}
         node.input[:] = [_rounded(name) if name in taken else name for name in node.input]
         nodes.append(node)
-        for name in node.output:
-            if name in rounded:
-                nodes += _pair(name, scheme.scale_and_zero_point(ranges[name], kind), constants)
+        for name in rounded.keys() & set(node.output):
+            nodes += _pair(name, rounded[name], constants)
     # Both hold what was given, so they are replaced and not changed in place.
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
     return copy
+
+
+def _with_values(item: Any, values: Mapping[str, Floats]) -> Any:
+    """An initializer, with new values of its own type where there are any of its name."""
+    from onnx import helper, numpy_helper
+
+    if item.name in values:
+        kind = helper.tensor_dtype_to_np_dtype(item.data_type)
+        item.CopyFrom(numpy_helper.from_array(values[item.name].astype(kind), item.name))
+    return item
 
 
 def store_in_half(model: Any) -> None:

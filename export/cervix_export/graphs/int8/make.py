@@ -1,4 +1,15 @@
-"""One INT8 graph, from observed ranges to a proven file."""
+"""INT8 graphs, from observed ranges to proven files: one for the runtimes of CPUs, one for TensorRT.
+
+In both, weights are symmetric with one scale for each output channel, and the first layer, whose inputs are the pixels
+themselves, and the head stay in float.
+
+For CPUs, activations have 256 unsigned levels a tensor, before and behind each layer. The mean error that rounding
+brings is taken off the biases, and the blocks that cost most stay in float too, stored as FP16.
+
+For TensorRT, they have 127 levels above zero and 127 below. Only what layers in integers read is rounded: the residual
+stream stays as it is, and no block needs to stay in float (a trained ResNet-101 on 128 golden tiles: p99 0.025 with all
+blocks in integers, where unsigned levels before and behind each layer gave 0.056 with the costly ones in float).
+"""
 
 from __future__ import annotations
 
@@ -69,14 +80,6 @@ def int8_from_onnx(
 ) -> Int8Record:
     """Write the integer forms of an FP32 ONNX graph; the accuracy that they cost is measured, not promised.
 
-    Weights are symmetric with one scale for each output channel; activations have 256 unsigned levels a tensor; the
-    mean error that rounding brings is taken off the biases. The first layer, whose inputs are the pixels themselves,
-    and the head stay in float, stored as FP16, and so do the blocks that cost most.
-
-    The signed form has 127 levels above zero and 127 below. It rounds only what layers in integers read: the residual
-    stream stays as it is, and no block needs to stay in float (a trained ResNet-101 on 128 golden tiles: p99 0.025 with
-    all blocks in integers, where unsigned levels on both sides of each layer gave 0.056 with the costly ones in float).
-
     Args:
         onnx_file: the FP32 graph, `uint8 (N, height, width, 3)` in, `float32 (N, classes)` out.
         int8_file: where the INT8 graph goes, with the same input and output.
@@ -93,18 +96,14 @@ def int8_from_onnx(
     blocks = _blocks(model)
     if not blocks:
         raise ConversionError(f"{onnx_file.name} has no convolutions that could be computed in integers")
-    logger.info("observing ranges on %d training tiles", len(tiles))
-    rounding = _Rounding.observe(model, [layer for block in blocks for layer in block], tiles)
-    sizes = {name: values.size for name, values in rounding.weights.items()}
-    costs = sweep(blocks, rounding.graph, exact=model, sizes=sizes, pixels=tiles[:_SWEPT])
-    costs = leave_in_float(costs)
-    chosen = [layer for block, cost in zip(blocks, costs, strict=True) if not cost.in_float for layer in block]
-    graph = rounding.graph(chosen)
-    logger.info("taking the mean error off the values between blocks")
-    correct_means(graph, exact=model, tiles=tiles)
-    store_in_half(graph)
-    share = _write_proven(graph, int8_file, contract)
     every = [layer for block in blocks for layer in block]
+    logger.info("observing ranges on %d training tiles", len(tiles))
+    rounding = _Rounding.observe(model, every, tiles)
+    sizes = {name: values.size for name, values in rounding.weights.items()}
+    costs = leave_in_float(sweep(blocks, rounding.graph, exact=model, sizes=sizes, pixels=tiles[:_SWEPT]))
+    chosen = [layer for block, cost in zip(blocks, costs, strict=True) if not cost.in_float for layer in block]
+    logger.info("taking the mean error off the values between blocks")
+    share = _write_proven(rounding.corrected_graph(chosen, tiles), int8_file, contract)
     if signed_file:
         logger.info("making the signed form that TensorRT takes")
         _write_proven(rounding.signed_graph(every), signed_file, contract)
@@ -145,6 +144,13 @@ class _Rounding:
         """The model with the chosen layers in integers."""
         biases = {item.bias: self._bias(item) for item in chosen}
         return quantised(self.model, chosen, ranges=self._ranges(chosen, CPU), biases=biases)
+
+    def corrected_graph(self, chosen: Sequence[Layer], tiles: Pixels) -> Any:
+        """The same with the mean error taken off between blocks, and what is in float stored in half precision."""
+        graph = self.graph(chosen)
+        correct_means(graph, exact=self.model, tiles=tiles)
+        store_in_half(graph)
+        return graph
 
     def signed_graph(self, chosen: Sequence[Layer]) -> Any:
         """The same for TensorRT: in signed integers, and in half precision where it is not in integers.
