@@ -17,10 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine import gpu
-from cervix_engine.backends.register import computes_on
 from cervix_engine.backends.runtime import Combination
-from cervix_engine.backends.selection import choose
+from cervix_engine.backends.selection import ASKED_BY_NAME, choose
 from cervix_engine.backends.survey import Survey, Way, survey
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import BackendError, CervixError
@@ -125,7 +123,9 @@ def diagnose(model: Path) -> Diagnosis:
         gpus=gpus,
         packages=packages,
         bundle=state,
-        ways=tuple(_verdict(way, chosen, bundle) for way in _of_interest(seen)),
+        ways=tuple(
+            _verdict(way, chosen, bundle) for way in seen.ways if way in seen.worth_naming or way.combination.engine
+        ),
         missing=tuple(_missing(packages, gpus)),
         problems=(*_problems(packages, gpus), *seen.problems),
         auto=f"{chosen.backend} {chosen.precision}" if chosen else None,
@@ -191,22 +191,15 @@ def _chosen(seen: Survey) -> Combination | None:
     return None
 
 
-def _of_interest(seen: Survey) -> Iterator[Way]:
-    """The ways, without those of graphs on a GPU where there is none: nothing on such a machine can mend them."""
-    hides_gpus = not gpu.find_gpus()
-    for way in seen.ways:
-        if way.combination.engine or not (hides_gpus and computes_on(way.combination.backend) == "cuda"):
-            yield way
-
-
 def _verdict(way: Way, chosen: Combination | None, bundle: Bundle | None) -> Verdict:
-    reason = way.reason or "certified here"
+    item = way.combination
+    by_name = f", asked for by --{item.precision}" if item.precision in ASKED_BY_NAME else ""
+    reason = way.reason or f"certified here{by_name}"
     if bundle is None and way.refusal is None:
         reason = "runs here; no bundle to look for certificates in"
-    if way.combination == chosen:
+    if item == chosen:
         reason = "the fastest one certified here" if way.certified else f"nothing is certified here: {reason}"
     rate = way.tiles_per_sec if way.certified else None
-    item = way.combination
     return Verdict(item.backend, item.precision, item.artefact, rate, item == chosen, reason)
 
 

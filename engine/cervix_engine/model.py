@@ -150,7 +150,7 @@ class Model:
 
         Args:
             path: the bundle's folder.
-            precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
+            precision: `auto` (which is never `int8`), `fp32`, `bf16`, `fp16` or `int8`.
             device: `auto`, `cpu`, `cuda`, or GPUs by number such as `cuda:0,1`.
             backend: the runtime that must run it, such as `openvino`.
             batch_size: tiles computed at a time.

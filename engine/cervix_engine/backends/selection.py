@@ -20,17 +20,24 @@ from cervix_engine.values import Precision
 
 # Rates closer than this are noise.
 SAME_SPEED = 0.95
+# These change some decisions, so they run only where they are asked for by name.
+ASKED_BY_NAME: frozenset[Precision] = frozenset({"int8"})
 
 RequestedPrecision = Literal["auto"] | Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What will run, the certificate that covers it, if any does, and all ways that there were to choose from."""
+    """What will run, and the certificate that covers it, if any does.
+
+    Attributes:
+        passed_over: what was faster when it was certified, and is not taken: `Way.reason` says why, unless it is
+            because of `ASKED_BY_NAME`.
+    """
 
     combination: Combination
     certificate: Certificate | None
-    ways: tuple[Way, ...] = ()
+    passed_over: tuple[Way, ...] = ()
 
 
 def select(
@@ -60,26 +67,49 @@ def choose(
 ) -> Selection:
     """The fastest certified way of the precision asked for; where none is certified, one that this machine runs.
 
-    `auto` takes the fastest certified way of any precision, else FP32. `backend` fixes the backend too, which a
-    resumed run needs. Where a backend or a GPU is asked for, `auto` also takes what has no certificate, FP32 first.
+    `auto` takes the fastest certified way in floating point, else FP32; INT8 moves decisions and is asked for by name.
+    `backend` fixes the backend too, which a resumed run needs. Where a backend or a GPU is asked for, `auto` also takes
+    what has no certificate, FP32 first.
 
     Raises:
         BackendError, ParityError: as `select`.
     """
-    here = [way for way in seen.runnable if backend in (None, way.combination.backend)]
-    asked = [way for way in here if precision in ("auto", way.combination.precision)]
-    certified = [way for way in asked if way.certified]
+    wanted = [way for way in seen.ways if _is_asked_for(way.combination, precision, backend)]
+    here = [way for way in wanted if way.refusal is None]
+    certified = [way for way in here if way.certified]
     if certified:
         best = _fastest(certified)
-        return Selection(best.combination, best.certificate, seen.ways)
+        return Selection(best.combination, best.certificate, _passed_over(seen, best, precision, backend))
     if precision == "auto" and not backend and seen.device.kind != "cuda":
-        asked = [way for way in asked if way.combination.precision == "fp32"]
-    if not asked:
+        here = [way for way in here if way.combination.precision == "fp32"]
+    if not here:
         _raise_why_none(seen, precision, backend)
-    combination = asked[0].combination
+    best = here[0]
     if require_parity:
-        raise ParityError(f"no certificate covers {combination.precision} on this machine: make one with cervix-export")
-    return Selection(combination, None, seen.ways)
+        raise ParityError(
+            f"no certificate covers {best.combination.precision} on this machine: make one with cervix-parity --certify"
+        )
+    return Selection(best.combination, None, _passed_over(seen, best, precision, backend))
+
+
+def _is_asked_for(combination: Combination, precision: RequestedPrecision, backend: str | None) -> bool:
+    if backend not in (None, combination.backend):
+        return False
+    return combination.precision == precision or (precision == "auto" and combination.precision not in ASKED_BY_NAME)
+
+
+def _passed_over(seen: Survey, best: Way, precision: RequestedPrecision, backend: str | None) -> tuple[Way, ...]:
+    """The fastest ways that are not taken: one of those that are asked for, and where `auto` is, one that is not."""
+    rate = best.tiles_per_sec if best.certified else 0.0
+    faster = [
+        way
+        for way in seen.worth_naming
+        if way != best and way.tiles_per_sec * SAME_SPEED > rate and backend in (None, way.combination.backend)
+    ]
+    asked = [way for way in faster if _is_asked_for(way.combination, precision, backend)]
+    others = [way for way in faster if precision == "auto" and way not in asked]
+    fastest = (max(ways, key=lambda way: way.tiles_per_sec) for ways in (asked, others) if ways)
+    return tuple(fastest)
 
 
 def _fastest(certified: list[Way]) -> Way:
@@ -121,20 +151,21 @@ def replay_golden(bundle: Bundle, backend: Backend, *, batch_size: int) -> float
 
 def _raise_why_none(seen: Survey, precision: RequestedPrecision, backend: str | None) -> NoReturn:
     wanted: Precision = "fp32" if precision == "auto" else precision
-    ways = [way for way in seen.ways if backend in (None, way.combination.backend)]
-    refused = [way for way in ways if way.refusal and _is_wanted(way.combination, precision, wanted)]
-    if backend and seen.bundle and not refused:
+    if backend:
+        refusals = [way.refusal for way in seen.ways if _is_asked_for(way.combination, precision, backend)]
+        for refusal in filter(None, refusals):
+            raise refusal
+        assert seen.bundle is not None, "any bundle has graphs"
         runtime(backend).raise_absent(seen.bundle, None if precision == "auto" else precision, device=seen.device)
-    if not backend and not seen.device.gpus():
-        # What only a GPU could run is no news on a machine that has none.
-        refused = [way for way in refused if computes_on(way.combination.backend) == "cpu"]
-    errors = {str(way.refusal): way.refusal for way in refused if way.refusal}
-    if backend or len(errors) == 1:
+    errors = {str(way.refusal): way.refusal for way in seen.worth_naming if way.refusal and _tells(way, precision)}
+    if len(errors) == 1:
         raise next(iter(errors.values()))
     others = ["auto"] if precision != "auto" else sorted({way.combination.precision for way in seen.runnable})
     hint = f": use --precision {' or '.join(others)}" if others else ""
     raise BackendUnavailableError(f"no backend on this machine runs {wanted}{hint} ({'; '.join(errors)})")
 
 
-def _is_wanted(combination: Combination, precision: RequestedPrecision, wanted: Precision) -> bool:
-    return combination.precision == wanted or (precision == "auto" and combination.engine is not None)
+def _tells(way: Way, precision: RequestedPrecision) -> bool:
+    """Whether a refusal is news to who asked for a precision: `auto` would have taken FP32, or any engine."""
+    wanted = "fp32" if precision == "auto" else precision
+    return way.combination.precision == wanted or (precision == "auto" and way.combination.engine is not None)

@@ -6,9 +6,9 @@ The question is answered here and nowhere else. Selecting, the doctor, certifyin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cervix_engine.backends.device import ANY, Device
+from cervix_engine.backends.device import ANY, ComputesOn, Device
 from cervix_engine.backends.register import runtime_names, runtimes
 from cervix_engine.backends.runtime import ARTEFACTS, Combination, Runtime
 from cervix_engine.bundle.bundle import Bundle
@@ -23,12 +23,14 @@ class Way:
 
     Attributes:
         combination: the file, the backend and the precision.
+        computes_on: where the backend computes.
         refusal: why this machine does not run it, as opening it would raise; None where it does.
         certificate: that of its file, whether it counts here or not; None where there is none.
         uncertified: why no certificate counts here, such as another version of the runtime; None where one does.
     """
 
     combination: Combination
+    computes_on: ComputesOn = "cpu"
     refusal: BackendError | None = None
     certificate: Certificate | None = None
     uncertified: str | None = None
@@ -70,6 +72,11 @@ class Survey:
         """Those that this machine runs."""
         return tuple(way for way in self.ways if way.refusal is None)
 
+    @property
+    def worth_naming(self) -> tuple[Way, ...]:
+        """Without those that need a GPU where there is none: nothing on such a machine can mend them."""
+        return self.ways if self.device.gpus() else tuple(way for way in self.ways if way.computes_on == "cpu")
+
 
 def survey(bundle: Bundle | None, *, device: Device = ANY, among: Sequence[Runtime] | None = None) -> Survey:
     """Look at each way to run a bundle, or any bundle, on this machine. No model is loaded.
@@ -108,15 +115,15 @@ def certificates(bundle: Bundle) -> list[Certificate]:
 def _ways(runtime: Runtime, bundle: Bundle | None, device: Device, issued: Iterable[Certificate]) -> Iterator[Way]:
     for combination in runtime.combinations(bundle):
         own = [item for item in issued if _is_of(item, combination)]
+        way = Way(combination, runtime.computes_on, certificate=own[0] if own else None, uncertified="no certificate")
         try:
             runtime.require(bundle, combination, device=device)
         except BackendError as error:
-            yield Way(combination, error, own[0] if own else None)
+            yield replace(way, refusal=error)
             continue
-        version, device_class = runtime.version(), runtime.device_class(device)
-        judged = [Way(combination, None, item, _does_not_count(item, version, device_class)) for item in own]
-        judged.append(Way(combination, uncertified="no certificate"))
-        yield next((way for way in judged if way.certified), judged[0])
+        here = (runtime.version(), runtime.device_class(device))
+        judged = [replace(way, certificate=item, uncertified=_does_not_count(item, *here)) for item in own]
+        yield next((one for one in judged if one.certified), judged[0] if judged else way)
 
 
 def _is_of(certificate: Certificate, combination: Combination) -> bool:
@@ -130,7 +137,7 @@ def _does_not_count(certificate: Certificate, version: str | None, device_class:
     if certificate.device_class != device_class:
         return f"certified on {certificate.device_class}, this is {device_class}"
     if certificate.backend_version != version:
-        return f"certified with version {certificate.backend_version}, here is {version}"
+        return f"{certificate.backend} {version} is here, certified with {certificate.backend_version}"
     return None
 
 

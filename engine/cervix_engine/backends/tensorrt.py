@@ -77,7 +77,8 @@ class TensorRt(Runtime):
             raise BackendUnavailableError(
                 f"the bundle has no {self.name} engine: make one with cervix-export --engine {self.name}"
             )
-        raise BackendUnavailableError(f"the bundle has no {precision} engine for {self.name}: use --precision auto")
+        kind, other = (f"{precision} engine", "auto") if precision else ("engine in floating point", "int8")
+        raise BackendUnavailableError(f"the bundle has no {kind} for {self.name}: use --precision {other}")
 
     def open(self, bundle: Bundle, combination: Combination, *, threads: int | None, device: Device) -> Backend:  # noqa: ARG002
         self.require(bundle, combination, device=device)

@@ -131,7 +131,7 @@ class Certificate:
         device_class: such as `cpu-avx2` or `cuda-sm90`.
         reference: what it was compared with, such as `keras 3.15.1`.
         parity: the measured numbers.
-        tiles_per_sec: model-only rate when it was certified; `auto` takes the fastest certified combination.
+        tiles_per_sec: model-only rate when it was certified; `auto` takes the fastest in floating point.
         passed: whether the precision's gate was kept.
     """
 

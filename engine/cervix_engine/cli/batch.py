@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_engine.run.batch import BatchConfig, RunSetup
+    from cervix_engine.run.session import Session
 
 INCOMPLETE = 3
 
@@ -66,6 +69,8 @@ def main(
         **asked,
     )
     setup = context.find_object(RunSetup) or RunSetup()
+    if not quiet:
+        setup = replace(setup, opened=partial(_say_choice, config.model))
     derived = DerivedOutputs(summary, geojson, report)
     derived.check(config)
     if dry_run:
@@ -86,6 +91,13 @@ def main(
     return INCOMPLETE if done.failed or done.folder_changes else 0
 
 
+def _say_choice(model: Path, session: Session) -> None:
+    from cervix_engine.cli.batch_messages import choice_lines
+
+    for line in choice_lines(model, session):
+        click.echo(line, err=True)
+
+
 def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:
     from cervix_engine.cli.batch_messages import forecast_lines
     from cervix_engine.cli.shared.events import emit
@@ -93,7 +105,7 @@ def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:
     from cervix_engine.run.dry_run import forecast
 
     with prompt_interruption():
-        expected = forecast(config, choose=setup.choose)
+        expected = forecast(config, setup=setup)
     if as_json:
         emit("forecast", forecast=expected.to_json())
         return 0

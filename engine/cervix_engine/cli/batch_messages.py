@@ -1,4 +1,4 @@
-"""What `cervix-batch` says of a finished run."""
+"""What `cervix-batch` says of a run: what was chosen for it, and what came of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cervix_engine.backends.survey import Way
+    from cervix_engine.bundle.certificate import Certificate
     from cervix_engine.run.dry_run import Forecast
     from cervix_engine.run.record import RunRecord
+    from cervix_engine.run.session import Session
     from cervix_engine.run.stream.stats import StageStats
 
 _MINUTE_S, _HOUR_S = 60, 3600
+_CERTIFY = ": cervix-parity --certify"
 
 # From this share of flagged tiles on, the input rather than a tile is worth a look.
 MANY_FLAGGED = 0.2
+
+
+def choice_lines(model: Path, session: Session) -> Iterator[str]:
+    """What computes a run of the bundle `model`, by which certificate, and which faster ways are not taken."""
+    info, certificate, digest = session.backend.info, session.certificate, session.provenance.bundle_digest
+    certified = f"certified, {_changes(certificate)}" if certificate else f"no certificate{_CERTIFY}"
+    yield f"{model} ({digest[:12]}): {info.precision} on {info.backend} {info.version}, {certified}"
+    for way in session.passed_over:
+        what = f"{way.combination.precision} on {way.combination.backend}"
+        yield f"not taken: {what}, {way.tiles_per_sec:.1f} tiles/s when it was certified: {_why_not(way)}"
+
+
+def _changes(certificate: Certificate) -> str:
+    parity = certificate.parity
+    return f"{len(parity.flips)} of {parity.tiles} decisions changed"
+
+
+def _why_not(way: Way) -> str:
+    if way.certificate and way.certified:
+        return f"{_changes(way.certificate)}, so it is asked for by --{way.combination.precision}"
+    may_pass = way.refusal is None and way.certificate is not None and way.certificate.passed
+    return f"{way.reason}{_CERTIFY if may_pass else ''}"
 
 
 def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[str]:
@@ -22,7 +48,7 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
     backend = record.backend
     computed = "" if backend.arithmetic == backend.precision else f" computed in {backend.arithmetic}"
     precision = f"{backend.backend} {backend.version} {backend.precision}{computed}"
-    certificate = record.provenance.certificate or "none: make one with cervix-export"
+    certificate = record.provenance.certificate or f"none{_CERTIFY}"
     kinds = ", ".join(f"{count} {kind}" for kind, count in record.failures.items())
     failed = f" ({kinds})" if kinds else ""
     resumed = f", {record.resumed} of them before this run went on" if record.resumed else ""

@@ -31,7 +31,7 @@ _OPTIONS = (
         type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
         default="auto",
         show_default=True,
-        help="Precision; auto takes the fastest certified one on this machine, else fp32.",
+        help="Precision; auto takes the fastest certified one in floating point on this machine, else fp32.",
     ),
     click.option("--fp16", "precision", flag_value="fp16", help="Same as --precision fp16."),
     click.option("--int8", "precision", flag_value="int8", help="Same as --precision int8."),

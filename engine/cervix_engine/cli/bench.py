@@ -32,7 +32,7 @@ REGRESSED = 6
     type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
     default="auto",
     show_default=True,
-    help="Precision; auto takes the fastest certified one on this machine, else fp32.",
+    help="Precision; auto takes the fastest certified one in floating point on this machine, else fp32.",
 )
 @device_option
 @click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")

@@ -31,6 +31,10 @@ def no_progress(_done: int, _found: int) -> None:
     """For callers that show none."""
 
 
+def no_words(_session: Session) -> None:
+    """For callers that say nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunSetup:
     """What a run works with. Tests hand in their own.
@@ -39,11 +43,13 @@ class RunSetup:
         choose: gives the backend.
         open_table: takes a table's place.
         source: how a tile becomes pixels; None reads and decodes it.
+        opened: told of the session, before the first tile.
     """
 
     choose: Choose = choose_backend
     open_table: Callable[..., TableTransaction] = TableTransaction
     source: TileSource | None = None
+    opened: Callable[[Session], None] = no_words
 
 
 DEFAULT_SETUP = RunSetup()
@@ -72,6 +78,7 @@ def predict_folder(
             return plan.record
         list_tiles = partial(plan.list_tiles, table, config.tiles)
         with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
+            setup.opened(session)
             return _predict(config, plan, session, table, source=setup.source, progress=progress)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.run.batch import DEFAULT_SETUP, RunSetup
 from cervix_engine.run.config import BatchConfig, check_paths
 from cervix_engine.run.journal import InputRules
-from cervix_engine.run.session import Choose, Session, choose_backend, open_session
+from cervix_engine.run.session import Session, open_session
 from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
@@ -64,7 +65,7 @@ class Forecast:
         return {"schema": self.schema, **asdict(self)}
 
 
-def forecast(config: BatchConfig, *, choose: Choose = choose_backend) -> Forecast:
+def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecast:
     """Count the tiles of a run and predict a few of its batches.
 
     Raises:
@@ -76,7 +77,8 @@ def forecast(config: BatchConfig, *, choose: Choose = choose_backend) -> Forecas
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
     with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
         list_tiles = partial(discover, config.tiles, spool=Path(folder), follow_links=rules.follow_links)
-        with open_session(request, list_tiles=list_tiles, choose=choose) as session:
+        with open_session(request, list_tiles=list_tiles, choose=setup.choose) as session:
+            setup.opened(session)
             check_slides(slides_for_run(rules.slide, config.tiles), session.listing.paths())
             seen = _predict(session, columns=config.optional_columns(()), rules=rules)
     listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s

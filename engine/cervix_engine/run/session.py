@@ -19,6 +19,7 @@ import numpy as np
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.device import ANY, Device
 from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.backends.survey import Way
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.contract import ModelContract
@@ -67,10 +68,11 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A backend that is not loaded yet, and the certificate that covers it, if any does."""
+    """A backend that is not loaded yet, the certificate that covers it, if any does, and faster ways not taken."""
 
     backend: Backend
     certificate: Certificate | None = None
+    passed_over: tuple[Way, ...] = ()
 
 
 Choose = Callable[[SessionRequest], Chosen]
@@ -90,7 +92,7 @@ def choose_backend(request: SessionRequest) -> Chosen:
         require_parity=request.require_parity,
     )
     backend = open_backend(request.bundle, combination=selection.combination, device=request.device)
-    return Chosen(backend, selection.certificate)
+    return Chosen(backend, selection.certificate, selection.passed_over)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Session:
         workers: decode processes; None keeps as many as feed the model. No answer depends on them.
         provenance: where its answers come from, and what its start showed and took.
         tiles: those that it was opened on, if any; `listing` where there must be some.
+        certificate, passed_over: see `Chosen`.
     """
 
     contract: ModelContract
@@ -111,6 +114,8 @@ class Session:
     workers: int | None
     provenance: Provenance
     tiles: Listing | None = None
+    certificate: Certificate | None = None
+    passed_over: tuple[Way, ...] = ()
 
     @property
     def listing(self) -> Listing:
@@ -219,4 +224,5 @@ def open_session(
             start_s=time.perf_counter() - request.began,
         )
         workers = None if request.workers == "auto" else request.workers
-        yield Session(bundle.contract, backend, batch_size, workers, provenance, listing)
+        certified = (chosen.certificate, chosen.passed_over)
+        yield Session(bundle.contract, backend, batch_size, workers, provenance, listing, *certified)

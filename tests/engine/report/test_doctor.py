@@ -60,7 +60,7 @@ def test_auto_takes_the_fastest_certified_and_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "device", "reason"),
-    [("0.1", None, "certified with version 0.1"), (None, "cpu-z80", "certified on cpu-z80")],
+    [("0.1", None, "is here, certified with 0.1"), (None, "cpu-z80", "certified on cpu-z80")],
 )
 def test_a_certificate_of_elsewhere_does_not_count(
     tmp_path: Path, version: str | None, device: str | None, reason: str
@@ -71,6 +71,12 @@ def test_a_certificate_of_elsewhere_does_not_count(
     assert diagnosis.auto == f"{CPU} fp32"
     assert reason in _way(diagnosis, CPU, "fp32").reason
     assert reason in _way(diagnosis, CPU, "fp16").reason
+
+
+def test_int8_is_certified_and_not_what_auto_takes(tmp_path: Path) -> None:
+    diagnosis = diagnose(certified_bundle(tmp_path / "b", ("fp32", 20.0), ("int8", 90.0)))
+    assert diagnosis.auto == f"{CPU} fp32"
+    assert _way(diagnosis, CPU, "int8").reason == "certified here, asked for by --int8"
 
 
 def test_without_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

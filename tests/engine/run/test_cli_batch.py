@@ -69,7 +69,9 @@ def test_a_good_run(invoke: Invoke, out: Path) -> None:
     assert done.stdout == ""
     assert "50 tiles: 50 predicted, 0 failed\n" in done.stderr
     assert f"table: {out}\n" in done.stderr
-    assert re.search(r"^onnxruntime-cpu \S+ fp32 on cpu-\S+, certificate: none: make one", done.stderr, re.MULTILINE)
+    assert re.search(
+        r"^onnxruntime-cpu \S+ fp32 on cpu-\S+, certificate: none: cervix-parity --certify", done.stderr, re.MULTILINE
+    )
     assert beside(out) == FINISHED
     assert len(read_table(out)) == 50
 

@@ -17,7 +17,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.batch_messages import duration
 from cervix_engine.errors import CervixError, UsageError
-from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.dry_run import SAMPLED_BATCHES, forecast
 from cervix_engine.run.session import Chosen
 from engine.run.support import beside, draw_folder, make_bundle, make_fake_bundle
@@ -54,7 +54,7 @@ def test_the_tables_size_is_near_and_the_forecast_as_its_schema_says(config: Bat
 def test_time_is_what_batches_take(config: BatchConfig, tmp_path: Path) -> None:
     slow = Chosen(FakeBackend(seconds_per_batch=0.1))
     own = replace(config, model=make_fake_bundle(tmp_path / "fake").root)
-    expected = forecast(own, choose=lambda _: slow)
+    expected = forecast(own, setup=RunSetup(choose=lambda _: slow))
     assert expected.start_s >= 0.2  # eight golden tiles, in two batches
     # A batch of 4 takes at least 0.1 s, so no sample can show more than 40 tiles a second.
     assert expected.tiles_per_sec <= 40

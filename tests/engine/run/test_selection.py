@@ -108,6 +108,47 @@ def test_auto_takes_the_fastest_certified(root: Path) -> None:
     assert chosen(bundle, backend=CPU) == (CPU, "fp32", True)
 
 
+def test_auto_never_takes_int8(root: Path) -> None:
+    integers = certificate(root, CPU, "int8", tiles_per_sec=1e6)
+    assert chosen(sealed(root, integers)) == (CPU, "fp32", False)
+    assert chosen(sealed(root, integers), "int8") == (CPU, "int8", True)
+    halves = certificate(root, CPU, "fp16", tiles_per_sec=20.0)
+    assert chosen(sealed(root, integers, halves)) == (CPU, "fp16", True)
+    assert chosen(sealed(root, integers, halves), backend=CPU) == (CPU, "fp16", True)
+
+
+def passed_over(bundle: Bundle, precision: Any = "auto", **options: Any) -> dict[tuple[str, str], str | None]:
+    ways = selected(bundle, precision, **options).passed_over
+    return {(way.combination.backend, way.combination.precision): way.reason for way in ways}
+
+
+def test_what_was_faster_and_is_not_taken_is_told_with_the_reason(root: Path) -> None:
+    bundle = sealed(
+        root,
+        certificate(root, CPU, "fp32", tiles_per_sec=20.0),
+        certificate(root, OPENVINO, "fp32", tiles_per_sec=30.0, backend_version="0.9"),
+        certificate(root, OPENVINO, "bf16", tiles_per_sec=60.0, backend_version="0.9"),
+        certificate(root, CPU, "int8", tiles_per_sec=40.0),
+        certificate(root, OPENVINO, "int8", tiles_per_sec=90.0),
+        certificate(root, CPU, "fp16", tiles_per_sec=1.0, backend_version="0.9"),
+    )
+    stale = "onnxruntime-openvino 1 is here, certified with 0.9"
+    assert passed_over(bundle) == {(OPENVINO, "bf16"): stale, (OPENVINO, "int8"): None}
+    assert passed_over(bundle, "fp32") == {(OPENVINO, "fp32"): stale}
+    assert passed_over(bundle, backend=CPU) == {(CPU, "int8"): None}
+    assert passed_over(bundle, "int8") == {}
+    assert passed_over(bundle, among=(ONE, Fake(OPENVINO, installed=None))) == {
+        (OPENVINO, "bf16"): "onnxruntime-openvino is not installed",
+        (OPENVINO, "int8"): "onnxruntime-openvino is not installed",
+    }
+
+
+def test_what_needs_a_gpu_is_not_told_where_there_is_none(root: Path) -> None:
+    bundle = sealed(root, certificate(root, "onnxruntime-cuda", "fp16", tiles_per_sec=1e6, device_class="cuda-sm86"))
+    assert [way.combination.backend for way in survey(bundle).ways if way.certificate] == ["onnxruntime-cuda"]
+    assert select(bundle, precision="auto").passed_over == ()
+
+
 def test_of_equally_fast_ones_auto_takes_the_nearest_to_keras(root: Path) -> None:
     far = replace(PARITY, max_absdiff=0.001)
     near = certificate(root, CPU, "fp32", tiles_per_sec=19.5)
@@ -125,7 +166,7 @@ def test_a_certified_choice_goes_before_an_uncertified_one(root: Path) -> None:
     ("changes", "reason"),
     [
         ({"device_class": "cpu-elsewhere"}, "certified on cpu-elsewhere, this is cpu-"),
-        ({"backend_version": "0.0.1"}, "certified with version 0.0.1, here is 1"),
+        ({"backend_version": "0.0.1"}, "onnxruntime-openvino 1 is here, certified with 0.0.1"),
         ({"passed": False}, "its certificate's gate was not passed"),
         ({"file_sha256": "0" * 64}, "no certificate"),
         ({"backend": "tensorrt"}, "no certificate"),
