@@ -6,6 +6,7 @@ from cervix_engine.bundle.engine_file import EngineFingerprint
 from cervix_engine.gpu import Gpu
 
 A10, A40, L4, T4 = Gpu("NVIDIA A10", "8.6"), Gpu("NVIDIA A40", "8.6"), Gpu("NVIDIA L4", "8.9"), Gpu("Tesla T4", "7.5")
+H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0")
 ENGINE = "engines/nvidia-a10-tensorrt-fp16.engine"
 
 

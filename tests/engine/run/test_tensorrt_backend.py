@@ -5,6 +5,7 @@ TensorRT and the GPU are simulated: what is shown here is the backend's part.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from cervix_engine.backends import Combination, open_backend
 from cervix_engine.backends.device import ANY
 from cervix_engine.backends.register import runtime
 from cervix_engine.backends.selection import select
+from cervix_engine.backends.survey import survey
+from cervix_engine.backends.tensorrt import TensorRt, TensorRtRtx
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.engine_file import fingerprint_path
 from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.errors import ContractError, InferenceError
+from cervix_engine.gpu import Gpu
 from cervix_engine.run.record import RunRecord
-from engine.engine_marks import A10, ENGINE, L4
+from engine.engine_marks import A10, ENGINE, H100, L4
 from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of, ways_here
 from engine.run.support import read_table, reference_probabilities
 
@@ -221,3 +225,58 @@ def test_the_doctor_says_why_an_engine_is_not_run(bundle: Bundle, monkeypatch: p
     Machine((L4,)).install(monkeypatch)
     told = CliRunner().invoke(doctor, ["--json", "--model", str(bundle.root)]).stdout
     assert "was built for NVIDIA A10, here is NVIDIA L4" in told
+
+
+# ---- a runtime that does not run on the GPU at all
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+@pytest.mark.parametrize("runtime", ["tensorrt-rtx", "tensorrt"], ids=["with an engine", "without one"])
+def test_a_gpu_that_the_runtime_does_not_know_ends_with_5_before_anything_is_loaded(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, precision: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    Machine((H100,)).install(monkeypatch)
+    bundle = make_engine_bundle(tmp_path / "rtx", runtime=runtime, gpu=None, compute_capabilities=("8.9", "9.0"))
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt-rtx", "--precision", precision)
+    assert done.exit_code == 5
+    assert "TensorRT-RTX does not run on NVIDIA H100 80GB HBM3, compute capability 9.0: it supports 8.0" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_doctor_says_that_the_runtime_does_not_know_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine((H100,)).install(monkeypatch)
+    bundle = make_engine_bundle(tmp_path / "rtx", runtime="tensorrt-rtx", gpu=None, compute_capabilities=("8.9",))
+    told = json.loads(CliRunner().invoke(doctor, ["--json", "--model", str(bundle.root)]).stdout)
+    (reason,) = [way["reason"] for way in told["ways"] if way["backend"] == "tensorrt-rtx"]
+    assert reason.startswith("TensorRT-RTX does not run on NVIDIA H100")
+
+
+def test_the_gpus_that_tensorrt_rtx_runs_on() -> None:
+    known = ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1", "13.0"]
+    gpus = [Gpu("a GPU", capability) for capability in known]
+    here = [gpu.compute_capability for gpu in gpus if TensorRtRtx().gpu_objection(gpu) is None]
+    assert here == ["8.0", "8.6", "8.9", "12.0", "12.1", "13.0"]
+    assert not any(TensorRt().gpu_objection(gpu) for gpu in gpus)
+
+
+# ---- which engines of a bundle are meant
+
+
+@pytest.mark.usefixtures("a10")
+def test_an_integer_engine_is_asked_for_by_name(tiles: Path, tmp_path: Path) -> None:
+    bundle = make_engine_bundle(tmp_path / "integers", precision="int8")
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
+    assert done.exit_code == 1
+    assert "the bundle has no engine in floating point for tensorrt: use --precision int8" in done.stderr
+    done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt", "--int8")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_an_engine_of_a_runtime_that_nobody_knows_is_a_problem(tmp_path: Path) -> None:
+    bundle = make_engine_bundle(tmp_path / "abacus", runtime="abacus")
+    problem = f"{ENGINE} is for the runtime 'abacus': unknown to this version"
+    assert survey(bundle).problems == (problem,)
+    assert problem in CliRunner().invoke(doctor, ["--model", str(bundle.root)]).stdout
