@@ -6,17 +6,17 @@ names runtimes reads this list.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from cervix_engine.backends.base import Backend
-from cervix_engine.backends.device import ANY, ComputesOn, Device
-from cervix_engine.backends.runtime import Combination, GraphRuntime, Runtime
 from cervix_engine.errors import BackendUnavailableError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `--help` lists the register, and is to answer at once
+    from collections.abc import Iterator
+
+    from cervix_engine.backends.base import Backend
+    from cervix_engine.backends.device import ComputesOn, Device
+    from cervix_engine.backends.runtime import Combination, GraphRuntime, Runtime
     from cervix_engine.bundle.bundle import Bundle
     from cervix_engine.values import Precision
 
@@ -45,6 +45,8 @@ def runtime(name: str) -> Runtime:
     """
     if name not in _RECORDS:
         raise BackendUnavailableError(f"no backend {name!r}: expected one of {', '.join(_RECORDS)}")
+    from pkgutil import resolve_name
+
     record: Runtime = resolve_name(_RECORDS[name])()
     return record
 
@@ -78,11 +80,13 @@ def runtime_version(backend: str) -> str | None:
 
 def objection(backend: str, precision: Precision) -> str | None:
     """Why a runtime of graphs does not run `precision` on this machine; None where it does."""
+    from cervix_engine.backends.device import ANY
+
     return _of_graphs(backend).objection(precision, ANY)
 
 
 def open_backend(
-    bundle: Bundle, *, combination: Combination, threads: int | None = None, device: Device = ANY
+    bundle: Bundle, *, combination: Combination, threads: int | None = None, device: Device | None = None
 ) -> Backend:
     """Make the backend for a combination; `with` loads it. Digests are checked before the runtime sees a byte.
 
@@ -90,18 +94,20 @@ def open_backend(
         bundle: an opened bundle.
         combination: what to run.
         threads: inference threads on the CPU, default one a usable core.
-        device: on which GPUs, where it runs on GPUs.
+        device: on which GPUs, where it runs on GPUs; None takes whichever is best.
 
     Raises:
         BackendUnavailableError: the runtime, device or precision is not here.
         EngineIncompatibleError: the engine was built for another GPU or runtime.
         ContractError: the file is missing, altered, or refers to data outside itself.
     """
-    return runtime(combination.backend).open(bundle, combination, threads=threads, device=device)
+    from cervix_engine.backends.device import ANY
+
+    return runtime(combination.backend).open(bundle, combination, threads=threads, device=device or ANY)
 
 
 def open_graph(
-    graph: bytes, *, combination: Combination, sha256: str, threads: int | None = None, device: Device = ANY
+    graph: bytes, *, combination: Combination, sha256: str, threads: int | None = None, device: Device | None = None
 ) -> Backend:
     """Make the backend for a graph that lies in no bundle; `sha256` is its digest.
 
@@ -109,11 +115,15 @@ def open_graph(
         BackendUnavailableError: the runtime, device or precision is not here, or it runs engines.
         ContractError: the graph refers to data outside itself.
     """
+    from cervix_engine.backends.device import ANY
+
     backend = _of_graphs(combination.backend)
-    return backend.open_graph(graph, combination, sha256=sha256, threads=threads, device=device)
+    return backend.open_graph(graph, combination, sha256=sha256, threads=threads, device=device or ANY)
 
 
 def _of_graphs(backend: str) -> GraphRuntime:
+    from cervix_engine.backends.runtime import GraphRuntime
+
     record = runtime(backend)
     if not isinstance(record, GraphRuntime):
         raise BackendUnavailableError(f"{backend} runs engines, not graphs")
