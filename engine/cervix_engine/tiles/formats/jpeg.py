@@ -194,7 +194,10 @@ def quick_decode(data: bytes) -> Pixels | None:
 
 
 def _lenient_decode(data: bytes) -> Pixels:
-    return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **_AS_OPENCV, strict=False))
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **_AS_OPENCV, strict=False))
+    except ValueError as error:
+        raise corrupt("the decoder refused the data") from error
 
 
 def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
