@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from .encoded_tiles import (
+    PNG_GREY,
     PNG_RGB,
     bmp,
     draw,
@@ -75,6 +76,7 @@ BROKEN_JPEGS: dict[str, tuple[bytes, str]] = {
 }
 
 BROKEN_OTHERS: dict[str, tuple[bytes, str]] = {
+    "png of no bits": (overwritten(png(PLANE, PNG_GREY, extra=[(b"tRNS", b"\0\1")]), 24, b"\0"), CORRUPT),
     "png of two transparent colours": (png(PIXELS, PNG_RGB, extra=TWO_COLOURS), CORRUPT),
     "bmp whose pixels begin in its header": (overwritten(bmp(BGR), 10, struct.pack("<I", 30)), CORRUPT),
     "bmp of two bits a pixel": (overwritten(bmp(PLANE), 28, b"\2\0"), NO_FORMAT),
@@ -90,6 +92,7 @@ BROKEN_OTHERS: dict[str, tuple[bytes, str]] = {
 
 BROKEN_TIFFS: dict[str, tuple[bytes, str]] = {
     "tiff of no page": (overwritten(tiff(PIXELS), 4, bytes(4)), CORRUPT),
+    "tiff of tables that are no bytes": (tiff(PIXELS, tags={347: ("H", [256])}), CORRUPT),
     "tiff of strips of no rows": (tiff(PIXELS, tags={278: ("I", [0])}), CORRUPT),
     "tiff of one strip too few": (tiff(PIXELS, rows_per_strip=8, tags={278: ("I", [7])}), CORRUPT),
     "tiff of tiles of no size": (tiff(PIXELS, tile=(16, 16), tags={322: ("I", [0])}), "bad_dimensions"),

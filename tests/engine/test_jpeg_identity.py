@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,9 @@ import pytest
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileDecodeError
 from cervix_engine.tiles.formats.jpeg import quick_decode
-from cervix_engine.tiles.preprocess import decode
+from cervix_engine.tiles.preprocess import decode, preprocess
 from cervix_engine.values import Pixels
-from engine.encoded_tiles import draw, encode, grey
+from engine.encoded_tiles import draw, encode, exif, grey, jpeg_with_segment
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 QUALITIES = (1, 5, 25, 50, 75, 85, 90, 95, 100)
@@ -59,6 +60,18 @@ def test_every_quality_and_size_decodes_to_opencv_s_pixels(subsampling: str, pro
             assert np.array_equal(quick, _opencv(data)), f"{height}x{width} at quality {quality}"
 
 
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+@pytest.mark.parametrize(("divisor", "flag"), [(2, cv2.IMREAD_REDUCED_COLOR_2), (4, cv2.IMREAD_REDUCED_COLOR_4)])
+def test_shrunk_tiles_decode_to_opencv_s_pixels(subsampling: str, divisor: int, flag: int) -> None:
+    for height, width in SIZES:
+        if min(height, width) >= 8:
+            data = _jpeg(_tile(height, width), 90, SUBSAMPLINGS[subsampling])
+            quick = quick_decode(data, (-(-height // divisor), -(-width // divisor)))
+            expected = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+            assert quick is not None
+            assert np.array_equal(quick[..., ::-1], np.asarray(expected)), f"{height}x{width}"
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_grey_tiles_decode_to_opencv_s_pixels(quality: int) -> None:
     data = encode(".jpg", grey(_tile(40, 57)), cv2.IMWRITE_JPEG_QUALITY, quality)
@@ -73,8 +86,12 @@ def test_a_scan_that_lost_a_single_byte_is_refused_as_cut(subsampling: str, prog
     data = _jpeg(_tile(64, 64), 90, SUBSAMPLINGS[subsampling], cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
     for missing in range(1, 40):
         cut = data[: -2 - missing] + b"\xff\xd9"
+        for change in ({}, {"exif_policy": "apply"}):
+            for data_of in (cut, jpeg_with_segment(cut, 0xE1, exif(6))):
+                with pytest.raises(TileDecodeError, match="truncated"):
+                    decode(data_of, contract=replace(CONTRACT, **change))  # type: ignore[arg-type]
         with pytest.raises(TileDecodeError, match="truncated"):
-            decode(cut, contract=CONTRACT)
+            preprocess(cut, contract=replace(CONTRACT, input_size=(32, 32), scaled_decoding=True))
 
 
 def test_damaged_bytes_decode_as_opencv_decodes_them_or_are_refused() -> None:

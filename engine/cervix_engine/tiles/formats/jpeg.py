@@ -1,15 +1,14 @@
 """JPEG (ITU-T T.81): proves from its markers that a file is whole, and decodes it to the pixels that OpenCV gives.
 
 libjpeg fills what is missing of a scan with grey, and OpenCV returns that without an error (opencv #6468). So the end
-of the file is looked for, each component's coefficients are counted, and a grey last block is looked into.
+of the file is looked for, coefficients and restart markers are counted, a warning of libjpeg that it makes something up
+is an error, and where nobody warns a grey last block is looked into.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
-from functools import partial
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ SIGNATURE = b"\xff\xd8\xff"
 
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE, _LOSSLESS = (0xC2, 0xCA), 0xC3
+_ARITHMETIC = (0xC9, 0xCA)  # in which libjpeg does not notice that it has run out of data
 # Hierarchical processes, lossless ones in arithmetic coding, and JPEG-LS, which libjpeg does not have.
 _UNKNOWN_PROCESSES = frozenset({0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
 _COEFFICIENTS = (1 << 64) - 1  # one bit for each coefficient of an 8x8 block
@@ -34,8 +34,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 # What OpenCV calls decoding at 1, 1/2 and 1/4; colour is asked for beside it.
 REDUCED = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
 
-# Not the quick and coarse ways of libjpeg.
-_AS_OPENCV = {"fastdct": False, "fastupsample": False}
+_EXIF = b"Exif\0\0"
 # What libjpeg warns of when it makes up pixels that are not in the file.
 _OUT_OF_DATA = "premature end of data segment"
 _MADE_UP = re.compile("bad Huffman code|bad arithmetic code|instead of RST")
@@ -156,33 +155,32 @@ def decode(data: bytes, header: TileHeader, *, turned: bool = False, divisor: in
     Raises:
         TileDecodeError: it cannot be decoded, or its last scan lost its end.
     """
-    pixels = None if turned or divisor > 1 else quick_decode(data)
-    decode_again = _lenient_decode
-    if pixels is None:
-        flags = cv2.IMREAD_COLOR_RGB | REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
-        decode_again = partial(imdecode, flags=flags)
-        try:
-            pixels = decode_again(data)
-        except TileDecodeError as error:
-            if header.process != _LOSSLESS:
-                raise
-            raise TileDecodeError(
-                "unsupported_compression", "a lossless JPEG that the decoder does not know"
-            ) from error
+    least = (-(-header.height // divisor), -(-header.width // divisor)) if divisor > 1 else (0, 0)
+    pixels = None if header.process in _ARITHMETIC else quick_decode(data, least)
+    if pixels is not None and not (turned and _EXIF in data):
+        return pixels
+    flags = cv2.IMREAD_COLOR_RGB | REDUCED[divisor] | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = _by_opencv(data, header, flags)
     if _has_grey_corner(pixels, turned=turned):
-        _refuse_short_scan(data, header.scan_end, pixels, decode_again)
+        _refuse_short_scan(data, header.scan_end, pixels, flags)
     return pixels
 
 
-def quick_decode(data: bytes) -> Pixels | None:
+def quick_decode(data: bytes, least: tuple[int, int] = (0, 0)) -> Pixels | None:
     """Decode a faultless JPEG to the very pixels that OpenCV gives, in half the time; None leaves it to OpenCV.
+
+    Args:
+        data: the file.
+        least: height and width that it may be shrunk to.
 
     Raises:
         TileDecodeError: libjpeg would have to make up pixels.
     """
+    # Neither of libjpeg's quick and coarse ways, as OpenCV has it. Strict: where libjpeg as much as warns, what OpenCV
+    # makes of it is what counts.
+    options = {"fastdct": False, "fastupsample": False, "min_height": least[0], "min_width": least[1], "strict": True}
     try:
-        # Strict: where libjpeg as much as warns, what OpenCV makes of it is what counts.
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **_AS_OPENCV, strict=True))
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **options))
     except ValueError as error:
         if _OUT_OF_DATA in str(error):
             raise truncated("JPEG whose scan ends too early") from error
@@ -193,8 +191,13 @@ def quick_decode(data: bytes) -> Pixels | None:
         return None
 
 
-def _lenient_decode(data: bytes) -> Pixels:
-    return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **_AS_OPENCV, strict=False))
+def _by_opencv(data: bytes, header: TileHeader, flags: int) -> Pixels:
+    try:
+        return imdecode(data, flags)
+    except TileDecodeError as error:
+        if header.process != _LOSSLESS:
+            raise
+        raise TileDecodeError("unsupported_compression", "a lossless JPEG that the decoder does not know") from error
 
 
 def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
@@ -204,11 +207,11 @@ def _has_grey_corner(pixels: Pixels, *, turned: bool) -> bool:
     return any(_FILLING in pixels[rows, columns].tobytes() for rows in ends for columns in ends)
 
 
-def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, decode_again: Callable[[bytes], Pixels]) -> None:
+def _refuse_short_scan(data: bytes, scan_end: int, pixels: Pixels, flags: int) -> None:
     """Refuse a JPEG whose last scan lost its end, though its end-of-image marker is there.
 
     libjpeg fills what is missing with plain grey. Further entropy-coded bytes would be read in its place, and are
     skipped where nothing is missing: they change the pixels of a short scan only.
     """
-    if not np.array_equal(decode_again(b"".join((data[:scan_end], _FILLER, data[scan_end:]))), pixels):
+    if not np.array_equal(imdecode(b"".join((data[:scan_end], _FILLER, data[scan_end:])), flags), pixels):
         raise truncated("JPEG whose last scan ends too early")

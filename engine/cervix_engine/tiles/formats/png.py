@@ -9,6 +9,7 @@ from cervix_engine.tiles.formats.header import TileHeader, corrupt, refuse_depth
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+_DEPTHS = (1, 2, 4, 8)
 _GREY = 0
 _WITH_ALPHA = (4, 6)
 
@@ -16,6 +17,8 @@ _WITH_ALPHA = (4, 6)
 def read_header(data: bytes) -> TileHeader:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     refuse_depth(bits)
+    if data[12:16] != b"IHDR" or bits not in _DEPTHS:
+        raise corrupt("PNG without a header that makes sense")
     has_alpha = colour in _WITH_ALPHA
     transparent_grey: int | None = None
     seen: set[bytes] = set()

@@ -125,7 +125,7 @@ def read_page(data: bytes) -> TiffPage:
         tiled=tiled,
         segments=_segments(tags, count, len(data), tiled=tiled),
         palette=_palette(tags, bits) if model == PALETTE else (),
-        jpeg_tables=bytes(tags.get(JPEG_TABLES, ())),
+        jpeg_tables=_tables(tags),
     )
 
 
@@ -212,6 +212,13 @@ def _palette(tags: Tags, bits: int) -> tuple[int, ...]:
     if len(colours) != 3 << bits:
         raise corrupt(f"TIFF palette of {len(colours)} values, expected {3 << bits}")
     return colours
+
+
+def _tables(tags: Tags) -> bytes:
+    tables = tags.get(JPEG_TABLES, ())
+    if max(tables, default=0) > 0xFF:
+        raise corrupt("TIFF with tables for JPEG that are no bytes")
+    return bytes(tables)
 
 
 def _only_page(data: bytes) -> Tags:

@@ -91,7 +91,8 @@ def _bytes(encoded: bytes, page: TiffPage, wanted: int, most: int) -> bytes | by
             raise corrupt("the codec refused a TIFF strip or tile") from error
     # Some writers fill up the last strip.
     if len(decoded) not in (wanted, most):
-        raise corrupt(f"TIFF strip or tile of {len(decoded)} bytes, expected {wanted}")
+        more = "or more " if len(decoded) > most else ""
+        raise corrupt(f"TIFF strip or tile of {len(decoded)} {more}bytes, expected {wanted}")
     return decoded
 
 
