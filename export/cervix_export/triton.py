@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from cervix_engine.backends.selection import certificates
+from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import CONTRACT, Bundle
 from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.contract import ModelContract

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.backends.selection import certificates
+from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import EngineFingerprint, fingerprint_path
