@@ -53,6 +53,24 @@ def gpus_of(driver: Any) -> tuple[Gpu, ...]:
     return tuple(_gpus(driver, count.value))
 
 
+def memory_gib(gpu: Gpu) -> float | None:
+    """How much memory a GPU has, in GiB; None where the driver does not say."""
+    return memory_gib_of(load_driver(), gpu.ordinal)
+
+
+def memory_gib_of(driver: Any, ordinal: int) -> float | None:
+    """The same of a driver, `libcuda` or None."""
+    device, total = ctypes.c_int(0), ctypes.c_size_t(0)
+    if (
+        driver is None
+        or driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), ordinal)
+        or driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    ):
+        return None
+    return total.value / 2**30
+
+
 def cuda_version() -> str | None:
     """The CUDA version that the driver supports, such as `13.0`; None without a driver."""
     return cuda_version_of(load_driver())

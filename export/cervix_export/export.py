@@ -10,12 +10,12 @@ Where both halves are possible both are done, else the second one alone.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import BackendUnavailableError, ContractError, ExportError
+from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError, ExportError
 from cervix_engine.files import cache_beside, write_json
 from cervix_export.graphs.from_keras import (
     HALF_FILE,
@@ -185,3 +185,23 @@ def _make_engine(builder: EngineBuilder, candidate: CandidateBundle, precision: 
     mark = engine.fingerprint
     shares = (100 * mark.half_share, 100 * (mark.integer_share or 0))
     logger.info("%s: %.2f %% of its multiply-accumulates in half precision, %.2f %% in integers", path, *shares)
+    if builder.gpu:
+        usual = _usual_batch(CandidateBundle.of(candidate, candidate.staging), path)
+        write_json(candidate.staging / fingerprint_path(path), replace(mark, usual_batch=usual).to_json())
+
+
+def _usual_batch(candidate: CandidateBundle, engine: str) -> int | None:
+    """The batch size at which a new engine is as fast as it can be on this machine's GPU; None if it does not run."""
+    from cervix_engine.backends import Combination, open_backend
+    from cervix_engine.bundle.engine_file import read_fingerprint
+    from cervix_engine.run.tuning import golden_sample, tune
+
+    mark = read_fingerprint(candidate, engine)
+    try:
+        with open_backend(candidate, combination=Combination(mark.runtime, mark.precision, engine)) as backend:
+            usual = tune(backend, golden_sample(candidate), contract=candidate.contract)
+    except BackendError as error:
+        logger.warning("no usual batch size was measured: %s", error)
+        return None
+    logger.info("%s: as fast as it can be from %d tiles a batch", engine, usual)
+    return usual

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cervix_engine.gpu import Gpu, cuda_version_of, find_gpus, gpus_of, load_driver
+from cervix_engine.gpu import Gpu, cuda_version_of, find_gpus, gpus_of, load_driver, memory_gib_of
 
 
 class Driver:
@@ -28,6 +28,10 @@ class Driver:
     def _cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
         device._obj.value = ordinal
         return 100 if ordinal == self._lost else 0
+
+    def _cuDeviceTotalMem_v2(self, total: Any, _: Any) -> int:  # noqa: N802
+        total._obj.value = 24 * 2**30
+        return 0
 
     def _cuDeviceGetName(self, name: Any, _: int, __: Any) -> int:  # noqa: N802
         name.value = b"NVIDIA A10"
@@ -77,3 +81,9 @@ def test_without_a_driver_there_is_no_gpu() -> None:
 def test_the_driver_names_gpus() -> None:
     assert all(gpu.name and gpu.compute_capability for gpu in find_gpus())
     assert find_gpus()
+
+
+def test_a_gpu_has_the_memory_that_the_driver_says() -> None:
+    assert memory_gib_of(Driver(), 0) == 24.0
+    for driver in (None, Driver("cuInit"), Driver("cuDeviceGet"), Driver("cuDeviceTotalMem_v2"), Driver(lost=0)):
+        assert memory_gib_of(driver, 0) is None

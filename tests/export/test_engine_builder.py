@@ -240,7 +240,7 @@ def test_an_engine_is_built_for_each_precision_asked_for(exported_root: Path) ->
         (["--compute-capability", "1.0"], "compute capability 1.0: it supports 8.0, 8.6, 8.9, 12.0"),
         (["--compute-capability", "8.9,9.0"], "compute capability 9.0: it supports 8.0, 8.6, 8.9"),
         (["--compute-capability", "99.0"], "builds for no compute capability 99.0; it knows 7.5, 8.0"),
-        (["--compute-capability", "8.9", "--opt-batch", "65"], "--opt-batch <= --max-batch"),
+        (["--compute-capability", "8.9", "--opt-batch", "65", "--max-batch", "64"], "--opt-batch <= --max-batch"),
     ],
 )
 def test_wrong_options_are_usage_errors(bundle_root: Path, arguments: list[str], reason: str) -> None:

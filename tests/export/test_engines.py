@@ -109,3 +109,22 @@ def test_a_gpu_that_the_runtime_refuses_is_refused_before_anything_is_built(tens
 def test_a_capability_that_the_runtime_refuses_is_refused_wherever_one_is(tensorrt: None, capability: str) -> None:
     with pytest.raises(UsageError, match=f"does not run on such GPUs, compute capability {capability}: {SUPPORTED}"):
         decide_engine("tensorrt-rtx", EngineOptions(compute_capabilities=("8.9", capability)), gpus=no_gpu)
+
+
+@pytest.mark.parametrize(
+    ("options", "memory_gib", "profile"),
+    [
+        (EngineOptions(), None, (1, 64, 128)),
+        (EngineOptions(), 7.9, (1, 64, 128)),
+        (EngineOptions(), 15.8, (1, 128, 256)),
+        (EngineOptions(), 139.8, (1, 256, 512)),
+        (EngineOptions(max_batch=32), 139.8, (1, 32, 32)),
+        (EngineOptions(opt_batch=600), 139.8, (1, 600, 600)),
+        (EngineOptions(min_batch=300), None, (300, 300, 300)),
+        (EngineOptions(min_batch=2, opt_batch=8, max_batch=16), 139.8, (2, 8, 16)),
+    ],
+)
+def test_a_profile_suits_the_gpu_as_far_as_it_is_not_asked_for(
+    options: EngineOptions, memory_gib: float | None, profile: tuple[int, int, int]
+) -> None:
+    assert options.profile(memory_gib) == profile

@@ -22,10 +22,11 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
 from cervix_engine.machine import software, usable_cpus
 from cervix_engine.run.session import SessionRequest, open_session
-from cervix_engine.run.tuning import DEFAULT_BATCH_SIZE
 from cervix_engine.tiles.discover import Listing, discover
 
+# The model alone is measured up to the first of these that does not fit; a CPU's rate no longer grows beyond 64.
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+SWEPT_ON_GPUS = (*SWEPT_BATCH_SIZES, 128, 256, 512)
 DEFAULT_TILES = 256
 # So many rounds' time takes a run from files to table: its fixed costs, a few fsyncs, must not count as its rate.
 RUN_ROUNDS = 4
@@ -41,11 +42,12 @@ class BenchConfig:
         model: the bundle's folder.
         tiles: a folder of tiles; None takes the bundle's golden tiles.
         precision: `auto`, or the one that must run.
+        backend: the runtime that must run it; None takes what `precision` chooses.
         device: where it may compute.
-        batch_size: of the run from files to table.
+        batch_size: of the run from files to table; None takes an engine's usual one, else 32.
         workers: decode workers; None takes one a usable core.
         count: how many tiles of the folder are used.
-        batch_sizes: at which the model is measured alone; 1 is always among them.
+        batch_sizes: at which the model is measured alone, 1 always among them; None takes powers of 2 that fit.
         gate: when a figure is stable.
         scratch: where the measured table is written; None takes the system's folder for temporary files.
     """
@@ -53,11 +55,12 @@ class BenchConfig:
     model: Path
     tiles: Path | None = None
     precision: RequestedPrecision = "auto"
+    backend: str | None = None
     device: Device = ANY
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int | None = None
     workers: int | None = None
     count: int = DEFAULT_TILES
-    batch_sizes: tuple[int, ...] = SWEPT_BATCH_SIZES
+    batch_sizes: tuple[int, ...] | None = None
     gate: Gate = field(default_factory=Gate)
     scratch: Path | None = None
 
@@ -76,6 +79,7 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
     request = SessionRequest(
         bundle,
         precision=config.precision,
+        backend=config.backend,
         device=config.device,
         batch_size=config.batch_size,
         workers=config.workers or usable_cpus(),
@@ -90,7 +94,8 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
             tiles = usable_tiles(session.listing, contract=bundle.contract, count=config.count)
             setup = BenchSetup.of(session, tiles, out=folder / "preds.csv")
             meter = Meter(config.gate)
-            return measure(setup, PipelineSteps.real(setup), batch_sizes=config.batch_sizes, meter=meter, say=say)
+            sizes = config.batch_sizes or (SWEPT_ON_GPUS if session.backend.info.gpu else SWEPT_BATCH_SIZES)
+            return measure(setup, PipelineSteps.real(setup), batch_sizes=sizes, meter=meter, say=say)
 
 
 def measure(

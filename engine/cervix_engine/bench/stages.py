@@ -27,6 +27,7 @@ from cervix_engine.bench.free_steps import Remembered, ResizedOnly, already_fill
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.steps import PipelineSteps
+from cervix_engine.errors import InferenceError
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.values import Pixels
@@ -92,8 +93,17 @@ def _few(setup: BenchSetup, stage: StageName) -> BenchSetup:
 def model_sweep(
     backend: Backend, setup: BenchSetup, batch_sizes: Sequence[int], *, meter: Meter
 ) -> tuple[BatchRate, ...]:
-    """The model alone at each batch size."""
-    return tuple(_batch_rate(backend, setup.batch(batch_size), meter) for batch_size in batch_sizes)
+    """The model alone at each batch size that an engine's profile takes and the device can hold."""
+    rates: list[BatchRate] = []
+    for batch_size in batch_sizes:
+        try:
+            rates.append(_batch_rate(backend, setup.batch(batch_size), meter))
+        except InferenceError:
+            if rates:
+                break
+            if batch_size == batch_sizes[-1]:
+                raise
+    return tuple(rates)
 
 
 def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:

@@ -6,7 +6,7 @@ the same `model.onnx` is FP32 on ONNX Runtime and BF16 on OpenVINO, and each nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -159,6 +159,10 @@ class Certificate:
     def path(self) -> str:
         """Where it lies in the bundle."""
         return f"certificates/{self._subject}.json"
+
+    def path_among(self, names: Container[str]) -> str:
+        """Where it lies in a bundle of files with these names."""
+        return self.path_beside_others if self.path_beside_others in names else self.path
 
     @property
     def path_beside_others(self) -> str:

@@ -37,6 +37,7 @@ class EngineFingerprint:
         hardware_compat: how far beyond the GPU it was built on it runs.
         min_batch, opt_batch, max_batch: the optimisation profile, in tiles.
         integer_share: as `half_share`, of 8-bit integers; None where an earlier version built it.
+        usual_batch: tiles a batch at which it was as fast as it can be where it was built; None where nothing ran it.
     """
 
     file_sha256: str
@@ -54,6 +55,7 @@ class EngineFingerprint:
     opt_batch: int
     max_batch: int
     integer_share: float | None = None
+    usual_batch: int | None = None
 
     schema: ClassVar[str] = "cervix/engine/1"
 

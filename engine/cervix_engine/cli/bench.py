@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cervix_engine.backends.register import runtime_names
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.device_option import device_option
 from cervix_engine.cli.shared.errors import cervix_errors
@@ -35,15 +36,16 @@ REGRESSED = 6
     help="Precision; auto takes the fastest certified one in floating point on this machine, else fp32.",
 )
 @device_option
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
+@click.option("--backend", type=click.Choice(runtime_names()), help="Runtime. [default: as --precision chooses]")
+@click.option(
+    "-b", "--batch-size", type=click.IntRange(1, 4096), help="Batch size. [default: an engine's usual one, else 32]"
+)
 @click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode processes. [default: one a core]")
 @click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Maximum number of tiles.")
 @click.option(
     "--sweep",
-    default="1,2,4,8,16,32,64",
-    show_default=True,
     metavar="SIZES",
-    help="Batch sizes for the model alone; 1 is always among them.",
+    help="Batch sizes for the model alone, such as 8,32; 1 is always among them. [default: 1 to 64, on a GPU to 512]",
 )
 @click.option(
     "--stable-within",
@@ -81,10 +83,11 @@ def main(
     model: Path | None,
     precision: RequestedPrecision,
     device: str,
-    batch_size: int,
+    backend: str | None,
+    batch_size: int | None,
     workers: int | None,
     count: int,
-    sweep: str,
+    sweep: str | None,
     stable_within: float,
     max_rounds: int,
     round_seconds: float,
@@ -115,11 +118,12 @@ def main(
         model=model or default_bundle(),
         tiles=tiles,
         precision=precision,
+        backend=backend,
         device=Device.parse(device),
         batch_size=batch_size,
         workers=workers,
         count=count,
-        batch_sizes=_sizes(sweep),
+        batch_sizes=_sizes(sweep) if sweep else None,
         gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
         scratch=scratch,
     )

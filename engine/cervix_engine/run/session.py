@@ -22,6 +22,7 @@ from cervix_engine.backends.selection import RequestedPrecision, replay_golden, 
 from cervix_engine.backends.survey import Way
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate
+from cervix_engine.bundle.engine_file import read_fingerprint
 from cervix_engine.contract import ModelContract
 from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.journal import InputRules, RunIdentity
@@ -48,7 +49,7 @@ class SessionRequest:
         precision: `auto`, or the one that must run.
         backend: the runtime that must run it, such as `openvino`; None takes what `precision` chooses.
         device: where it may compute; several GPUs take batches by turns.
-        batch_size: tiles a batch; None takes 32, `auto` what a short measurement finds.
+        batch_size: tiles a batch; None takes an engine's usual one, else 32, `auto` what a short measurement finds.
         workers: decode processes; `auto` starts one a usable core and keeps those that feed the model.
         require_parity: refuse to run without a certificate.
         keep_batch_size: whether rows of such batches exist already, so that a GPU's memory must not halve them.
@@ -68,11 +69,19 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A backend that is not loaded yet, the certificate that covers it, if any does, and faster ways not taken."""
+    """A backend that is not loaded yet, and how it was chosen.
+
+    Attributes:
+        backend: constructed; `with` loads it.
+        certificate: that covers it; None where none does.
+        passed_over: faster ways that were not taken.
+        usual_batch: the batch size that it is fastest at; None where nobody measured that.
+    """
 
     backend: Backend
     certificate: Certificate | None = None
     passed_over: tuple[Way, ...] = ()
+    usual_batch: int | None = None
 
 
 Choose = Callable[[SessionRequest], Chosen]
@@ -92,7 +101,15 @@ def choose_backend(request: SessionRequest) -> Chosen:
         require_parity=request.require_parity,
     )
     backend = open_backend(request.bundle, combination=selection.combination, device=request.device)
-    return Chosen(backend, selection.certificate, selection.passed_over)
+    usual_batch = _usual_batch(request.bundle, selection.combination.engine)
+    return Chosen(backend, selection.certificate, selection.passed_over, usual_batch)
+
+
+def _usual_batch(bundle: Bundle, engine: str | None) -> int | None:
+    if engine is None:
+        return None
+    mark = read_fingerprint(bundle, engine)
+    return mark.usual_batch or mark.opt_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +231,14 @@ def open_session(
         return sample_of(listing) if listing else golden_sample(bundle)
 
     with chosen.backend as backend:
-        batch_size = choose_batch_size(backend, sample, contract=bundle.contract, asked=request.batch_size)
+        batch_size = choose_batch_size(
+            backend, sample, contract=bundle.contract, asked=request.batch_size, usual=chosen.usual_batch
+        )
         if not request.keep_batch_size:
             batch_size = fit_memory(backend, batch_size, contract=bundle.contract)
         provenance = Provenance(
             bundle_digest=bundle.digest,
-            certificate=chosen.certificate.path if chosen.certificate else None,
+            certificate=chosen.certificate.path_among(bundle.files) if chosen.certificate else None,
             replay_absdiff=replay_golden(bundle, backend, batch_size=batch_size),
             start_s=time.perf_counter() - request.began,
         )

@@ -26,7 +26,7 @@ from cervix_engine.values import Pixels
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 # A smaller batch that is as fast, but for this, is taken: it needs less memory, and fewer tiles are lost to a kill.
 AS_FAST = 0.97
@@ -43,25 +43,33 @@ class NoTileError(ValueError):
 
 
 def choose_batch_size(
-    backend: Backend, sample: Callable[[], Sequence[bytes]], *, contract: ModelContract, asked: int | Auto | None
+    backend: Backend,
+    sample: Callable[[], Sequence[bytes]],
+    *,
+    contract: ModelContract,
+    asked: int | Auto | None,
+    usual: int | None = None,
 ) -> int:
-    """Tiles a batch: as asked, as measured where `auto` is asked, else 32.
+    """Tiles a batch: as asked, as measured where `auto` is asked, else the engine's usual number, else 32.
 
     Args:
         backend: loaded.
         sample: gives encoded tiles to measure with; only asked where something is measured.
         contract: how they are decoded.
         asked: what is asked.
+        usual: what an engine was found to be fastest at; None where nothing was.
 
     Raises:
         InferenceError: the model fails at every batch size.
     """
-    if asked != "auto":
-        return asked or DEFAULT_BATCH_SIZE
-    try:
-        return tune(backend, sample(), contract=contract)
-    except NoTileError:  # there will be nothing to be fast at
-        return DEFAULT_BATCH_SIZE
+    size, reason = asked, "as asked"
+    if asked == "auto":
+        with suppress(NoTileError):  # there will be nothing to be fast at
+            size, reason = tune(backend, sample(), contract=contract), "as measured"
+    if not isinstance(size, int):
+        size, reason = (usual, "the engine's usual size") if usual else (DEFAULT_BATCH_SIZE, "the default")
+    log.info("batches of %d tiles: %s", size, reason)
+    return size
 
 
 def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) -> int:

@@ -42,8 +42,12 @@ _OPTIONS = (
         help="Build a tensorrt-rtx engine ahead of time for these GPUs, such as 8.0,8.9; needs no GPU.",
     ),
     click.option("--min-batch", type=click.IntRange(1), default=1, show_default=True, help="Smallest batch size."),
-    click.option("--opt-batch", type=click.IntRange(1), default=32, show_default=True, help="Most usual batch size."),
-    click.option("--max-batch", type=click.IntRange(1), default=64, show_default=True, help="Largest batch size."),
+    click.option(
+        "--opt-batch", type=click.IntRange(1), help="Tiles it is tuned for. [default: 64 to 256, by the GPU's memory]"
+    ),
+    click.option(
+        "--max-batch", type=click.IntRange(1), help="Most tiles it takes. [default: 128 to 512, by the GPU's memory]"
+    ),
     click.option(
         "--workspace",
         "workspace_mib",

@@ -20,7 +20,7 @@ from cervix_engine.bundle.engine_file import EngineFingerprint, HardwareCompat, 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import BackendUnavailableError, ContractError, EngineBuildError, UsageError
 from cervix_engine.files import sha256_bytes
-from cervix_engine.gpu import Gpu, cuda_version, find_gpus
+from cervix_engine.gpu import Gpu, cuda_version, find_gpus, memory_gib
 from cervix_engine.values import Precision
 from cervix_export.engines.plan import EnginePlan
 from cervix_export.engines.proof import Shares, prove_network
@@ -147,8 +147,7 @@ class EngineBuilder:
         trt, options = self.trt, self.plan.options
         config = builder.create_builder_config()
         profile = builder.create_optimization_profile()
-        batches = (options.min_batch, options.opt_batch, options.max_batch)
-        profile.set_shape(input_name, *((batch, *contract.input_size, 3) for batch in batches))
+        profile.set_shape(input_name, *((batch, *contract.input_size, 3) for batch in self._batches))
         config.add_optimization_profile(profile)
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
         config.progress_monitor = _progress_monitor(trt)
@@ -161,6 +160,10 @@ class EngineBuilder:
             config.hardware_compatibility_level = level
         return config
 
+    @property
+    def _batches(self) -> tuple[int, int, int]:
+        return self.plan.options.profile(memory_gib(self.gpu) if self.gpu else None)
+
     def _timing_cache(self) -> Path | None:
         if self.caches is None or self.gpu is None or self.plan.runtime == "tensorrt-rtx":
             return None
@@ -170,6 +173,7 @@ class EngineBuilder:
         self, data: bytes, graph: bytes, *, source: str, precision: Precision, shares: Shares
     ) -> BuiltEngine:
         options = self.plan.options
+        least, usual, most = self._batches
         fingerprint = EngineFingerprint(
             file_sha256=sha256_bytes(data),
             source=source,
@@ -182,9 +186,9 @@ class EngineBuilder:
             cuda_version=cuda_version() if self.gpu else None,
             compute_capabilities=(self.gpu.compute_capability,) if self.gpu else options.compute_capabilities,
             hardware_compat=options.hardware_compat,
-            min_batch=options.min_batch,
-            opt_batch=options.opt_batch,
-            max_batch=options.max_batch,
+            min_batch=least,
+            opt_batch=usual,
+            max_batch=most,
             integer_share=shares.integer,
         )
         return BuiltEngine(data, fingerprint)

@@ -17,30 +17,40 @@ EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
 EngineChoice = Literal["auto", "none"] | EngineRuntime
 
 
+# Usual and most tiles a batch, by the least memory of a GPU in GiB: an H200 (FP16) was fastest at 256.
+_SIZES = {22: (256, 512), 11: (128, 256), 0: (64, 128)}
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How an engine shall be built.
 
     Attributes:
         compute_capabilities: such as `8.9`, to build for ahead of time; empty builds for this machine's GPU.
-        min_batch, opt_batch, max_batch: the optimisation profile, in tiles.
+        min_batch, opt_batch, max_batch: the optimisation profile, in tiles; None takes what suits the GPU.
         workspace_mib: scratch memory that kernels may use, in MiB.
         hardware_compat: how far beyond the GPU it is built on the engine shall run.
     """
 
     compute_capabilities: tuple[str, ...] = ()
     min_batch: int = 1
-    opt_batch: int = 32
-    max_batch: int = 64
+    opt_batch: int | None = None
+    max_batch: int | None = None
     workspace_mib: int = 1024
     hardware_compat: HardwareCompat = "none"
 
     def __post_init__(self) -> None:
-        if not self.min_batch <= self.opt_batch <= self.max_batch:
+        asked = [batch for batch in (self.min_batch, self.opt_batch, self.max_batch) if batch is not None]
+        if asked != sorted(asked):
             raise UsageError(
-                f"batches from {self.min_batch} to {self.max_batch} with {self.opt_batch} as the usual one: expected "
-                "--min-batch <= --opt-batch <= --max-batch"
+                f"batches of {', '.join(map(str, asked))} tiles: expected --min-batch <= --opt-batch <= --max-batch"
             )
+
+    def profile(self, memory_gib: float | None) -> tuple[int, int, int]:
+        """Least, usual and most tiles a batch, for a GPU with so much memory; None where the GPU is not here."""
+        usual, most = next(sizes for least, sizes in _SIZES.items() if (memory_gib or 0) >= least)
+        most = self.max_batch or max(most, self.opt_batch or 0, self.min_batch)
+        return self.min_batch, self.opt_batch or max(self.min_batch, min(usual, most)), most
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,3 +134,16 @@ def test_what_is_given_is_not_measured() -> None:
 
     assert choose_batch_size(FakeBackend(), sample, contract=CONTRACT, asked=5) == 5
     assert choose_batch_size(FakeBackend(), sample, contract=CONTRACT, asked=None) == tuning.DEFAULT_BATCH_SIZE
+
+
+def test_an_engines_usual_batch_is_taken_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    def size(asked: int | None, usual: int | None) -> int:
+        return choose_batch_size(FakeBackend(), list, contract=CONTRACT, asked=asked, usual=usual)
+
+    with caplog.at_level("INFO"):
+        assert (size(None, 256), size(5, 256), size(None, None)) == (256, 5, tuning.DEFAULT_BATCH_SIZE)
+    assert [record.getMessage() for record in caplog.records] == [
+        "batches of 256 tiles: the engine's usual size",
+        "batches of 5 tiles: as asked",
+        f"batches of {tuning.DEFAULT_BATCH_SIZE} tiles: the default",
+    ]
