@@ -27,11 +27,19 @@ def workers_of(run: int) -> list[int]:
     return [worker for server in fork_servers_of(run) for worker in children_of(server)]
 
 
-def send(signum: signal.Signals, *processes: int) -> None:
-    """Send a signal to processes, some of which may have ended."""
+def is_running(process: int) -> bool:
+    """Whether it has not ended, nor waits to be waited for."""
+    return any(found == process and state != "Z" for found, _, state in _processes())
+
+
+def send(signum: signal.Signals, *processes: int) -> bool:
+    """Send a signal to processes, some of which may have ended; whether one got it."""
+    got = False
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signum)
+            got = True
+    return got
 
 
 def all_end(processes: list[int]) -> bool:
