@@ -37,7 +37,14 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("model",),
         ("cli",),
     ],
-    "cervix_export": [("graphs",), ("engines",), ("certify", "publish", "triton"), ("parity",), ("export", "triton"), ("cli",)],
+    "cervix_export": [
+        ("graphs",),
+        ("engines",),
+        ("certify", "publish", "triton"),
+        ("parity",),
+        ("export", "triton"),
+        ("cli",),
+    ],
     "cervix_train": [
         ("progress",),
         ("data",),
