@@ -36,9 +36,9 @@ def main(context: click.Context, reports: Path) -> None:
 
 
 def _run_all(reports: Path) -> int:
-    chosen = [["points"], ["errors"], ["kills"], ["hostile"], ["fuzz"], ["soak"]]
+    chosen = [["points"], ["errors"], ["kills"], ["workers"], ["hostile"], ["fuzz"], ["soak"]]
     if os.environ.get("CERVIX_MODEL") and os.environ.get("CERVIX_DATA"):
-        chosen.insert(3, ["kills-model"])
+        chosen.insert(4, ["kills-model"])
     # Each in a process of its own: forking needs one without threads, and the soak one without a past.
     command = [sys.executable, "-m", "torture", "--reports", str(reports)]
     codes = [subprocess.run([*command, *part]).returncode for part in chosen]
@@ -84,6 +84,17 @@ def errors(reports: Path, tiles: int) -> None:
 def kills(reports: Path, count: int, programs: int, tiles: int, seed: int) -> None:
     """Kill runs of a tiny model at random instants."""
     _run("kills", reports, lambda at: parts.kills(at, count=count, programs=programs, tiles=tiles, seed=seed))
+
+
+@main.command()
+@click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Kills of decode workers.")
+@click.option("--parents", type=click.IntRange(0), default=50, show_default=True, help="Kills of whole programs.")
+@click.option("--tiles", type=click.IntRange(1), default=1500, show_default=True, help="Drawn tiles a run.")
+@_SEED
+@click.pass_obj
+def workers(reports: Path, count: int, parents: int, tiles: int, seed: int) -> None:
+    """Kill decode workers of runs, and runs, at random instants."""
+    _run("workers", reports, lambda at: parts.workers(at, count=count, parents=parents, tiles=tiles, seed=seed))
 
 
 @main.command()

@@ -26,10 +26,14 @@ HANGS_AFTER_S = 600.0
 # Each worker may hold the largest tile twice, with an alpha channel: as decoded, and decoded again to check it.
 HEADROOM_BYTES = WORKERS * 2 * 4 * MAX_AREA_PX
 
-# The process's own peak: that which the kernel tells a parent includes the parent's memory from before the exec.
-_WITH_ITS_STATUS = """
-import atexit, pathlib
-atexit.register(lambda: print(pathlib.Path("/proc/self/status").read_text()))
+# The process's own peak, since that which the kernel tells a parent includes the parent's memory from before the exec;
+# and that of its largest decode worker, once they have ended.
+_WITH_ITS_PEAKS = """
+import atexit, pathlib, resource
+def tell():
+    print(pathlib.Path("/proc/self/status").read_text())
+    print("workers:", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, "kB")
+atexit.register(tell)
 from cervix_engine.cli.batch import main
 main()
 """
@@ -37,7 +41,10 @@ main()
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a run of the command ended; `code` is negative where a signal ended it, and `peak_bytes` then 0."""
+    """How a run of the command ended; `code` is negative where a signal ended it, and `peak_bytes` then 0.
+
+    `peak_bytes` are its own and those of its largest decode worker.
+    """
 
     code: int
     stderr: str
@@ -48,13 +55,13 @@ class Finished:
 def cervix_batch(*arguments: str | Path) -> Finished:
     """Run the command as a program of its own; kill it when it hangs."""
     started = time.monotonic()
-    command = [sys.executable, "-c", _WITH_ITS_STATUS, *arguments]
+    command = [sys.executable, "-c", _WITH_ITS_PEAKS, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_AFTER_S)
     except subprocess.TimeoutExpired:
         return Finished(-signal.SIGKILL, "it hung", 0, HANGS_AFTER_S)
-    peak = re.search(r"^VmHWM:\s+(\d+) kB$", done.stdout, re.MULTILINE)
-    return Finished(done.returncode, done.stderr, int(peak[1]) * 1024 if peak else 0, time.monotonic() - started)
+    peaks = re.findall(r"^(?:VmHWM|workers):\s+(\d+) kB$", done.stdout, re.MULTILINE)
+    return Finished(done.returncode, done.stderr, 1024 * sum(map(int, peaks)), time.monotonic() - started)
 
 
 def predict(tiles: Path, *, model: Path, out: Path) -> Finished:

@@ -20,6 +20,7 @@ from torture.kills import Executed, Tally, at_every_point, at_random_instants
 from torture.report import Facts, Seen
 from torture.soak import growth_per_run, growths
 from torture.soak import soak as run_after_run
+from torture.workers import at_parents, at_workers
 
 ORDINARY_TILES = 50
 
@@ -53,6 +54,16 @@ def kills(scratch: Path, *, count: int, programs: int, tiles: int, seed: int) ->
         executed = _campaign(Executed, scratch / "tiles", scratch / "bundle", scratch / "executed")
         at_random_instants(executed, kills=programs, seed=seed + 1, tally=tally)
         facts = {**facts, "kills of them in programs": programs, "seconds of an undisturbed program": executed.duration}
+    return Seen({**facts, **_tallied(tally)}, tuple(tally.violations))
+
+
+def workers(scratch: Path, *, count: int, parents: int, tiles: int, seed: int) -> Seen:
+    """Kill decode workers of programs that run the tiny model, and then such programs."""
+    bundle, tally = make_bundle(scratch / "bundle").root, Tally()
+    campaign = _campaign(Executed, _drawn_tiles(scratch, tiles), bundle, scratch / "executed")
+    at_workers(campaign, kills=count, seed=seed, tally=tally)
+    at_parents(campaign, kills=parents, seed=seed + 1, tally=tally)
+    facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "seconds of an undisturbed program": campaign.duration}
     return Seen({**facts, **_tallied(tally)}, tuple(tally.violations))
 
 

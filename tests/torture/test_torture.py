@@ -49,6 +49,7 @@ def torture(reports: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     ("arguments", "fact", "at_least"),
     [
         ("kills --count 4 --programs 1 --tiles 24", "kills", 5),
+        ("workers --count 6 --parents 2 --tiles 60", "kills", 8),
         ("fuzz --executions 2000", "executions", 2000),
         ("soak --runs 4 --minutes 0 --tiles 8", "runs", 4),
     ],

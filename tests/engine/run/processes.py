@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from engine.run.support import PATIENCE_S
@@ -17,7 +19,7 @@ def children_of(process: int) -> list[int]:
 
 def fork_servers_of(run: int) -> list[int]:
     """The processes that a run's decode workers are forked from."""
-    return [child for child in children_of(run) if b"stream.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children_of(run) if _is_fork_server(child)]
 
 
 def workers_of(run: int) -> list[int]:
@@ -25,19 +27,38 @@ def workers_of(run: int) -> list[int]:
     return [worker for server in fork_servers_of(run) for worker in children_of(server)]
 
 
+def is_running(process: int) -> bool:
+    """Whether it has not ended, nor waits to be waited for."""
+    return any(found == process and state != "Z" for found, _, state in _processes())
+
+
+def send(signum: signal.Signals, *processes: int) -> bool:
+    """Send a signal to processes, some of which may have ended; whether one got it."""
+    got = False
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signum)
+            got = True
+    return got
+
+
 def all_end(processes: list[int]) -> bool:
     """Whether all of these end soon."""
     return _soon(lambda: not {process for process, _, state in _processes() if state != "Z"} & set(processes))
 
 
-def holders_of_slots() -> set[int]:
-    """Processes that hold a stream's slots, by a descriptor or in their memory."""
-    return {process for process, _, _ in _processes() if _holds_slots(process)}
+def slots_of(process: int) -> set[str]:
+    """What tells the slots that a process has in its memory from those of all others: their inodes."""
+    try:
+        maps = Path(f"/proc/{process}/maps").read_text()
+    except OSError:  # it has just ended
+        return set()
+    return {line.split()[4] for line in maps.splitlines() if "memfd:cervix-slots" in line}
 
 
-def slots_are_freed(*, but_for: set[int]) -> bool:
-    """Whether nobody else holds any soon."""
-    return _soon(lambda: holders_of_slots() <= but_for)
+def are_freed(slots: set[str]) -> bool:
+    """Whether nobody has these slots any more, soon."""
+    return _soon(lambda: not any(slots & slots_of(process) for process, _, _ in _processes()))
 
 
 def _soon(condition: Callable[[], bool]) -> bool:
@@ -60,11 +81,8 @@ def _processes() -> Iterator[tuple[int, int, str]]:
             yield int(folder.name), int(fields[1]), fields[0]
 
 
-def _holds_slots(process: int) -> bool:
-    folder = Path(f"/proc/{process}")
+def _is_fork_server(process: int) -> bool:
     try:
-        if "memfd:cervix-slots" in (folder / "maps").read_text():
-            return True
-        return any("memfd:cervix-slots" in os.readlink(entry) for entry in (folder / "fd").iterdir())  # noqa: PTH115
-    except OSError:  # it has just ended, or closed one
+        return b"stream.worker" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -26,7 +27,7 @@ from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileNotes
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.planted_steps import PLANTED, StillbornStep
-from engine.run.processes import all_end, fork_servers_of, holders_of_slots, slots_are_freed, workers_of
+from engine.run.processes import all_end, are_freed, fork_servers_of, send, slots_of, workers_of
 from engine.run.support import CONTRACT, PATIENCE_S, drawn_tile, environment, plain_outcomes, refs, threads_end
 
 pytestmark = pytest.mark.timeout(300)
@@ -168,7 +169,7 @@ def test_killed_workers_are_replaced(names: Named) -> None:
     def kill_one() -> None:
         if found := workers_of(os.getpid()):
             killed.append(random.Random(len(killed)).choice(found))
-            os.kill(killed[-1], signal.SIGKILL)
+            send(signal.SIGKILL, killed[-1])
 
     expected = as_ever(many)
     assert outcomes_of(many, after_each_batch=kill_one) == expected
@@ -183,7 +184,7 @@ def test_a_killed_fork_server_is_replaced_and_so_are_its_workers(names: Named) -
     def kill_server() -> None:
         for server in fork_servers_of(os.getpid()):
             servers.add(server)
-            os.kill(server, signal.SIGKILL)
+            send(signal.SIGKILL, server)
 
     expected = as_ever(many)
     assert outcomes_of(many, after_each_batch=kill_server) == expected
@@ -197,18 +198,19 @@ def test_a_stopped_worker_is_killed_when_the_stream_is_left(names: Named) -> Non
     results = stream(batches_of(refs(some), 4), backend=FakeBackend(), settings=settings, stats=StreamStats())
     next(results)
     stopped = workers_of(os.getpid())
-    for worker in stopped:
-        os.kill(worker, signal.SIGSTOP)
+    send(signal.SIGSTOP, *stopped)
     results.close()
     assert threads_end()
     assert all_end(stopped)
 
 
 def test_nothing_is_left_of_a_stream(names: Named) -> None:
-    before = holders_of_slots()
-    outcomes_of(names)
+    slots: list[set[str]] = []
+    outcomes_of(names, after_each_batch=lambda: slots.append(slots_of(os.getpid())))
     assert workers_of(os.getpid()) == []
-    assert slots_are_freed(but_for=before)
+    assert slots[0]
+    gc.collect()
+    assert are_freed(slots[0])
 
 
 PARENT = """
@@ -233,7 +235,6 @@ for result in stream(batches, backend=FakeBackend(), settings=settings, stats=St
 def test_a_killed_parent_leaves_no_process_and_no_memory(names: Named, busy: bool) -> None:
     """Also where a worker is in native code that nothing but a signal ends."""
     root, chosen = planted(names, {12: "spin"} if busy else {})
-    before = holders_of_slots()
     command = [sys.executable, "-c", PARENT, str(root), *chosen[:16]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as run:
         assert run.stdout is not None
@@ -241,10 +242,12 @@ def test_a_killed_parent_leaves_no_process_and_no_memory(names: Named, busy: boo
         if busy:
             time.sleep(0.5)
         started = [*fork_servers_of(run.pid), *workers_of(run.pid)]
+        slots = slots_of(run.pid)
         assert len(started) >= 2
+        assert slots
         run.kill()
     assert all_end(started)
-    assert slots_are_freed(but_for=before)
+    assert are_freed(slots)
 
 
 # ---- the processes themselves

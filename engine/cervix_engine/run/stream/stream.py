@@ -13,29 +13,28 @@ out and waits for each to be filled. Nothing is ever re-sorted.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from cervix_engine.backends.base import Backend, Pending
+from cervix_engine.backends.base import Backend
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import DecodeWorkerError, InferenceError
+from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
-from cervix_engine.run.stream.decode import DEFAULT_LIMITS, Decoded, DecodeJob, DecodeLimits
+from cervix_engine.run.stream.decode import DEFAULT_LIMITS, DecodeJob, DecodeLimits
 from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, TILES_A_CHUNK, DecodePool
+from cervix_engine.run.stream.inference import BatchResult, Inference
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot, TileBatch
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.staffing import Staffing
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
-from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes, TileRef
-from cervix_engine.values import Probabilities
+from cervix_engine.tiles.tile import TileRef
+
+__all__ = ["BatchResult", "StreamSettings", "batches_of", "stream"]
 
 # Beside the slots that the backend has begun, one waits filled and one is about to be; further ones hold the chunks of
 # all workers, up to so many tiles.
@@ -43,15 +42,6 @@ SPARE_SLOTS, SPARE_TILES = 2, 1024
 # Two shards' worth: the model goes on while one of them is made durable.
 UNWRITTEN_TILES = 8192
 ABANDONED_JOIN_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """One outcome per tile of a batch, and what was noted of it, in the batch's order."""
-
-    batch: TileBatch
-    outcomes: tuple[Outcome, ...]
-    notes: tuple[TileNotes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +148,6 @@ class _Stream:
         self.results: Channel[BatchResult] = Channel(self.stop, unwritten, keeps=True)
         self._batches = batches
         self._backend = backend
-        self._classes = len(settings.contract.classes)
         self._stats = stats
         self._free: Channel[Slot] = Channel(self.stop, slots)
         self._in_order: Channel[Slot] = Channel(self.stop, slots)
@@ -166,12 +155,13 @@ class _Stream:
         self._memory = SharedPixels(job.shape)
         for number, pixels in enumerate(self._memory.pixels):
             self._free.put(Slot(self.stop, number, pixels))
-        listing, decoding, inferring = map(stats.clock, ("list", "decode", "infer"))
+        listing, decoding = stats.clock("list"), stats.clock("decode")
         self._pool = DecodePool(job, self._memory, staffing=settings.staffing(), stop=self.stop, clock=decoding)
+        self._inference = Inference(backend, classes=len(settings.contract.classes), stats=stats)
         self._threads = [
             self._thread("list", lambda: self._feed(listing), in_python=True),
             self._thread("decode", self._pool.run, in_python=True),
-            self._thread("infer", lambda: self._infer(inferring), in_python=False),
+            self._thread("infer", self._infer, in_python=False),
         ]
 
     def start(self) -> None:
@@ -210,45 +200,12 @@ class _Stream:
         self._in_order.close()
         self._pool.finish()
 
-    def _infer(self, clock: StageClock) -> None:
+    def _infer(self) -> None:
         with self._backend.pinned(self._memory.pixels):
-            self._infer_all(clock)
+            for slot, result in self._inference.results(iter(self._in_order)):
+                self._free.put(slot)
+                self.results.put(result)
         self.results.close()
-
-    def _infer_all(self, clock: StageClock) -> None:
-        begun: deque[tuple[Slot, Pending]] = deque()
-        for slot in self._in_order:
-            slot.wait_filled()
-            with clock.busy():
-                begun.append((slot, self._backend.begin(slot.pixels, batch=slot.batch.index)))
-            # Fetched as late as the backend allows: until then it copies and computes by itself.
-            if len(begun) == self._backend.in_flight:
-                self._fetch(*begun.popleft(), clock)
-        while begun:
-            self._fetch(*begun.popleft(), clock)
-
-    def _fetch(self, slot: Slot, pending: Pending, clock: StageClock) -> None:
-        with clock.busy():
-            probabilities = pending()
-            with self._stats.in_python():
-                result = self._result(slot, probabilities)
-            clock.tiles += len(result.outcomes)
-        self._free.put(slot)
-        self.results.put(result)
-
-    def _result(self, slot: Slot, probabilities: Probabilities) -> BatchResult:
-        expected = (len(slot.pixels), self._classes)
-        if probabilities.shape != expected or not np.isfinite(probabilities).all():
-            raise InferenceError(f"the model gave {probabilities.shape}, expected {expected} and only finite numbers")
-        count = len(slot.batch.tiles)
-        outcomes = tuple(map(_outcome, slot.decoded, probabilities[:count].tolist()))
-        return BatchResult(slot.batch, outcomes, tuple(slot.notes))
-
-
-def _outcome(decoded: Decoded | None, probabilities: list[float]) -> Outcome:
-    if decoded is None:
-        raise RuntimeError("a slot was inferred before all of its tiles were decoded")
-    return decoded if isinstance(decoded, TileFailure) else Prediction(decoded, tuple(probabilities))
 
 
 def batches_of(tiles: Iterable[TileRef], batch_size: int) -> Iterator[TileBatch]:
