@@ -2,25 +2,33 @@
 
     python benchmarks/stream_overhead.py TILES --count 1000000 --json overhead.json
 
-Memory: hard links to the tiles in TILES, spread evenly, `--count` of them against 1,000, both predicted by a fake
-model in a process of their own; the difference of their peaks. Overhead: the same listing, with slots that are filled
-already, to a table with fsynced shards.
+Overhead: hard links to the tiles in TILES, spread evenly, through decode workers that only hand them back and a fake
+model, to a finished table with fsynced shards; tiles a second, and the processor time of the run's own process for one.
+
+Memory: `--count` of such links against 1,000, in runs of their own; the difference of the most that all processes of a
+run held together. What they share is counted for each of them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from common import Rate, describe, interleave
+from common import describe, interleave
 
 FEW = 1000
 # ext4 allows 65,000 links to one file.
@@ -41,8 +49,25 @@ def linked(source: Path, target: Path, *, count: int) -> Path:
     return target
 
 
-def run(tiles: Path, out: Path, *, decoded: bool) -> dict[str, float]:
-    """One run with a fake model in this process: tiles per second, seconds to list, and the process's peak memory."""
+@dataclass(frozen=True)
+class Passed:
+    """What one run took.
+
+    Attributes:
+        tiles_per_sec: from the first tile to the finished table.
+        own_us_per_tile: processor time of the run's own process, the fake model's included.
+        list_s: seconds to list the tiles.
+        held_mb: the most memory that all of its processes held.
+    """
+
+    tiles_per_sec: float
+    own_us_per_tile: float
+    list_s: float
+    held_mb: float
+
+
+def run(tiles: Path, out: Path, *, decoded: bool) -> Passed:
+    """One run with a fake model in this process."""
     from cervix_engine.backends.fake import FakeBackend
     from cervix_engine.bench.setup import BenchSetup
     from cervix_engine.bench.stages import stream_of
@@ -67,22 +92,58 @@ def run(tiles: Path, out: Path, *, decoded: bool) -> dict[str, float]:
     steps = PipelineSteps.real(setup)
     if decoded:
         steps = steps.filled(setup)
-    began = time.perf_counter()
-    written = steps.write(stream_of(setup, steps))
-    seconds = time.perf_counter() - began
+    began, own_began = time.perf_counter(), time.process_time()
+    with held() as most:
+        written = steps.write(stream_of(setup, steps))
+    seconds, own_s = time.perf_counter() - began, time.process_time() - own_began
     if written != listing.found:
         raise click.ClickException(f"{written} rows for {listing.found} tiles")
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return {"tiles_per_sec": written / seconds, "list_s": listed, "peak_mb": int(peak[1]) / 1024 if peak else 0.0}
+    return Passed(written / seconds, 1e6 * own_s / written, listed, most[0])
 
 
-def apart(tiles: Path, out: Path, *, decoded: bool) -> dict[str, float]:
+@contextmanager
+def held() -> Iterator[list[float]]:
+    """Look again and again at how many MB this process and all that come of it hold; the most is the list's item."""
+    most, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            most[0] = max(most[0], sum(map(rss_mb, family(os.getpid()))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        watcher.join()
+
+
+def family(process: int) -> list[int]:
+    """A process, its children, and theirs."""
+    found = [process]
+    for member in found:
+        children = Path(f"/proc/{member}/task/{member}/children")
+        if children.exists():
+            found += map(int, children.read_text(encoding="ascii").split())
+    return found
+
+
+def rss_mb(process: int) -> float:
+    """What a process holds now; nothing where it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
+    size = re.search(r"VmRSS:\s+(\d+) kB", status)
+    return int(size[1]) / 1024 if size else 0.0
+
+
+def apart(tiles: Path, out: Path, *, decoded: bool) -> Passed:
     """`run` in a process of its own."""
     command = [sys.executable, __file__, str(tiles), "--inner", str(out), *(["--filled"] if decoded else [])]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    return Passed(**json.loads(done.stdout))
 
 
 @click.command()
@@ -106,7 +167,7 @@ def main(
 ) -> None:
     """Measure the stream without a model."""
     if inner:
-        print(json.dumps(run(tiles, inner, decoded=filled)))
+        print(json.dumps(asdict(run(tiles, inner, decoded=filled))))
         return
     # Beside the tiles: hard links do not reach other file systems.
     with tempfile.TemporaryDirectory(dir=tiles.parent) as name:
@@ -114,35 +175,44 @@ def main(
         few = apart(linked(tiles, folder / "few", count=FEW), folder / "few.csv", decoded=not decode)
         many = apart(linked(tiles, folder / "many", count=count), folder / "many.csv", decoded=not decode)
         sample = linked(tiles, folder / "sample", count=overhead_count)
-        rates = interleave(
-            {"overhead": lambda: apart(sample, folder / "sample.csv", decoded=True)["tiles_per_sec"]}, rounds=rounds
-        )
-    publish(count, few, many, overhead_count, rates["overhead"], report)
+        own_us: list[float] = []
+
+        def overhead() -> float:
+            passed = apart(sample, folder / "sample.csv", decoded=True)
+            own_us.append(passed.own_us_per_tile)
+            return passed.tiles_per_sec
+
+        rate = interleave({"overhead": overhead}, rounds=rounds)["overhead"]
+    publish(count, few, many, {"tiles": overhead_count, **rate.to_json()}, statistics.median(own_us), report)
 
 
 def publish(
-    count: int, few: dict[str, float], many: dict[str, float], overhead_count: int, rate: Rate, report: Path | None
+    count: int, few: Passed, many: Passed, overhead: dict[str, float], own_us: float, report: Path | None
 ) -> None:
     """Print the figures, and write them."""
-    growth = many["peak_mb"] - few["peak_mb"]
+    growth = many.held_mb - few.held_mb
     figures: dict[str, Any] = {
         "benchmark": "stream_overhead",
         **describe(),
         "memory": {
             "few": FEW,
             "many": count,
-            "few_mb": few["peak_mb"],
-            "many_mb": many["peak_mb"],
+            "few_mb": few.held_mb,
+            "many_mb": many.held_mb,
             "growth_mb": growth,
         },
-        "list_s": many["list_s"],
-        "overhead": {"tiles": overhead_count, **rate.to_json()},
+        "list_s": many.list_s,
+        "overhead": {**overhead, "own_us_per_tile": own_us},
     }
     print(
-        f"memory: {few['peak_mb']:.0f} MB for {FEW:,} tiles, {many['peak_mb']:.0f} MB for {count:,}: +{growth:.1f} MB"
+        f"memory of all processes: {few.held_mb:.0f} MB for {FEW:,} tiles, {many.held_mb:.0f} MB for {count:,}: "
+        f"{growth:+.1f} MB"
     )
-    print(f"listing {count:,} tiles: {many['list_s']:.1f} s")
-    print(f"the stream's own overhead, {overhead_count:,} tiles, slots filled: {rate}")
+    print(f"listing {count:,} tiles: {many.list_s:.1f} s")
+    print(
+        f"workers that only hand back, {overhead['tiles']:,} tiles to the finished table: {overhead['median']:,.0f} "
+        f"tiles/s ({overhead['low']:,.0f} to {overhead['high']:,.0f}); the run's own process takes {own_us:.1f} µs each"
+    )
     if report:
         report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
