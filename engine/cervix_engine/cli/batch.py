@@ -52,6 +52,7 @@ def main(
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
     from cervix_engine.cli.shared.signals import prompt_interruption
+    from cervix_engine.cli.shared.surroundings import scratch_in
     from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
     from cervix_engine.run.budget import FailureBudget
     from cervix_engine.table.names import escape_name
@@ -65,6 +66,7 @@ def main(
         budget=FailureBudget.parse(max_failures),
         **asked,
     )
+    scratch_in(config.out.absolute().parent)
     setup = click.get_current_context().find_object(RunSetup) or RunSetup()
     derived = DerivedOutputs(summary, geojson, report)
     derived.check(config)

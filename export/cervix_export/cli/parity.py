@@ -77,6 +77,7 @@ def main(
     Exit codes: 0 all is near enough, 1 failed, 2 usage, 4 something is not.
     """
     from cervix_engine.bundle.bundle import Bundle
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
     from cervix_engine.errors import OutputError, ParityError, UsageError
     from cervix_engine.files import write_json
     from cervix_export.parity.layers import Limits
@@ -92,6 +93,7 @@ def main(
         raise UsageError("--split is of --data: name a manifest")
     if drift_plot and not history:
         raise UsageError("--drift-plot draws the nights of --history: name that file")
+    prepare_outputs(json_file, junit, history, drift_plot, needs_scratch=keras is not False)
     bundle = Bundle.open(model or default_bundle(), expect_digest=expect_digest)
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
     with log_lines("cervix_export", "cervix_keras"):
