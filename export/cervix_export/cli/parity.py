@@ -74,6 +74,7 @@ def main(
 
     Exit codes: 0 all is near enough, 1 failed, 2 usage, 4 something is not.
     """
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
     from cervix_engine.errors import UsageError
     from cervix_export.parity.layers import Limits
     from cervix_export.parity.measure import ParityPlan
@@ -86,6 +87,7 @@ def main(
         return
     if splits and data is None:
         raise UsageError("--split is of --data: name a manifest")
+    prepare_outputs(*written.values(), needs_scratch=keras is not False)
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
     _compare(root, plan, Written(**written), expect_digest)
 
