@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
+    from cervix_engine.cli.derived_outputs import DerivedOutputs
     from cervix_engine.run.batch import BatchConfig, RunSetup
     from cervix_engine.run.session import Session
 
@@ -29,18 +30,7 @@ INCOMPLETE = 3
 @click.version_option(__version__)
 @cervix_errors
 def main(
-    model: Path | None,
-    device: str,
-    max_failures: str,
-    summary: Path | None,
-    geojson: Path | None,
-    report: Path | None,
-    log_file: Path | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    dry_run: bool,
-    **asked: Any,
+    model: Path | None, device: str, max_failures: str, log_file: Path | None, dry_run: bool, **options: Any
 ) -> int:
     """Predict every tile below the folder TILES: one row per tile, always, in OUT.
 
@@ -50,44 +40,58 @@ def main(
     """
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
-    from cervix_engine.cli.batch_messages import summary_lines
     from cervix_engine.cli.derived_outputs import DerivedOutputs
-    from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
-    from cervix_engine.cli.shared.signals import prompt_interruption
     from cervix_engine.cli.shared.surroundings import scratch_in
-    from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+    from cervix_engine.run.batch import BatchConfig, RunSetup
     from cervix_engine.run.budget import FailureBudget
-    from cervix_engine.table.names import escape_name
 
     context = click.get_current_context()
     context.with_resource(debug_log(log_file))
     context.with_resource(native_lines_logged())
+    said = Said(**{name: options.pop(name) for name in ("as_json", "quiet", "verbose")})
+    derived = DerivedOutputs(**{name: options.pop(name) for name in ("summary", "geojson", "report")})
     config = BatchConfig(
         model=model or default_bundle(),
         device=Device.parse(device),
         budget=FailureBudget.parse(max_failures),
-        **asked,
+        **options,
     )
     scratch_in(config.out.absolute().parent)
     setup = context.find_object(RunSetup) or RunSetup()
-    if not quiet:
+    if not said.quiet:
         setup = replace(setup, opened=partial(_say_choice, config.model))
-    derived = DerivedOutputs(summary, geojson, report)
     derived.check(config)
-    if dry_run:
-        return _forecast(config, setup, as_json=as_json)
-    if as_json:
+    return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How much is said, and to whom: events for machines, nothing but errors, or also the times of each stage."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+
+def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:
+    from cervix_engine.cli.batch_messages import summary_lines
+    from cervix_engine.cli.shared.events import emit
+    from cervix_engine.cli.shared.signals import prompt_interruption
+    from cervix_engine.run.batch import predict_folder
+    from cervix_engine.table.names import escape_name
+
+    if said.as_json:
         emit("start", tiles=escape_name(str(config.tiles)), out=escape_name(str(config.out)))
-    with prompt_interruption(), _progress(as_json=as_json, quiet=quiet) as progress:
+    with prompt_interruption(), _progress(said) as progress:
         done = predict_folder(config, progress=progress, setup=setup)
-    if as_json:
+    if said.as_json:
         emit("done", report=done.to_json())
-    if not quiet:
-        for line in summary_lines(done, config.out, verbose=verbose):
+    if not said.quiet:
+        for line in summary_lines(done, config.out, verbose=said.verbose):
             click.echo(line, err=True)
     derived.make(config)
-    if not quiet:
+    if not said.quiet:
         for name, path in derived.targets.items():
             click.echo(f"{name}: {path}", err=True)
     return INCOMPLETE if done.failed or done.folder_changes else 0
@@ -100,7 +104,7 @@ def _say_choice(model: Path, session: Session) -> None:
         click.echo(line, err=True)
 
 
-def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:
+def _forecast(config: BatchConfig, setup: RunSetup, said: Said) -> int:
     from cervix_engine.cli.batch_messages import forecast_lines
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.signals import prompt_interruption
@@ -108,7 +112,7 @@ def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:
 
     with prompt_interruption():
         expected = forecast(config, setup=setup)
-    if as_json:
+    if said.as_json:
         emit("forecast", forecast=expected.to_json())
         return 0
     for line in forecast_lines(expected):
@@ -117,13 +121,13 @@ def _forecast(config: BatchConfig, setup: RunSetup, *, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(*, as_json: bool, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def _progress(said: Said) -> Iterator[Callable[[int, int], None]]:
     from cervix_engine.cli.shared.events import progress_events
     from cervix_engine.cli.shared.progress import batch_progress
     from cervix_engine.run.batch import no_progress
 
-    if as_json or quiet:
-        yield progress_events() if as_json else no_progress
+    if said.as_json or said.quiet:
+        yield progress_events() if said.as_json else no_progress
         return
     with batch_progress() as progress:
         yield progress

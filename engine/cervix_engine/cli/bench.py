@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,7 @@ from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
-    from cervix_engine.backends.selection import RequestedPrecision
+    from cervix_engine.bench.bench import BenchConfig
     from cervix_engine.bench.measure import Rate
     from cervix_engine.bench.report import BenchReport
 
@@ -79,24 +79,18 @@ REGRESSED = 6
 @click.version_option(__version__)
 @cervix_errors
 def main(
-    tiles: Path | None,
     model: Path | None,
-    precision: RequestedPrecision,
     device: str,
-    backend: str | None,
-    batch_size: int | None,
-    workers: int | None,
-    count: int,
     sweep: str | None,
     stable_within: float,
     max_rounds: int,
     round_seconds: float,
-    scratch: Path | None,
     out: Path | None,
     picture: Path | None,
     baseline: Path | None,
     fail_below: float,
     as_json: bool,
+    **asked: Any,
 ) -> int:
     """Measure a bundle here: each stage alone, the model by batch size, all of it from files; and what bounds it.
 
@@ -104,31 +98,36 @@ def main(
     6 slower than the baseline, or too unstable to say.
     """
     from cervix_engine.backends.device import Device
-    from cervix_engine.bench.baseline import regressions
-    from cervix_engine.bench.bench import BenchConfig, bench
+    from cervix_engine.bench.bench import BenchConfig
     from cervix_engine.bench.measure import Gate
-    from cervix_engine.bench.plot import plot
-    from cervix_engine.bench.report import BenchReport
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.shared.surroundings import prepare_outputs
 
-    prepare_outputs(out, picture, needs_scratch=scratch is None)
+    prepare_outputs(out, picture, needs_scratch=asked["scratch"] is None)
+    config = BenchConfig(
+        model=model or default_bundle(),
+        device=Device.parse(device),
+        batch_sizes=_sizes(sweep) if sweep else None,
+        gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
+        **asked,
+    )
+    report, slower = _measured(config, baseline, fail_below)
+    _publish(report, out=out, picture=picture, as_json=as_json)
+    unstable = report.unstable()
+    for name in unstable:
+        click.echo(f"unstable: {name}: rounds differ by more than {stable_within:.0%}", err=True)
+    return REGRESSED if slower or (unstable and baseline) else 0
+
+
+def _measured(config: BenchConfig, baseline: Path | None, fail_below: float) -> tuple[BenchReport, bool]:
+    """What was measured, and whether some of it is slower than the baseline, which is said."""
+    from cervix_engine.bench.baseline import regressions
+    from cervix_engine.bench.bench import bench
+    from cervix_engine.bench.report import BenchReport
+
     # Tests hand in measurements of their own.
     measure = click.get_current_context().obj or bench
     earlier = BenchReport.load(baseline) if baseline else None
-    config = BenchConfig(
-        model=model or default_bundle(),
-        tiles=tiles,
-        precision=precision,
-        backend=backend,
-        device=Device.parse(device),
-        batch_size=batch_size,
-        workers=workers,
-        count=count,
-        batch_sizes=_sizes(sweep) if sweep else None,
-        gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
-        scratch=scratch,
-    )
     report = measure(config, say=_say)
     slower = regressions(report, earlier, least=fail_below)
     if slower:
@@ -137,15 +136,9 @@ def main(
         report = measure(config, say=_say)
         seen = {item.what for item in slower}
         slower = tuple(item for item in regressions(report, earlier, least=fail_below) if item.what in seen)
-    _publish(report, out=out, as_json=as_json)
-    if picture:
-        plot(report, picture)
-    unstable = report.unstable()
-    for name in unstable:
-        click.echo(f"unstable: {name}: rounds differ by more than {stable_within:.0%}", err=True)
     for item in slower:
         click.echo(f"regressed: {item}", err=True)
-    return REGRESSED if slower or (unstable and earlier) else 0
+    return report, bool(slower)
 
 
 def _say(what: str) -> None:
@@ -162,7 +155,8 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _publish(report: BenchReport, *, out: Path | None, as_json: bool) -> None:
+def _publish(report: BenchReport, *, out: Path | None, picture: Path | None, as_json: bool) -> None:
+    from cervix_engine.bench.plot import plot
     from cervix_engine.files import output_errors, write_json
 
     if out:
@@ -173,6 +167,8 @@ def _publish(report: BenchReport, *, out: Path | None, as_json: bool) -> None:
     else:
         for line in _lines(report):
             click.echo(line)
+    if picture:
+        plot(report, picture)
 
 
 def _lines(report: BenchReport) -> Iterator[str]:
