@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.selection import select
@@ -24,18 +23,9 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.tuning import tune
 from common import describe, interleave, sample_tiles
-from contenders import Run, engine, tile_files
+from contenders import Run, encode_anew, engine, tile_files
 
 Setting = tuple[int, int | None]  # batch size, and workers, or as many as feed the model
-
-
-def encode_anew(tiles: Path, *, side: int, suffix: str) -> None:
-    """Replace every tile by one of `side` pixels in the format of `suffix`."""
-    for path in tile_files(tiles):
-        pixels = cv2.imread(str(path))
-        assert pixels is not None, f"{path} cannot be decoded"
-        path.unlink()
-        cv2.imwrite(str(path.with_suffix(suffix)), cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def runs_of(tiles: Path, bundle: Bundle, backend: Backend, settings: list[Setting]) -> dict[str, Run]:

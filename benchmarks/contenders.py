@@ -6,10 +6,12 @@ All take the same files, network and runtime settings; only the engine also writ
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ Run = Callable[[], float]
 def tile_files(tiles: Path) -> list[Path]:
     """Every tile below a folder, in order."""
     return sorted(path for path in tiles.rglob("*") if path.is_file())
+
+
+def encode_anew(tiles: Path, *, side: int, suffix: str) -> None:
+    """Replace every tile by one of `side` pixels in the format of `suffix`."""
+    for path in tile_files(tiles):
+        pixels = cv2.imread(str(path))
+        assert pixels is not None, f"{path} cannot be decoded"
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(suffix)), cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def engine(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int, workers: int | None = None) -> Run:
@@ -99,6 +110,23 @@ def spdl(tiles: Path, backend: Backend, *, contract: ModelContract, batch_size: 
         with pipeline.auto_stop():
             for batch in pipeline:
                 done += len(backend.infer(batch))
+        return done / (time.perf_counter() - began)
+
+    return run
+
+
+def process_pool(tiles: Path, backend: Backend, *, contract: ModelContract, batch_size: int) -> Run:
+    """What one writes next: a pool of processes, each of which fills an array with a batch and sends it to the loop."""
+    files = tile_files(tiles)
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    context = multiprocessing.get_context("forkserver")
+    pool = context.Pool(usable_cpus(), initializer=cv2.setNumThreads, initargs=(1,))
+
+    def run() -> float:
+        began = time.perf_counter()
+        done = 0
+        for pixels in pool.imap(partial(_opencv_batch, contract=contract), batches):
+            done += len(backend.infer(pixels))
         return done / (time.perf_counter() - began)
 
     return run
@@ -189,6 +217,13 @@ def _rates(backend: Backend, batch: Pixels) -> Iterator[float]:
         began = time.perf_counter()
         backend.infer(batch)
         yield len(batch) / (time.perf_counter() - began)
+
+
+def _opencv_batch(files: list[Path], *, contract: ModelContract) -> Pixels:
+    pixels = np.empty((len(files), *contract.input_size, 3), np.uint8)
+    for out, path in zip(pixels, files, strict=True):
+        out[...] = _opencv_tile(path, contract)
+    return pixels
 
 
 def _opencv_tile(path: Path, contract: ModelContract) -> Pixels:

@@ -20,7 +20,6 @@ import click
 import cv2
 import numpy as np
 
-from auto_scan import encode_anew
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bench.measure import Gate, Meter, Work
 from cervix_engine.bench.setup import BenchSetup
@@ -32,6 +31,7 @@ from cervix_engine.run.session import Session
 from cervix_engine.tiles.discover import Listing, discover
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from common import Rate, describe, interleave, sample_tiles
+from contenders import encode_anew
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 BATCH_SIZE = 32

@@ -2,9 +2,9 @@
 
     python benchmarks/peers.py TILES --model models/cervix --count 512 --rounds 5 --json peers.json
 
-Keras's folder pipeline with `predict`, a plain OpenCV loop over the same session, and SPDL's pipeline feeding the same
-session; then the last two once more with a small network whose inference costs about as much as decoding, which is
-where overlap counts. The engine's model alone against `benchmark_app`: `model_loop.py`.
+Keras's folder pipeline with `predict`, and over the same session a plain OpenCV loop, SPDL's pipeline and a pool of
+processes; then the last three once more, on JPEGs of 224 px, with a small network whose inference costs about as much
+as decoding, which is where overlap counts. The engine's model alone against `benchmark_app`: `model_loop.py`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,20 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.machine import usable_cpus
 from cervix_engine.tiles.preprocess import preprocess
 from common import Rate, describe, interleave, race_options, sample_tiles
-from contenders import Run, engine, keras_folder, matched_network, plain_loop, spdl, tile_files
+from contenders import (
+    Run,
+    encode_anew,
+    engine,
+    keras_folder,
+    matched_network,
+    plain_loop,
+    process_pool,
+    spdl,
+    tile_files,
+)
 
 ENGINE = "cervix-batch"
+SMALL_SIDE = 224
 
 
 def open_small(model: bytes) -> Backend:
@@ -40,6 +51,9 @@ def from_files(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int
         ENGINE: engine(tiles, bundle, backend, batch_size=batch_size),
         "plain OpenCV loop, same session": plain_loop(tiles, backend, contract=bundle.contract, batch_size=batch_size),
         "SPDL pipeline, same session": spdl(tiles, backend, contract=bundle.contract, batch_size=batch_size),
+        "pool of processes, same session": process_pool(
+            tiles, backend, contract=bundle.contract, batch_size=batch_size
+        ),
     }
 
 
@@ -85,6 +99,7 @@ def main(
             large = interleave(runs, rounds=rounds)
         many = Path(folder) / "many" / "tiles"
         sample_tiles(tiles, many, count=small_count)
+        encode_anew(many, side=SMALL_SIDE, suffix=".jpg")
         network = matched_network(bundle.contract, prepare=prepare_rate(many, bundle), open_model=open_small)
         with open_small(network) as backend:
             small = interleave(from_files(many, bundle, backend, batch_size=batch_size), rounds=rounds)
