@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import ConversionError
+from cervix_engine.files import scratch_folder
 from cervix_engine.privacy import keep_out_of_home
 from cervix_engine.values import Pixels, Probabilities
 from cervix_keras.graph import check_graph, last_line
@@ -96,8 +96,8 @@ def keras_answers(bundle: Bundle, pixels: Pixels, *, batch_size: int) -> tuple[s
     Raises:
         ConversionError: the model cannot be opened safely, or its process failed.
     """
-    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        given, got = Path(folder) / "pixels.npy", Path(folder) / "answers.npy"
+    with scratch_folder() as folder:
+        given, got = folder / "pixels.npy", folder / "answers.npy"
         np.save(given, pixels)
         job = AnswersJob(str(bundle.root.resolve()), bundle.digest, str(given), str(got), batch_size)
         version = _run(job, what="Keras's prediction", timeout_s=ANSWERS_TIMEOUT_S)

@@ -8,7 +8,6 @@ alone, which are read into a network of our own making.
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from cervix_engine.bundle.bundle import CONTRACT, MANIFEST, Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, UsageError
+from cervix_engine.files import scratch_folder
 from cervix_keras.start import KerasModel, load_keras
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def bundle_model(bundle: Bundle, name: str = KERAS_FILE) -> KerasModel:
     data = bundle.read(name)
     _require_archive(bundle.root / name, data)
     # Keras reads from a path. A private copy of the checked bytes cannot change between check and reading.
-    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        copy = Path(folder) / name
+    with scratch_folder() as folder:
+        copy = folder / name
         copy.write_bytes(data)
         return _load(copy, bundle.contract)
 

@@ -49,6 +49,8 @@ def pin_environment() -> dict[str, str]:
     """
     os.environ["KERAS_BACKEND"] = BACKEND
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keras's files are locked while they are written, which some network file systems cannot; all are of this process.
+    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
     keep_out_of_home()
     for name in WITHOUT_EFFECT:
         if (value := os.environ.pop(name, None)) is not None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cervix_engine.errors import OutputError
 
+log = logging.getLogger(__name__)
+
 _BLOCK_BYTES = 2**20
+
+# What file systems say of a call that they do not know.
+UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 @contextmanager
@@ -40,12 +49,25 @@ def sha256_bytes(data: bytes | memoryview) -> str:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable: fsync of a file alone does not keep its name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make renames inside `folder` durable: fsync of a file alone does not keep its name.
+
+    Old CIFS and some FUSE file systems cannot: one warning says so, since a name is lost only in a power cut.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _warn_of_names(error.strerror)
+
+
+@lru_cache(maxsize=1)  # once a process
+def _warn_of_names(reason: str) -> None:
+    log.warning("this file system keeps no new names in a power cut (fsync of a folder: %s)", reason)
 
 
 def fsync_file(path: Path) -> None:
@@ -55,6 +77,28 @@ def fsync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give an empty folder for temporary files; it is removed at the end.
+
+    Raises:
+        OutputError: there is none that can be written.
+    """
+    with scratch_errors():
+        folder = tempfile.TemporaryDirectory(prefix="cervix-")
+    with folder as name:
+        yield Path(name)
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Translate that there is no folder for temporary files."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"no folder for temporary files can be written: name one in TMPDIR ({error})") from error
 
 
 def cache_beside(made: Path) -> Path:

@@ -10,6 +10,8 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+from cervix_engine.files import scratch_errors
+
 
 def forbid_telemetry() -> None:
     """Turn off what ONNX Runtime and OpenVINO send; it must be called before they are imported.
@@ -32,8 +34,12 @@ def keep_out_of_home() -> Path | None:
 
     Returns:
         Where Keras would have kept what it downloads; None where the user has no home.
+
+    Raises:
+        OutputError: there is no folder for temporary files that can be written.
     """
-    scratch = tempfile.mkdtemp(prefix="cervix-")
+    with scratch_errors():
+        scratch = tempfile.mkdtemp(prefix="cervix-")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     downloads = Path(os.environ.get("KERAS_HOME") or "~/.keras", "models")
     os.environ["KERAS_HOME"] = scratch

@@ -13,13 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock, Timeout
-
 from cervix_engine.bundle.bundle import MANIFEST, SCHEMA, Bundle
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import EngineFingerprint, engines_of, fingerprint_path
 from cervix_engine.errors import ContractError, ExportError
 from cervix_engine.files import fsync_file, fsync_folder, sha256_file, write_json
+from cervix_engine.locks import PlaceLock, PlaceTakenError
 from cervix_engine.version import __version__
 
 # Hidden, so that no manifest ever lists them.
@@ -35,17 +34,18 @@ def staging_folder(root: Path) -> Iterator[Path]:
     Raises:
         ExportError: another export works on this bundle.
     """
-    staging = root / _STAGING
+    staging, lock = root / _STAGING, PlaceLock(root / _LOCK)
     try:
-        with FileLock(root / _LOCK, timeout=0):
-            shutil.rmtree(staging, ignore_errors=True)  # a killed export's
-            staging.mkdir()
-            try:
-                yield staging
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    except Timeout as error:
-        raise ExportError(f"another export is working on {root}: wait for it to end") from error
+        lock.acquire()
+    except PlaceTakenError as error:
+        raise ExportError(f"another export is working on {root}{error}: wait for it to end") from error
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # a killed export's
+        staging.mkdir()
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)

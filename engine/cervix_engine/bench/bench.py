@@ -7,6 +7,7 @@ import re
 import statistics
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.bench.verdict import judge
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import UsageError
+from cervix_engine.files import scratch_folder
 from cervix_engine.machine import software, usable_cpus
 from cervix_engine.run.session import SessionRequest, open_session
 from cervix_engine.tiles.discover import Listing, discover
@@ -143,7 +145,9 @@ def clock_mhz() -> float | None:
     return statistics.fmean(clocks) if clocks else None
 
 
-def _scratch_folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+def _scratch_folder(parent: Path | None) -> AbstractContextManager[str | Path]:
+    if parent is None:
+        return scratch_folder()
     try:
         return tempfile.TemporaryDirectory(prefix="cervix-bench-", dir=parent)
     except OSError as error:

@@ -55,6 +55,7 @@ def main(
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
     from cervix_engine.cli.shared.signals import prompt_interruption
+    from cervix_engine.cli.shared.surroundings import scratch_in
     from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
     from cervix_engine.run.budget import FailureBudget
     from cervix_engine.table.names import escape_name
@@ -68,6 +69,7 @@ def main(
         budget=FailureBudget.parse(max_failures),
         **asked,
     )
+    scratch_in(config.out.absolute().parent)
     setup = context.find_object(RunSetup) or RunSetup()
     if not quiet:
         setup = replace(setup, opened=partial(_say_choice, config.model))

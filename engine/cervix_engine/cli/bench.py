@@ -110,7 +110,9 @@ def main(
     from cervix_engine.bench.plot import plot
     from cervix_engine.bench.report import BenchReport
     from cervix_engine.bundle.bundle import default_bundle
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
 
+    prepare_outputs(out, picture, needs_scratch=scratch is None)
     # Tests hand in measurements of their own.
     measure = click.get_current_context().obj or bench
     earlier = BenchReport.load(baseline) if baseline else None

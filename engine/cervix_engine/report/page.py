@@ -66,12 +66,13 @@ def write_page(
     """
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
-    text = render(findings, facts, tiles=tiles, contract=contract)
-    if len(text.encode()) > MAX_BYTES:
-        raise OutputError(f"the report would have {len(text.encode()):,} bytes, limit {MAX_BYTES:,}: lower --top")
+    # Names of files, the table's own too, may hold bytes that are not UTF-8.
+    page = render(findings, facts, tiles=tiles, contract=contract).encode("utf-8", "backslashreplace")
+    if len(page) > MAX_BYTES:
+        raise OutputError(f"the report would have {len(page):,} bytes, limit {MAX_BYTES:,}: lower --top")
     try:
         with atomic_path(out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(page)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 

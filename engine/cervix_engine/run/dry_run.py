@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.files import scratch_folder
 from cervix_engine.run.batch import DEFAULT_SETUP, RunSetup
 from cervix_engine.run.config import BatchConfig, check_paths
 from cervix_engine.run.journal import InputRules
@@ -75,8 +74,8 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
     check_paths(config)
     fork_server()  # it starts while the model is loaded
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
-    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
-        list_tiles = partial(discover, config.tiles, spool=Path(folder), follow_links=rules.follow_links)
+    with scratch_folder() as folder:
+        list_tiles = partial(discover, config.tiles, spool=folder, follow_links=rules.follow_links)
         with open_session(request, list_tiles=list_tiles, choose=setup.choose) as session:
             setup.opened(session)
             check_slides(slides_for_run(rules.slide, config.tiles), session.listing.paths())

@@ -32,11 +32,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cervix_engine.backends import BackendInfo
 from cervix_engine.errors import CervixError, OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, output_errors, sha256_file
+from cervix_engine.locks import PlaceLock, PlaceTakenError
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
 from cervix_engine.run.record import (
     Provenance,
@@ -94,14 +93,14 @@ class TableTransaction:
         self.folder = out.with_name(f".{out.name}.cervix")
         self.state = State.ABSENT
         self._shard_size = shard_size
-        self._lock = FileLock(out.with_name(f".{out.name}.lock"), blocking=False)
+        self._lock = PlaceLock(out.with_name(f".{out.name}.lock"))
 
     def __enter__(self) -> TableTransaction:
         """Raises OutputLockedError where another run holds the table's place."""
         try:
             self._lock.acquire()
-        except Timeout as error:  # before OSError, which it is
-            raise OutputLockedError(f"another run is writing {self.out}") from error
+        except PlaceTakenError as error:
+            raise OutputLockedError(f"another run is writing {self.out}{error}") from error
         except OSError as error:
             raise OutputError(f"cannot write in {self.out.parent}: {error.strerror}") from error
         return self

@@ -160,7 +160,8 @@ def _read_jsonl(path: Path) -> NumberedRows:
 def _read_parquet(path: Path) -> NumberedRows:
     pyarrow, parquet = _pyarrow()
     try:
-        with parquet.ParquetFile(path) as file:
+        # Opened here: Arrow takes no name that is not UTF-8.
+        with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
             names = file.schema_arrow.names
             yield 1, list(names)
             lines = count(2)
@@ -212,7 +213,7 @@ def _write_jsonl(path: Path, header: list[str], cells: Cells) -> None:
 def _write_parquet(path: Path, header: list[str], cells: Cells) -> None:
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([(name, getattr(pyarrow, _ARROW_TYPES[column_type(name)])()) for name in header])
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with path.open("wb") as stream, parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
         while rows := list(islice(cells, _PARQUET_ROWS)):
             columns = [
                 [_value(name, cell) for cell in column]

@@ -12,6 +12,7 @@ from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.shared.logs import log_lines
+from cervix_engine.cli.shared.surroundings import scratch_in
 from cervix_engine.errors import OutputError, UsageError
 from cervix_export.cli.certificate_table import certificate_table
 from cervix_export.cli.engine_options import engine_options
@@ -72,6 +73,7 @@ def main(
     Exit codes: 0 done, 1 failed, 2 usage, 4 the graph's answers are too far from the Keras model's.
     """
     root = _bundle_folder(model, model_option)
+    scratch_in(root.absolute().parent, root)
     with log_lines("cervix_export", "cervix_keras"):
         decision = decide_engine(engine, EngineOptions(**engine_numbers))
         planned = decision if isinstance(decision, EnginePlan) else None

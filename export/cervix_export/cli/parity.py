@@ -87,7 +87,9 @@ def main(
     if splits and data is None:
         raise UsageError("--split is of --data: name a manifest")
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
-    _compare(root, plan, Written(**written), expect_digest)
+    where = Written(**written)
+    prepare_outputs(*written.values(), needs_scratch=keras is not False)
+    _compare(root, plan, where, expect_digest)
 
 
 @dataclass(frozen=True, slots=True)

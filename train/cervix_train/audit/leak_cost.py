@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cervix_engine.files import scratch_folder
 from cervix_keras.start import load_keras
 from cervix_train.data.dataset import Dataset, check_trainable
 from cervix_train.data.layouts import read_dataset
@@ -79,12 +78,12 @@ def _accuracy(dataset: Dataset, features: FeatureSet, *, config: TrainConfig, se
     tiles = tiles_by_split(assign_splits(dataset, seed=seed), features)
     load_keras(seed=seed)
     head = build_head(features=features.vectors.shape[1], classes=len(dataset.classes))
-    with tempfile.TemporaryDirectory(prefix="cervix-") as folder:
+    with scratch_folder() as folder:
         fit(
             head,
             train=tiles["train"].labelled,
             val=tiles["val"].labelled,
-            checkpoint=Path(folder) / "head.weights.h5",
+            checkpoint=folder / "head.weights.h5",
             config=FitConfig(config.epochs, config.learning_rate, config.batch_size, seed, config.patience),
         )
     test = tiles["test"].labelled

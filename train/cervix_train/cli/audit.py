@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
@@ -13,7 +12,7 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import OutputError
-from cervix_engine.files import write_json
+from cervix_engine.files import scratch_folder, write_json
 from cervix_engine.version import __version__
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
@@ -66,9 +65,11 @@ def main(**options: Any) -> None:
 def _audit(
     *, data: Path, classes: Path | None, follow_links: bool, json_file: Path | None, price: bool, **rest: Any
 ) -> None:
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
     from cervix_train.audit.audit import audit, summary
     from cervix_train.data.dataset import read_classes
 
+    prepare_outputs(json_file)
     known = read_classes(classes) if classes else SIPAKMED_CLASSES
     findings = summary(audit(data, classes=known, follow_links=follow_links))
     findings["price"] = _price(data=data, classes=known, follow_links=follow_links, **rest) if price else None
@@ -86,7 +87,7 @@ def _price(
     from cervix_train.audit.leak_cost import leak_cost
     from cervix_train.learning.config import TrainConfig
 
-    with TemporaryDirectory(prefix="cervix-") as folder:
+    with scratch_folder() as folder:
         config = TrainConfig(
             out=Path(),  # nothing is kept
             overwrite=False,
@@ -94,7 +95,7 @@ def _price(
             backbone=backbone,
             input_size=(input_size, input_size),
             learning_rate=0.002,
-            cache=cache or Path(folder),
+            cache=cache or folder,
             seed=seed,
             **rest,
         )

@@ -53,9 +53,11 @@ def main(
     else the one that the bundle remembers from its training. Exit code 3: some tiles could not be decoded.
     """
     from cervix_engine.cli.shared.logs import log_lines
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
     from cervix_train.results.evaluate import evaluate
 
     model_path, data = _arguments(paths, model)
+    prepare_outputs(json_file, needs_scratch=True)
     with log_lines("cervix_train", "cervix_keras"):
         metrics = evaluate(model_path, data, split=split, batch_size=batch_size, follow_links=follow_links)
     if json_file:

@@ -181,10 +181,12 @@ def _train(
     fine_tune_rate: float,
     **rest: Any,
 ) -> None:
+    from cervix_engine.cli.shared.surroundings import scratch_in
     from cervix_train.data.dataset import read_classes
     from cervix_train.learning.config import TrainConfig
     from cervix_train.training.train import train
 
+    scratch_in(next(folder for folder in out.absolute().parents if folder.is_dir()))
     config = TrainConfig(
         data=data,
         out=out,

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cervix_engine.cli.shared.errors import one_line
+from cervix_engine.cli.shared.surroundings import open_closed_streams
 
 
 class CervixCommand(click.Command):
@@ -25,6 +26,7 @@ class CervixCommand(click.Command):
         self.params += [_config_option(), _dump_option()]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_closed_streams()
         standalone = kwargs.pop("standalone_mode", True)
         run: Callable[..., Any] = super().main
         if not standalone:
