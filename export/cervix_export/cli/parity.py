@@ -89,7 +89,9 @@ def main(
         raise UsageError("--split is of --data: name a manifest")
     prepare_outputs(*written.values(), needs_scratch=keras is not False)
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
-    _compare(root, plan, Written(**written), expect_digest)
+    where = Written(**written)
+    prepare_outputs(*written.values(), needs_scratch=keras is not False)
+    _compare(root, plan, where, expect_digest)
 
 
 @dataclass(frozen=True, slots=True)
