@@ -87,10 +87,9 @@ def main(
         return
     if splits and data is None:
         raise UsageError("--split is of --data: name a manifest")
-    prepare_outputs(*written.values(), needs_scratch=keras is not False)
-    plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
     where = Written(**written)
     prepare_outputs(*written.values(), needs_scratch=keras is not False)
+    plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
     _compare(root, plan, where, expect_digest)
 
 
