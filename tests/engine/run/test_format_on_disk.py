@@ -78,9 +78,13 @@ def computed(config: BatchConfig) -> int:
 
 
 def said(now: Any, written: Any) -> Any:
-    """What `now` says of that which `written` says: a later version may say more, and nothing less or else."""
+    """What `now` says of that which `written` says: a later version may say more, and nothing less or else.
+
+    Which stage bound a run is no fact but a judgement of its times, which a later version may make by another rule.
+    """
     if isinstance(written, dict) and isinstance(now, dict):
-        return {key: said(now[key], value) for key, value in written.items()}
+        judged = {"bound_by": written["bound_by"]} if "bound_by" in written else {}
+        return {key: said(now[key], value) for key, value in written.items()} | judged
     return now
 
 

@@ -17,6 +17,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.run.batch import DEFAULT_SETUP, BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.record import RunRecord
+from cervix_engine.table.coordinates import FolderSlides
 from cervix_engine.table.names import escape_name
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import discover
@@ -172,7 +173,7 @@ def test_good_rows_are_as_without_the_bad_ones(hard: Path, easy: Path, predict: 
 def test_the_table_is_the_plain_loop_s(hard: Path, predict: Predict, tiny_backend: object, tmp_path: Path) -> None:
     rows, _ = predict(hard, batch_size=4)
     tiles = list(discover(hard, spool=tmp_path))
-    row_format = RowFormat(CONTRACT)
+    row_format = RowFormat(CONTRACT, slides=FolderSlides(hard.name))
     outcomes = plain_outcomes(hard, tiles, tiny_backend, 4)  # type: ignore[arg-type]
     expected = [
         dict(zip(row_format.columns, row_format.row(tile, outcome), strict=True))
