@@ -23,6 +23,7 @@ from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.run.record import RunRecord
+from cervix_engine.run.session import SessionRequest, open_session
 from engine.engine_marks import A10, ENGINE, L4
 from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of, ways_here
 from engine.run.support import read_table, reference_probabilities
@@ -221,3 +222,13 @@ def test_the_doctor_says_why_an_engine_is_not_run(bundle: Bundle, monkeypatch: p
     Machine((L4,)).install(monkeypatch)
     told = CliRunner().invoke(doctor, ["--json", "--model", str(bundle.root)]).stdout
     assert "was built for NVIDIA A10, here is NVIDIA L4" in told
+
+
+@pytest.mark.usefixtures("a10")
+@pytest.mark.parametrize(("usual", "asked", "taken"), [(16, None, 16), (None, None, 8), (16, 4, 4)])
+def test_a_run_takes_the_engines_usual_batch_unless_told_otherwise(
+    tmp_path: Path, usual: int | None, asked: int | None, taken: int
+) -> None:
+    bundle = make_engine_bundle(tmp_path / "bundle", usual_batch=usual)
+    with open_session(SessionRequest(bundle, backend="tensorrt", batch_size=asked)) as session:
+        assert session.batch_size == taken
