@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError, ExportError
+from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError, EngineBuildError, ExportError
 from cervix_engine.files import cache_beside, write_json
 from cervix_export.graphs.from_keras import (
     HALF_FILE,
@@ -31,7 +31,7 @@ from cervix_export.graphs.from_keras import (
 if TYPE_CHECKING:
     from cervix_engine.bundle.certificate import Certificate
     from cervix_engine.values import Precision
-    from cervix_export.engines.builder import EngineBuilder
+    from cervix_export.engines.builder import BuiltEngine, EngineBuilder
     from cervix_export.engines.plan import EnginePlan
     from cervix_export.graphs.int8 import Int8Record
     from cervix_export.publish import CandidateBundle
@@ -166,7 +166,7 @@ def _engine_builder(plan: ExportPlan, *, caches: Path) -> EngineBuilder | None:
 
 def _make_engine(builder: EngineBuilder, candidate: CandidateBundle, precision: Precision) -> None:
     """Stage the engine of a precision, and its fingerprint beside it."""
-    from cervix_engine.bundle.engine_file import fingerprint_path
+    from cervix_engine.bundle.engine_file import fingerprint_path, layers_path
 
     source = ENGINE_SOURCES[precision]
     logger.info("building a %s engine of %s", builder.plan.runtime, source)
@@ -186,8 +186,23 @@ def _make_engine(builder: EngineBuilder, candidate: CandidateBundle, precision: 
     shares = (100 * mark.half_share, 100 * (mark.integer_share or 0))
     logger.info("%s: %.2f %% of its multiply-accumulates in half precision, %.2f %% in integers", path, *shares)
     if builder.gpu:
+        _keep_layers(builder, engine, candidate.staging / layers_path(path))
         usual = _usual_batch(CandidateBundle.of(candidate, candidate.staging), path)
         write_json(candidate.staging / fingerprint_path(path), replace(mark, usual_batch=usual).to_json())
+
+
+def _keep_layers(builder: EngineBuilder, engine: BuiltEngine, file: Path) -> None:
+    """Keep the inspector's table of layers beside the engine, and say where its kernels fall short of the network."""
+    from cervix_export.engines.inspector import inspect
+
+    try:
+        table = inspect(builder.trt, engine.data)
+    except EngineBuildError as error:
+        logger.warning("no table of layers: %s", error)
+        return
+    write_json(file, table.to_json())
+    if shortfall := table.shortfall(engine.shares):
+        logger.warning("%s: %s", file.name, shortfall)
 
 
 def _usual_batch(candidate: CandidateBundle, engine: str) -> int | None:

@@ -150,6 +150,7 @@ class TensorRT(SimpleNamespace):
         NONE, AMPERE_PLUS, SAME_COMPUTE_CAPABILITY = range(3)
 
     MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+    ProfilingVerbosity = SimpleNamespace(DETAILED=2)
     IProgressMonitor = object
 
     def create_builder_config(self) -> Any:

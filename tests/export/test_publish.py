@@ -18,6 +18,7 @@ from cervix_engine.bundle.engine_file import EngineFingerprint, engines_of, fing
 from cervix_engine.errors import ContractError, ExportError
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_export.engines.builder import BuiltEngine
+from cervix_export.engines.proof import Shares
 from cervix_export.publish import CandidateBundle, is_exported, is_graph, publish, staging_folder
 
 ENGINE = "engines/sm89-tensorrt-rtx-fp16.engine"
@@ -44,7 +45,7 @@ def engine_of(bundle: Bundle, *, source: str, version: str = "1.7", data: bytes 
         opt_batch=32,
         max_batch=64,
     )
-    return BuiltEngine(data, mark)
+    return BuiltEngine(data, mark, Shares(1.0, 0.0, 0.0))
 
 
 def put_engine(folder: Path, path: str, engine: BuiltEngine) -> None:
@@ -116,7 +117,7 @@ def test_an_engine_goes_with_its_own_graph_alone(with_engine: Bundle) -> None:
     assert {name for name in gone if "fp16" in name} == gone
     assert {ENGINE, fingerprint_path(ENGINE), ENGINE.replace(".engine", ".layers.json")} < gone
     assert not engines_of(now)
-    assert {item.file for item in certificates(now)} == {"model.onnx", "model.int8.onnx"}
+    assert {item.file for item in certificates(now)} == {"model.onnx", "model.int8.onnx", "model.int8-signed.onnx"}
 
 
 def test_a_new_engine_leaves_graphs_certificates_and_other_engines(with_engine: Bundle) -> None:

@@ -86,6 +86,11 @@ def fingerprint_path(engine: str) -> str:
     return PurePosixPath(engine).with_suffix(".json").as_posix()
 
 
+def layers_path(engine: str) -> str:
+    """Where the table of an engine's layers lies, if it was built on a GPU."""
+    return PurePosixPath(engine).with_suffix(".layers.json").as_posix()
+
+
 def read_fingerprint(bundle: Bundle, engine: str) -> EngineFingerprint:
     """The fingerprint of a bundle's engine, such as `engines/sm89-tensorrt-rtx-fp16.engine`.
 

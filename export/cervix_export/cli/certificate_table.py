@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,10 +17,14 @@ def certificate_table(certificates: Sequence[Certificate]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE)
+    table = Table(
+        "file", "backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE
+    )
     for item in certificates:
         parity = item.parity
         differences = (f"{parity.max_absdiff:.1e}", f"{parity.p99_absdiff:.1e}", f"{parity.top1_agreement:.2%}")
         rate, verdict = f"{item.tiles_per_sec:.1f}", "yes" if item.passed else "NO"
-        table.add_row(item.backend, item.precision, str(parity.tiles), *differences, rate, verdict)
+        table.add_row(
+            PurePosixPath(item.file).name, item.backend, item.precision, str(parity.tiles), *differences, rate, verdict
+        )
     return table

@@ -118,7 +118,7 @@ def _show(report: ExportReport) -> None:
     from rich.console import Console
 
     # Without a terminal rich assumes 80 columns and would cut the names of backends.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     for name in sorted(name for name in report.bundle.files if name.startswith("model.") or name.endswith(".engine")):
         console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
     if report.int8:

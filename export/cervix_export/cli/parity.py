@@ -153,7 +153,7 @@ def _certify(model: Path, batch_size: int, expect_digest: str | None) -> None:
 
     with log_lines("cervix_export"):
         report = export_bundle(model, ExportPlan(batch_size=batch_size, keep_graphs=True), expect_digest=expect_digest)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(certificate_table(report.certificates))
     console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
     require_passed(list(report.certificates))

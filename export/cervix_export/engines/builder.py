@@ -37,10 +37,11 @@ _COMPAT: dict[HardwareCompat, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine's bytes and what they were built for."""
+    """An engine's bytes, what they were built for, and what the parsed network computes in."""
 
     data: bytes
     fingerprint: EngineFingerprint
+    shares: Shares
 
     @property
     def path(self) -> str:
@@ -155,7 +156,9 @@ class EngineBuilder:
             config.num_compute_capabilities = len(options.compute_capabilities)
             for place, capability in enumerate(options.compute_capabilities):
                 config.set_compute_capability(getattr(trt.ComputeCapability, _sm(capability)), place)
-        elif options.hardware_compat != "none":
+        else:
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the engine inspector
+        if options.hardware_compat != "none":
             level = getattr(trt.HardwareCompatibilityLevel, _COMPAT[options.hardware_compat])
             config.hardware_compatibility_level = level
         return config
@@ -191,7 +194,7 @@ class EngineBuilder:
             max_batch=most,
             integer_share=shares.integer,
         )
-        return BuiltEngine(data, fingerprint)
+        return BuiltEngine(data, fingerprint, shares)
 
 
 def _sm(capability: str) -> str:

@@ -27,6 +27,7 @@ from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.gpu import Gpu
 from cervix_engine.run.record import RunRecord
+from cervix_engine.run.session import SessionRequest, open_session
 from engine.engine_marks import A10, ENGINE, H100, L4
 from engine.run.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of, ways_here
 from engine.run.support import read_table, reference_probabilities
@@ -280,3 +281,13 @@ def test_an_engine_of_a_runtime_that_nobody_knows_is_a_problem(tmp_path: Path) -
     problem = f"{ENGINE} is for the runtime 'abacus': unknown to this version"
     assert survey(bundle).problems == (problem,)
     assert problem in CliRunner().invoke(doctor, ["--model", str(bundle.root)]).stdout
+
+
+@pytest.mark.usefixtures("a10")
+@pytest.mark.parametrize(("usual", "asked", "taken"), [(16, None, 16), (None, None, 8), (16, 4, 4)])
+def test_a_run_takes_the_engines_usual_batch_unless_told_otherwise(
+    tmp_path: Path, usual: int | None, asked: int | None, taken: int
+) -> None:
+    bundle = make_engine_bundle(tmp_path / "bundle", usual_batch=usual)
+    with open_session(SessionRequest(bundle, backend="tensorrt", batch_size=asked)) as session:
+        assert session.batch_size == taken
