@@ -120,7 +120,7 @@ class Campaign:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            command = [tiles or self.tiles, *self.arguments, "--out", str(self.out), *options]
+            command = [tiles or self.tiles, *self.arguments, "--quiet", "--out", str(self.out), *options]
             self._run(writing, command, injector, limit, setup or self.setup)
         os.close(writing)
         return Child(pid, reading)
