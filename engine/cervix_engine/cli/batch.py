@@ -38,6 +38,9 @@ def main(
     failed or the folder has changed since it was listed, 1 failed, 2 wrong usage, 4 no certificate under
     --require-parity, 5 an engine that was built for another machine, 130 interrupted.
     """
+    from cervix_engine.run.stream.fork_server import fork_server
+
+    fork_server()  # before anything else, so that both processes import at the same time
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.derived_outputs import DerivedOutputs

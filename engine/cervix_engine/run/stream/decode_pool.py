@@ -37,8 +37,10 @@ log = logging.getLogger(__name__)
 
 # The one that a worker is at, and the one that it takes next without waiting for this process.
 CHUNKS_A_WORKER = 2
-# Small enough to share a batch, large enough that handing over costs little.
-TILES_A_CHUNK = 8
+# So long a chunk is to take: handing it over costs little beside that, and no worker is long at it while others wait.
+CHUNK_S = 0.005
+# As long as nobody knows how long a tile takes.
+FIRST_TILES = 4
 # So often workers may be killed over the same tiles, or before their first ones; then the run stops.
 MAX_KILLS = 5
 
@@ -83,17 +85,26 @@ class DecodePool:
         job: what all tiles have in common.
         memory: of the slots; closed by `run`.
         staffing: how many workers there are.
+        most_tiles: of a chunk: with more, the slots would not hold all workers' chunks.
         stop: the stream's stop.
         clock: of all workers together.
     """
 
     def __init__(
-        self, job: DecodeJob, memory: SharedPixels, *, staffing: Staffing, stop: Stop, clock: StageClock
+        self,
+        job: DecodeJob,
+        memory: SharedPixels,
+        *,
+        staffing: Staffing,
+        most_tiles: int,
+        stop: Stop,
+        clock: StageClock,
     ) -> None:
         self._job = pickle.dumps(job)
         self._limits = job.limits
         self._memory = memory
         self._staffing = staffing
+        self._most_tiles = most_tiles
         self._stop = stop
         self._clock = clock
         self._waiting: deque[_Chunk] = deque()
@@ -110,10 +121,14 @@ class DecodePool:
 
     def add(self, slot: Slot) -> None:
         """Let workers fill a slot that has its batch."""
-        count = len(slot.batch.tiles)
-        starts = range(0, count, TILES_A_CHUNK)
-        self._waiting.extend(_Chunk(slot, start, min(start + TILES_A_CHUNK, count)) for start in starts)
+        count, tiles = len(slot.batch.tiles), self._chunk_tiles()
+        self._waiting.extend(_Chunk(slot, start, min(start + tiles, count)) for start in range(0, count, tiles))
         self._wake()
+
+    def _chunk_tiles(self) -> int:
+        done, busy_s = self._clock.tiles, self._clock.busy_s
+        wanted = round(CHUNK_S * done / busy_s) if done and busy_s else FIRST_TILES
+        return max(1, min(wanted, self._most_tiles))
 
     def finish(self) -> None:
         """No more slots will come."""

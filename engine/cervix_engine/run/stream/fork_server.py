@@ -150,6 +150,7 @@ class ForkServer:
         self._control.close()
         self._messages.close()
         if self.is_own and self._process is not None:
+            self._process.kill()  # it may still be starting, in vain
             self._process.wait()
 
 

@@ -24,7 +24,7 @@ from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
 from cervix_engine.run.stream.decode import DEFAULT_LIMITS, DecodeJob, DecodeLimits
-from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, TILES_A_CHUNK, DecodePool
+from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, DecodePool
 from cervix_engine.run.stream.inference import BatchResult, Inference
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot, TileBatch
@@ -36,9 +36,9 @@ from cervix_engine.tiles.tile import TileRef
 
 __all__ = ["BatchResult", "StreamSettings", "batches_of", "stream"]
 
-# Beside the slots that the backend has begun, one waits filled and one is about to be; further ones hold the chunks of
-# all workers, up to so many tiles.
-SPARE_SLOTS, SPARE_TILES = 2, 1024
+# Beside the slots that the backend has begun, one waits filled and one is about to be; further ones hold so many tiles
+# for each worker, up to so many in all.
+SPARE_SLOTS, TILES_A_WORKER, SPARE_TILES = 2, 16, 1024
 # Two shards' worth: the model goes on while one of them is made durable.
 UNWRITTEN_TILES = 8192
 ABANDONED_JOIN_S = 0.2
@@ -74,8 +74,13 @@ class StreamSettings:
     @property
     def spare_slots(self) -> int:
         """Slots that let every worker have its chunks at all times, beside those that the backend has begun."""
-        at_workers = self.most_workers * CHUNKS_A_WORKER * min(TILES_A_CHUNK, self.batch_size)
-        return SPARE_SLOTS - (-min(at_workers, SPARE_TILES) // self.batch_size)
+        at_workers = min(self.most_workers * TILES_A_WORKER, SPARE_TILES)
+        return SPARE_SLOTS + min(-(-at_workers // self.batch_size), CHUNKS_A_WORKER * self.most_workers)
+
+    @property
+    def chunk_tiles(self) -> int:
+        """As many as a worker may be given at a time, so that there are enough for all of them."""
+        return max(1, self.spare_slots * self.batch_size // (CHUNKS_A_WORKER * self.most_workers))
 
     def staffing(self) -> Staffing:
         return Staffing(self.most_workers, chosen=self.workers is None)
@@ -156,7 +161,14 @@ class _Stream:
         for number, pixels in enumerate(self._memory.pixels):
             self._free.put(Slot(self.stop, number, pixels))
         listing, decoding = stats.clock("list"), stats.clock("decode")
-        self._pool = DecodePool(job, self._memory, staffing=settings.staffing(), stop=self.stop, clock=decoding)
+        self._pool = DecodePool(
+            job,
+            self._memory,
+            staffing=settings.staffing(),
+            most_tiles=settings.chunk_tiles,
+            stop=self.stop,
+            clock=decoding,
+        )
         self._inference = Inference(backend, classes=len(settings.contract.classes), stats=stats)
         self._threads = [
             self._thread("list", lambda: self._feed(listing), in_python=True),
