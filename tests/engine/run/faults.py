@@ -50,7 +50,7 @@ from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.verify import verify_table
 from cervix_engine.tiles.preprocess import preprocess_into
-from engine.run.injector import CHANGING, LISTING, STANDARD_ERROR, InjectedRead, Injector, error, kill, short_write
+from engine.run.injector import CHANGING, LISTING, MARKS, InjectedRead, Injector, error, kill, short_write
 from engine.run.support import beside, choose_fake, draw_folder, drawn_tile, finished_files, run_setup, work_folder
 
 BATCH, SHARD = 2, ShardSize(tiles=4)
@@ -131,7 +131,8 @@ class Campaign:
         code = DEFECT
         try:
             os.dup2(pipe, 1)
-            os.dup2(pipe, STANDARD_ERROR)
+            os.dup2(pipe, 2)
+            os.dup2(pipe, MARKS)
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             if injector is not None:

@@ -22,7 +22,8 @@ from typing import Any
 from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import TileStamp
 
-STANDARD_ERROR = 2
+# Where steps are named: a copy of standard error, which a command takes from native code.
+MARKS = 100
 
 EVENTS = {
     "open": "open",
@@ -72,7 +73,7 @@ class Injector:
             return
         number = next(self._numbers)
         if self.at in (0, number):
-            os.write(STANDARD_ERROR, f"step: {what} {Path(path).name}\n".encode())
+            os.write(MARKS, f"step: {what} {Path(path).name}\n".encode())
         if number == self.at or (self.lasting and number > self.at > 0):
             self.fault()
 
@@ -182,7 +183,7 @@ def error(number: int) -> Callable[[], None]:
 class InjectedRead:
     """`read_tile`, one step of which fails with EIO: it is taken in a decode worker, of which there must be only one.
 
-    The worker names the step where this process writes its errors.
+    The worker names the step where this process does.
 
     Args:
         tiles: the folder that is read from.
@@ -200,7 +201,7 @@ class InjectedRead:
     def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
         if not self._watched:
             self._watched = True
-            os.dup2(os.open(f"/proc/{self._run}/fd/{STANDARD_ERROR}", os.O_WRONLY), STANDARD_ERROR)
+            os.dup2(os.open(f"/proc/{self._run}/fd/{MARKS}", os.O_WRONLY), MARKS)
             tiles, at = self._step
             Injector({tiles: READING}, at, error(errno.EIO)).install()
         return read_tile(path, stamp=stamp)
