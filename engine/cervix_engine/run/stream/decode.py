@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,8 +101,12 @@ class DecodeJob:
             if self.hash_tiles:
                 digest = sha256_bytes(data)
             look = judge if self.judge_quality else None
-            with _at_most(self.limits.tile_seconds):
+            # Where it takes longer, SIGALRM ends this process: native code that hangs hears nothing else.
+            signal.setitimer(signal.ITIMER_REAL, self.limits.tile_seconds)
+            try:
                 size = self.source.preprocess_into(out, data, contract=self.contract, look=look)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             decoded = size.height, size.width
         except TileError as error:
             if isinstance(error, TileReadError):
@@ -113,13 +115,3 @@ class DecodeJob:
             out[...] = 0
             decoded = TileFailure("read" if isinstance(error, TileReadError) else "decode", str(error))
         return decoded, TileNotes(digest, flags) if digest or flags else NO_NOTES
-
-
-@contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM where the block takes longer: native code that hangs hears nothing else."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
