@@ -11,7 +11,7 @@ import pytest
 
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
 from cervix_engine.run.stream.slot import Slot, TileBatch
-from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileSize
+from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes
 from engine.run.support import PATIENCE_S, refs
 
 pytestmark = pytest.mark.timeout(300)
@@ -184,12 +184,12 @@ def test_a_slot_is_filled_when_the_last_position_is_done() -> None:
     assert (slot.pixels[:3] == 9).all()
     assert (slot.pixels[3:] == 0).all()
     waiter = Waiter(slot.wait_filled)
-    slot.fill(1, [TileSize(5, 6), TileSize(7, 8)], [NO_NOTES, TileNotes("cd")])
+    slot.fill(1, [(5, 6), (7, 8)], [NO_NOTES, TileNotes("cd")])
     assert waiter.is_waiting()
     slot.fill(0, [TileFailure("read", "gone")], [TileNotes("ab")])
     waiter.end()
     assert waiter.error is None
-    assert slot.decoded == [TileFailure("read", "gone"), TileSize(5, 6), TileSize(7, 8)]
+    assert slot.decoded == [TileFailure("read", "gone"), (5, 6), (7, 8)]
     assert slot.notes == [TileNotes("ab"), NO_NOTES, TileNotes("cd")]
 
 
@@ -199,5 +199,5 @@ def test_a_slot_is_not_filled_by_its_earlier_batch() -> None:
         slot.assign(TileBatch(index, refs(["a"])))
         waiter = Waiter(slot.wait_filled)
         assert waiter.is_waiting()
-        slot.fill(0, [TileSize(2, 2)], [NO_NOTES])
+        slot.fill(0, [(2, 2)])
         waiter.end()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +13,14 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.run.stream.source import TileSource
 from cervix_engine.tiles.discover import SameRoot
 from cervix_engine.tiles.quality import quality_flags
-from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileRef, TileSize, TileStamp
+from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileRef, TileStamp
 from cervix_engine.values import Pixels
 
-Decoded = TileSize | TileFailure
+# What became of a tile: its height and width, or why it has none. Like the next one, plain values where every tile has
+# one: objects would take the run longer to take or send than all of the rest.
+Decoded = tuple[int, int] | TileFailure
 
 # A tile as workers are told of it: its path below the root, and its size in bytes and time of change where both count.
-# Plain values, because objects would take the run longer to send than all of the rest.
 SentTile = tuple[str, tuple[int, int] | None]
 
 # Far more than the largest tile takes on a busy machine: what is not decoded by then never will be.
@@ -78,6 +77,10 @@ class DecodeJob:
         object.__setattr__(self, "_prefix", os.path.join(root, ""))  # noqa: PTH118
         object.__setattr__(self, "_same_root", SameRoot(root))
 
+    @property
+    def takes_notes(self) -> bool:
+        return self.hash_tiles or self.judge_quality
+
     def decode(self, tile: SentTile, out: Pixels) -> tuple[Decoded, TileNotes]:
         """Fill a tile's place in a slot, or blank it and say why.
 
@@ -98,8 +101,13 @@ class DecodeJob:
             if self.hash_tiles:
                 digest = sha256_bytes(data)
             look = judge if self.judge_quality else None
-            with _at_most(self.limits.tile_seconds):
-                decoded = self.source.preprocess_into(out, data, contract=self.contract, look=look)
+            # Where it takes longer, SIGALRM ends this process: native code that hangs hears nothing else.
+            signal.setitimer(signal.ITIMER_REAL, self.limits.tile_seconds)
+            try:
+                size = self.source.preprocess_into(out, data, contract=self.contract, look=look)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            decoded = size.height, size.width
         except TileError as error:
             if isinstance(error, TileReadError):
                 self._same_root.require()
@@ -107,13 +115,3 @@ class DecodeJob:
             out[...] = 0
             decoded = TileFailure("read" if isinstance(error, TileReadError) else "decode", str(error))
         return decoded, TileNotes(digest, flags) if digest or flags else NO_NOTES
-
-
-@contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM where the block takes longer: native code that hangs hears nothing else."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -31,7 +31,7 @@ from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot
 from cervix_engine.run.stream.staffing import Staffing
 from cervix_engine.run.stream.stats import StageClock
-from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes
+from cervix_engine.tiles.tile import TileFailure, TileNotes
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +184,9 @@ class DecodePool:
                 self._staffing.allow(len(self._workers))
 
     def _lacks_workers(self) -> bool:
-        """Whether another one would have something to do: a small run needs few."""
+        """Whether there is none, or another one would have something to do: a small run needs few."""
         idle = sum(not worker.given for worker in self._workers)
-        return len(self._workers) < self._staffing.limit and len(self._waiting) > idle
+        return len(self._workers) < self._staffing.limit and (not self._workers or len(self._waiting) > idle)
 
     def _start(self) -> _Worker:
         worker = _Worker(WorkerProcess(self._memory.descriptor, self._job))
@@ -243,7 +243,7 @@ class DecodePool:
         if chunk.suspect:
             self._end(worker)
 
-    def _fill(self, chunk: _Chunk, decoded: Sequence[Decoded], notes: Sequence[TileNotes]) -> None:
+    def _fill(self, chunk: _Chunk, decoded: Sequence[Decoded], notes: Sequence[TileNotes] = ()) -> None:
         if log.isEnabledFor(logging.DEBUG):
             for tile, outcome in zip(chunk.slot.batch.tiles[chunk.start : chunk.stop], decoded, strict=True):
                 if isinstance(outcome, TileFailure):
@@ -271,7 +271,7 @@ class DecodePool:
             self._again([had])
         elif had.suspect:
             had.slot.pixels[had.start] = 0
-            self._fill(had, [failure], [NO_NOTES])
+            self._fill(had, [failure])
         else:
             self._suspects.extend(had.suspects())
 

@@ -15,7 +15,7 @@ from cervix_engine.errors import InferenceError
 from cervix_engine.run.stream.decode import Decoded
 from cervix_engine.run.stream.slot import Slot, TileBatch
 from cervix_engine.run.stream.stats import StageClock, StreamStats
-from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes
+from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes, TileSize
 from cervix_engine.values import Probabilities
 
 
@@ -91,7 +91,9 @@ class Inference:
 def _outcome(decoded: Decoded | None, probabilities: list[float]) -> Outcome:
     if decoded is None:
         raise RuntimeError("a slot was inferred before all of its tiles were decoded")
-    return decoded if isinstance(decoded, TileFailure) else Prediction(decoded, tuple(probabilities))
+    if isinstance(decoded, TileFailure):
+        return decoded
+    return Prediction(TileSize(*decoded), tuple(probabilities))
 
 
 class DevicePace:

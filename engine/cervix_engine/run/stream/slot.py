@@ -52,10 +52,11 @@ class Slot:
         self._pending = len(batch.tiles)
         self._filled.clear()
 
-    def fill(self, start: int, decoded: Sequence[Decoded], notes: Sequence[TileNotes]) -> None:
+    def fill(self, start: int, decoded: Sequence[Decoded], notes: Sequence[TileNotes] = ()) -> None:
         """Note what became of the tiles from `start` on, whose pixels are in their places."""
         self.decoded[start : start + len(decoded)] = decoded
-        self.notes[start : start + len(decoded)] = notes
+        if notes:
+            self.notes[start : start + len(decoded)] = notes
         self._pending -= len(decoded)
         if self._pending == 0:
             self._filled.set()

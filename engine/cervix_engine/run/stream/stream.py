@@ -171,8 +171,8 @@ class _Stream:
         )
         self._inference = Inference(backend, classes=len(settings.contract.classes), stats=stats)
         self._threads = [
-            self._thread("list", lambda: self._feed(listing), in_python=True),
             self._thread("decode", self._pool.run, in_python=True),
+            self._thread("list", lambda: self._feed(listing), in_python=True),
             self._thread("infer", self._infer, in_python=False),
         ]
 

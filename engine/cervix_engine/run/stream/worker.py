@@ -141,7 +141,9 @@ def work(chunks: socket.socket, slots: int) -> None:
             slot, start, tiles = pickle.loads(message)  # noqa: S301
             places = pixels[slot, start:]
             outcomes = [job.decode(tile, out) for tile, out in zip(tiles, places, strict=False)]
-            chunks.send(pickle.dumps((time.perf_counter() - began, *zip(*outcomes, strict=True))))
+            decoded, notes = zip(*outcomes, strict=True)
+            answer = time.perf_counter() - began, decoded, notes if job.takes_notes else ()
+            chunks.send(pickle.dumps(answer))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - handed to the run, which stops for it
