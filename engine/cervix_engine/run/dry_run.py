@@ -20,7 +20,8 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.table.locations import check_slides, slides_for_run
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.tile import TileFailure
 
 # The first two batches fill the stream and are not timed.

@@ -33,7 +33,7 @@ from cervix_engine.run.tuning import Auto
 from cervix_engine.table.locations import check_slides, slides_for_run
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
