@@ -28,7 +28,8 @@ from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.run.record import Provenance
 from cervix_engine.run.session import Session
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from common import Rate, describe, interleave, sample_tiles
 from contenders import encode_anew

@@ -145,3 +145,16 @@ def test_the_installed_versions_keep_the_floors() -> None:
     for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["export"]):
         name, floor = re.match(r"([\w-]+)>=([\d.]+)", line).groups()  # type: ignore[union-attr]
         assert tuple(map(int, known[name].split(".")[:3])) >= tuple(map(int, floor.split("."))), line
+
+
+HINTS = re.compile(r"pip install (?:\S+ )*'?([\w.]*)\[([\w{}.,]+)\]")
+
+
+@pytest.mark.parametrize("path", [*ROOM_FILES, ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=_name)
+def test_hints_name_an_install_that_exists(path: Path) -> None:
+    # The project is on no index: from there, its name would install somebody else's.
+    extras = PROJECT["optional-dependencies"].keys()
+    for place, names in HINTS.findall(path.read_text(encoding="utf-8")):
+        assert place == "."
+        assert set(names.split(",")) <= extras or "{" in names
+    assert "pip install cervix" not in path.read_text(encoding="utf-8")

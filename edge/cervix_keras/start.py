@@ -60,7 +60,7 @@ def _import_tensorflow() -> None:
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise BackendUnavailableError("TensorFlow is not installed: pip install 'cervix[train]'") from error
+        raise BackendUnavailableError("TensorFlow is not installed: pip install '.[train]'") from error
     # Python-side warnings, such as those of retracing for a shorter last batch.
     tf.get_logger().setLevel("ERROR")
     # The first computation starts TensorFlow's devices, which logs once more.
@@ -71,7 +71,7 @@ def _import_keras() -> Any:
     try:
         import keras
     except ImportError as error:
-        raise BackendUnavailableError("Keras is not installed: pip install 'cervix[train]'") from error
+        raise BackendUnavailableError("Keras is not installed: pip install '.[train]'") from error
     return keras
 
 

@@ -211,7 +211,7 @@ def _missing(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[t
             continue
         if extra == "cpu" and "onnxruntime" in absent and _has(packages, "onnxruntime-gpu"):
             continue
-        yield f"{', '.join(absent)}: {purpose}", f"pip install 'cervix[{extra}]'"
+        yield f"{', '.join(absent)}: {purpose}", f"pip install '.[{extra}]'"
 
 
 def _problems(packages: tuple[Package, ...], gpus: tuple[str, ...]) -> Iterator[str]:

@@ -151,7 +151,7 @@ def _export(bundle: Bundle, plan: ExportPlan, *, make_anew: bool) -> ExportRepor
             certificates.append(certify_signed(candidate, golden, reference=reference, tiles=plan.tiles))
         if not certificates and not builder:
             raise BackendUnavailableError(
-                "no runtime is here to certify: pip install 'cervix[cpu]', or 'cervix[gpu]' for NVIDIA GPUs"
+                "no runtime is here to certify: pip install '.[cpu]', or '.[gpu]' for NVIDIA GPUs"
             )
         return ExportReport(publish(candidate, certificates), tuple(certificates), made.int8 if made else None)
 

@@ -151,7 +151,7 @@ def test_a_missing_tool_is_named_with_how_to_install_it(
     bundle_root: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    assert "pip install 'cervix[" in error_of(run(bundle_root), code=1)
+    assert "pip install '.[" in error_of(run(bundle_root), code=1)
 
 
 @pytest.mark.parametrize("arguments", [["-b", "0"], ["--tiles", "0"], ["--engine", "cuda"], ["--int8"]])

@@ -34,7 +34,7 @@ from cervix_keras import jobs
 from .conftest import CONTRACT
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: pip install 'cervix[rtx]'"
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: pip install '.[rtx]'"
 )
 
 Exported = tuple[Bundle, subprocess.CompletedProcess[str]]

@@ -22,7 +22,7 @@ KERAS = ("tensorflow", "keras", "tf2onnx", "onnx")
 CPU_RUNTIMES = ("onnxruntime", "onnxruntime_ep_openvino", "openvino")
 
 needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: pip install 'cervix[rtx]'"
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: pip install '.[rtx]'"
 )
 
 
@@ -134,7 +134,7 @@ def test_what_only_keras_can_make_is_named(exported_root: Path, bundle_root: Pat
     assert (asked.returncode, asked.stderr.splitlines()[-1]) == (
         1,
         "error: the bundle has no model.fp16.onnx, and to make it tensorflow, keras, tf2onnx, onnx are missing: "
-        "pip install 'cervix[export]'",
+        "pip install '.[export]'",
     )
     kept = run("export", exported_root, "--fp16", "--keep-graphs", without=())
     assert (kept.returncode, "has no model.fp16.onnx" in kept.stderr) == (1, True)

@@ -45,9 +45,9 @@ def test_the_doctor_finds_the_engine(done: dict[str, Any]) -> None:
     assert found["auto"] == "tensorrt fp16"
     reasons = {f"{way['backend']} {way['precision']}": way["reason"] for way in found["ways"]}
     assert reasons["tensorrt fp16"] == "the fastest one certified here"
-    assert reasons["onnxruntime-cpu fp32"] == "ONNX Runtime is not installed: pip install 'cervix[cpu]'"
-    assert reasons["onnxruntime-cuda fp32"] == "ONNX Runtime is not installed: pip install 'cervix[gpu]'"
-    assert reasons["openvino fp32"] == "OpenVINO is not installed: pip install 'cervix[cpu]'"
+    assert reasons["onnxruntime-cpu fp32"] == "ONNX Runtime is not installed: pip install '.[cpu]'"
+    assert reasons["onnxruntime-cuda fp32"] == "ONNX Runtime is not installed: pip install '.[gpu]'"
+    assert reasons["openvino fp32"] == "OpenVINO is not installed: pip install '.[cpu]'"
 
 
 def test_a_run_predicts_every_tile(done: dict[str, Any], folder: Path) -> None:

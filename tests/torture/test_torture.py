@@ -193,6 +193,7 @@ def test_every_hostile_file_becomes_what_is_specified(model: Path, tmp_path: Pat
     out = tmp_path / "preds.csv"
     finished = predict(tmp_path / "things", model=model, out=out)
     assert finished.peak_bytes > 0
+    assert finished.stderr == "", "quiet prints errors of the run, and those of tiles are in the table"
     assert judge(finished, things, out=out, ordinary=ORDINARY) == []
     # And what is not as specified is told.
     assert things[0].outcome == OK

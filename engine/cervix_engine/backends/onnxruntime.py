@@ -38,7 +38,7 @@ class OnnxRuntime(GraphRuntime):
 
     def objection(self, precision: Precision, _device: Device, /) -> str | None:
         if self.version() is None:
-            return f"ONNX Runtime is not installed: pip install 'cervix[{self.extra}]'"
+            return f"ONNX Runtime is not installed: pip install '.[{self.extra}]'"
         return self.provider_objection(precision)
 
     @abstractmethod

@@ -44,12 +44,12 @@ class OnnxRuntimeCuda(OnnxRuntime):
         import onnxruntime
 
         if PROVIDER not in onnxruntime.get_available_providers():
-            remedy = "pip install 'cervix[gpu]', and not cervix[cpu] with it"
+            remedy = "pip install '.[gpu]', and not '.[cpu]' with it"
             return f"the installed ONNX Runtime has no CUDA provider: {remedy}"
         if precision in ("bf16", "int8"):
             return f"ONNX Runtime's CUDA provider does not multiply in {precision}: use --precision fp16, or TensorRT"
         if error := cuda_core_error():
-            return f"{self.name} needs cuda-core: pip install 'cervix[gpu]' ({error})"
+            return f"{self.name} needs cuda-core: pip install '.[gpu]' ({error})"
         return loading_error(Path(onnxruntime.__file__).parent / "capi")
 
     def load(self, graph: bytes, info: BackendInfo, ordinal: int, /) -> Backend:

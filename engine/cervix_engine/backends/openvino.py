@@ -44,7 +44,7 @@ class OpenVino(GraphRuntime):
 
     def objection(self, precision: Precision, _device: Device, /) -> str | None:
         if self.version() is None:
-            return "OpenVINO is not installed: pip install 'cervix[cpu]'"
+            return "OpenVINO is not installed: pip install '.[cpu]'"
         return cpu_objection(precision)
 
     def load(self, graph: bytes, info: BackendInfo, _ordinal: int, /) -> Backend:

@@ -63,7 +63,7 @@ class TensorRt(Runtime):
         if version is None:
             raise BackendUnavailableError(f"{engine} needs {self.name}, which cannot be loaded here")
         if error := cuda_core_error():
-            raise BackendUnavailableError(f"{engine} needs cuda-core: pip install 'cervix[gpu]' ({error})")
+            raise BackendUnavailableError(f"{engine} needs cuda-core: pip install '.[gpu]' ({error})")
         if reason := self.misfit(mark, gpus[0], version):
             raise EngineIncompatibleError(
                 f"{engine} does not fit this machine: {reason}; rebuild it: {rebuild_command(bundle.root, mark)}"

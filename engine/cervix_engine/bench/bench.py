@@ -24,7 +24,8 @@ from cervix_engine.errors import UsageError
 from cervix_engine.files import scratch_folder
 from cervix_engine.machine import software, usable_cpus
 from cervix_engine.run.session import SessionRequest, open_session
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.listing import Listing
 
 # The model alone is measured up to the first of these that does not fit; a CPU's rate no longer grows beyond 64.
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)

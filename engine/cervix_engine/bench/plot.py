@@ -7,33 +7,48 @@ from typing import Any
 
 from cervix_engine.bench.report import BenchReport
 from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.extras import require_installed
 from cervix_engine.privacy import keep_out_of_home
+
+
+def check_plot(path: Path) -> None:
+    """Refuse, before the measurements, what could not be drawn after them.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
+        UsageError: it knows no such format.
+    """
+    known = _figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in known:
+        raise UsageError(f"cannot draw {path}: expected one of .{' .'.join(sorted(known))}")
 
 
 def plot(report: BenchReport, path: Path) -> None:
     """Draw `report` into `path`, whose suffix says the format.
 
     Raises:
-        UsageError: matplotlib is not installed or knows no such format.
+        BackendUnavailableError, UsageError: as `check_plot`.
         OutputError: the file cannot be written.
     """
-    keep_out_of_home()
-    try:
-        # Not `pyplot`: it would look for a display.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib: pip install 'cervix[bench]'") from error
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    check_plot(path)
+    figure = _figure()
     throughput, stages = figure.subplots(1, 2)
     _draw_throughput(throughput, report)
     _draw_stages(stages, report)
     figure.suptitle(f"{report.backend.backend} {report.backend.precision} on {report.conditions.software['cpu']}")
     try:
         figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise UsageError(f"cannot draw {path}: {error}") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _figure() -> Any:
+    require_installed("bench", "matplotlib", work="--plot")
+    keep_out_of_home()
+    # Not `pyplot`: it would look for a display.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(11, 4.2), layout="constrained")
 
 
 def _draw_throughput(axes: Any, report: BenchReport) -> None:

@@ -20,7 +20,7 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import DEFAULT_SHARD, TableTransaction
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import decode, preprocess_into, read_tile
 from cervix_engine.tiles.tile import TileRef
 from cervix_engine.values import Pixels

@@ -44,7 +44,7 @@ def main(
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.derived_outputs import DerivedOutputs
-    from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
+    from cervix_engine.cli.shared.logs import command_line, debug_log, native_lines_logged
     from cervix_engine.cli.shared.surroundings import scratch_in
     from cervix_engine.run.batch import BatchConfig, RunSetup
     from cervix_engine.run.budget import FailureBudget
@@ -53,15 +53,18 @@ def main(
     context.with_resource(debug_log(log_file))
     context.with_resource(native_lines_logged())
     said = Said(**{name: options.pop(name) for name in ("as_json", "quiet", "verbose")})
-    derived = DerivedOutputs(**{name: options.pop(name) for name in ("summary", "geojson", "report")})
+    asked = DerivedOutputs(**{name: options.pop(name) for name in ("summary", "geojson", "report")})
     config = BatchConfig(
         model=model or default_bundle(),
         device=Device.parse(device),
         budget=FailureBudget.parse(max_failures),
+        command=command_line(),
         **options,
     )
+    derived = asked.remaining(config)
+    config = replace(config, keep_finished=bool(derived.targets))
     scratch_in(config.out.absolute().parent)
-    setup = context.find_object(RunSetup) or RunSetup()
+    setup = replace(context.find_object(RunSetup) or RunSetup(), listed=derived.check_listing)
     if not said.quiet:
         setup = replace(setup, opened=partial(_say_choice, config.model))
     derived.check(config)
@@ -78,7 +81,7 @@ class Said:
 
 
 def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:
-    from cervix_engine.cli.batch_messages import summary_lines
+    from cervix_engine.cli.batch_messages import kept_words, summary_lines
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.signals import prompt_interruption
     from cervix_engine.run.batch import predict_folder
@@ -86,7 +89,7 @@ def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said
 
     if said.as_json:
         emit("start", tiles=escape_name(str(config.tiles)), out=escape_name(str(config.out)))
-    with prompt_interruption(), _progress(said) as progress:
+    with prompt_interruption(partial(kept_words, config.out)), _progress(said) as progress:
         done = predict_folder(config, progress=progress, setup=setup)
     if said.as_json:
         emit("done", report=done.to_json())

@@ -101,6 +101,15 @@ def _number(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
+def kept_words(out: Path) -> str:
+    """How much of a run that is interrupted is kept, as the start of a line; empty where none has begun."""
+    from cervix_engine.run.journal import kept_tiles
+    from cervix_engine.run.transaction import journal_of
+
+    kept = kept_tiles(journal_of(out))
+    return f"{kept[0]} of {kept[1]} tiles are kept; " if kept else ""
+
+
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
     """What a run would be, in a few lines."""
     yield f"{forecast.found} tiles, and as many rows{_ignored(forecast)}"

@@ -100,9 +100,12 @@ def main(
     from cervix_engine.backends.device import Device
     from cervix_engine.bench.bench import BenchConfig
     from cervix_engine.bench.measure import Gate
+    from cervix_engine.bench.plot import check_plot
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.shared.surroundings import prepare_outputs
 
+    if picture:
+        check_plot(picture)
     prepare_outputs(out, picture, needs_scratch=asked["scratch"] is None)
     config = BenchConfig(
         model=model or default_bundle(),

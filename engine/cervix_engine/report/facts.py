@@ -65,6 +65,7 @@ def _run_facts(run: RunRecord) -> Pairs:
     backend, bound = run.backend, run.bound_by
     computed = "" if backend.arithmetic == backend.precision else f", computed in {backend.arithmetic}"
     return [
+        *_times(run),
         ("runtime", f"{backend.backend} {backend.version}"),
         ("precision", f"{backend.precision}{computed}"),
         ("device", f"{backend.device}, {backend.device_class}, {backend.threads} threads"),
@@ -78,6 +79,13 @@ def _run_facts(run: RunRecord) -> Pairs:
             f"{run.ignored:,}" + (f": {words}" if (words := ignored_words(run.ignored_by)) else ""),
         ),
     ]
+
+
+def _times(run: RunRecord) -> Pairs:
+    asked = run.provenance
+    facts = {"started": asked.started_at, "ended": run.ended_at, "host": asked.host, "command": asked.command}
+    known = [(name, value) for name, value in facts.items() if value]
+    return [*known, ("took", f"{run.seconds:,.1f} s")] if run.seconds is not None else known
 
 
 def _certificate_facts(run: RunRecord, bundle: Bundle) -> Pairs:

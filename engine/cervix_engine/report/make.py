@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.errors import OutputError, OutputExistsError, UsageError
+from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
 from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
-from cervix_engine.report.page import write_page
+from cervix_engine.report.page import check_page, write_page
 from cervix_engine.run.record import record_of
 from cervix_engine.table.coordinates import FOLDER
 from cervix_engine.table.geojson import write_geojson
@@ -36,10 +37,10 @@ class ReportConfig:
 
 
 def make_report(config: ReportConfig) -> Findings:
-    """Write what was asked.
+    """Write what was asked; where one of them fails, the others are made all the same.
 
     Raises:
-        CervixError: see `errors.py`; what is being written then has not appeared.
+        CervixError: see `errors.py`; what it speaks of has not appeared.
     """
     check_config(config)
     table = Table.open(config.table)
@@ -47,16 +48,34 @@ def make_report(config: ReportConfig) -> Findings:
     categories = table.categories(bundle.contract if bundle else None)
     locator = locating_for_table(table, config.coords, names_slides=_names_say_slides(config.table))
     findings = gather(table, categories=categories, locator=locator, top=config.top if config.out else 0)
-    if config.summary:
-        write_summary(config.summary, findings.slides)
-    if config.geojson:
-        write_geojson(table, config.geojson, locator=locator, overwrite=config.overwrite)
-    if config.out:
+
+    def page(path: Path) -> None:
         facts = load_facts(config.table, bundle=bundle, tiles=findings.tiles, failed=findings.failed)
         # Only display names and the EXIF rule are taken from it, and SIPaKMeD's are the defaults of both.
         contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
-        write_page(findings, facts, config.out, tiles=config.tiles, contract=contract, overwrite=config.overwrite)
+        write_page(findings, facts, path, tiles=config.tiles, contract=contract, overwrite=config.overwrite)
+
+    _make_each(
+        (config.summary, lambda path: write_summary(path, findings.slides)),
+        (config.geojson, lambda path: write_geojson(table, path, locator=locator, overwrite=config.overwrite)),
+        (config.out, page),
+    )
     return findings
+
+
+def _make_each(*products: tuple[Path | None, Callable[[Path], object]]) -> None:
+    """Make each product that has a path, whatever becomes of the others; raise what went wrong."""
+    failures: list[CervixError] = []
+    for path, make in products:
+        try:
+            if path:
+                make(path)
+        except CervixError as error:
+            failures.append(error)
+    if len(failures) > 1:
+        raise OutputError("; ".join(map(str, failures))) from failures[0]
+    if failures:
+        raise failures[0]
 
 
 def _names_say_slides(table: Path) -> bool:
@@ -80,6 +99,8 @@ def check_config(config: ReportConfig) -> None:
     targets = [path for path in (config.out, config.summary, config.geojson) if path]
     if len({os.path.realpath(path) for path in (*targets, config.table)}) <= len(targets):
         raise UsageError("table, --out, --summary and --geojson must all be different")
+    if config.out:
+        check_page()
     for path in targets:
         _check_target(path, overwrite=config.overwrite, folder=path == config.geojson)
 
@@ -87,6 +108,8 @@ def check_config(config: ReportConfig) -> None:
 def _check_target(path: Path, *, overwrite: bool, folder: bool) -> None:
     if not os.path.isdir(path.parent):  # noqa: PTH112 - as above
         raise OutputError(f"no such folder: {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: no permission")
     if not os.path.lexists(path):
         return
     if os.path.isdir(path) != folder:  # noqa: PTH112 - as above

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import Category, ModelContract
-from cervix_engine.errors import BackendUnavailableError, OutputError, OutputExistsError
+from cervix_engine.errors import OutputError, OutputExistsError
+from cervix_engine.extras import require_installed
 from cervix_engine.files import atomic_path
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick
@@ -104,11 +105,15 @@ def render(findings: Findings, facts: Facts, *, tiles: Path | None, contract: Mo
     )
 
 
+def check_page() -> None:
+    """Raises BackendUnavailableError where no page can be made."""
+    require_installed("report", "jinja2", work="a page")
+
+
 def _template() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise BackendUnavailableError("reports need jinja2: pip install 'cervix[report]'") from error
+    check_page()
+    import jinja2
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

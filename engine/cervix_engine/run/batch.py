@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.run.budget import FailureBudget
 from cervix_engine.run.config import BatchConfig, check_paths
+from cervix_engine.run.journal import InputRules
 from cervix_engine.run.plan import Done, Plan, decide
-from cervix_engine.run.record import RunRecord
+from cervix_engine.run.record import RunRecord, utc_now
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.shards import ShardWriter
 from cervix_engine.run.stream.fork_server import fork_server
@@ -20,6 +21,7 @@ from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StreamStats
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import TableTransaction
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.tile import TileFailure
 
 __all__ = ["BatchConfig", "Progress", "RunSetup", "no_progress", "predict_folder"]
@@ -35,6 +37,10 @@ def no_words(_session: Session) -> None:
     """For callers that say nothing."""
 
 
+def no_objection(_listing: Listing, _rules: InputRules) -> None:
+    """For callers that take every listing."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunSetup:
     """What a run works with. Tests hand in their own.
@@ -43,12 +49,14 @@ class RunSetup:
         choose: gives the backend.
         open_table: takes a table's place.
         source: how a tile becomes pixels; None reads and decodes it.
+        listed: told what a new run will predict, before a model is loaded; it may raise to refuse that.
         opened: told of the session, before the first tile.
     """
 
     choose: Choose = choose_backend
     open_table: Callable[..., TableTransaction] = TableTransaction
     source: TileSource | None = None
+    listed: Callable[[Listing, InputRules], None] = no_objection
     opened: Callable[[Session], None] = no_words
 
 
@@ -76,7 +84,13 @@ def predict_folder(
         plan = decide(config, bundle, table, began=began)
         if isinstance(plan, Done):
             return plan.record
-        list_tiles = partial(plan.list_tiles, table, config.tiles)
+
+        def list_tiles() -> Listing:
+            listing = plan.list_tiles(table, config.tiles)
+            if plan.kind == "fresh":
+                setup.listed(listing, plan.rules)
+            return listing
+
         with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
             setup.opened(session)
             return _predict(config, plan, session, table, source=setup.source, progress=progress)
@@ -92,7 +106,13 @@ def _predict(
     progress: Progress,
 ) -> RunRecord:
     """Predict what the table still lacks, and commit it."""
-    provenance = replace(session.provenance, arguments=config.arguments())
+    provenance = replace(
+        session.provenance,
+        arguments=config.arguments(),
+        host=platform.node(),
+        command=config.command,
+        started_at=utc_now(seconds_ago=time.perf_counter() - plan.request.began),
+    )
     with table.begin(
         plan.identity(session), session.listing, backend=session.backend.info, provenance=provenance, base=plan.base
     ) as begun:

@@ -46,6 +46,8 @@ class BatchConfig:
         slide: which slide a tile is of: a pattern such as `{slide}/tiles/*`, or a CSV file with `path,slide_id` (and
             maybe `minx,miny`); None takes an earlier run's own, else each tile's folder relative to the root.
         follow_links: whether links that lead out of the folder are followed, to files and to folders.
+        keep_finished: whether a finished table that this run would make again is taken as it is; else it is refused.
+        command: the command line that asked for it, for the record.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -68,6 +70,8 @@ class BatchConfig:
     slide: str | None = None
     follow_links: bool = False
     retry_failures: bool = False
+    keep_finished: bool = False
+    command: str | None = None
 
     @property
     def record_path(self) -> Path:
@@ -108,6 +112,7 @@ class BatchConfig:
     def arguments(self) -> dict[str, Any]:
         """What was asked, by option, for the run's record."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
+        del values["command"]  # the record has it beside these
         return {name: _as_json(value) for name, value in values.items()}
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from cervix_engine.bundle.bundle import Bundle
@@ -21,7 +20,8 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.table.locations import check_slides, slides_for_run
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.tile import TileFailure
 
 # The first two batches fill the stream and are not timed.
@@ -75,10 +75,15 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
     fork_server()  # it starts while the model is loaded
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
     with scratch_folder() as folder:
-        list_tiles = partial(discover, config.tiles, spool=folder, follow_links=rules.follow_links)
+
+        def list_tiles() -> Listing:
+            listing = discover(config.tiles, spool=folder, follow_links=rules.follow_links)
+            check_slides(slides_for_run(rules.slide, config.tiles), listing.paths())
+            setup.listed(listing, rules)
+            return listing
+
         with open_session(request, list_tiles=list_tiles, choose=setup.choose) as session:
             setup.opened(session)
-            check_slides(slides_for_run(rules.slide, config.tiles), session.listing.paths())
             seen = _predict(session, columns=config.optional_columns(()), rules=rules)
     listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s
     return Forecast(

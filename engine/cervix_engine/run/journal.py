@@ -225,6 +225,19 @@ class Journal:
             os.fsync(file.fileno())
 
 
+def kept_tiles(path: Path) -> tuple[int, int] | None:
+    """(Tiles whose rows are safe, all tiles) by a journal that may still be written; None where there is none."""
+    try:
+        header, *entries = [_entry(line) for line in path.read_bytes().split(b"\n")]
+    except OSError:
+        return None
+    if header is None:
+        return None
+    # A shard that was made again is listed twice.
+    shards = {entry["first_batch"]: entry for entry in entries if entry and "first_batch" in entry}
+    return sum(shard["ok"] + sum(shard["failures"].values()) for shard in shards.values()), header["found"]
+
+
 def _line(entry: dict[str, Any]) -> bytes:
     return json.dumps({"check": _check(entry), "entry": entry}).encode() + b"\n"
 

@@ -5,6 +5,7 @@
 | nothing | | `fresh`: lists the tiles and predicts all |
 | a finished table | `overwrite` | `fresh`; that table stays until the rename |
 | a finished table | `retry_failures` | `retry`: predicts the failed rows' tiles, keeps all other rows |
+| a finished table | `keep_finished`, and what made it | nothing, and `Done` |
 | a partial run | | `resume`: takes its stored listing, predicts what no shard holds; also of a `retry` |
 | a partial run | not `resume` | as if it were not there |
 | a run that ended behind its rename | the same again | nothing: it is finished, and `Done` |
@@ -32,7 +33,7 @@ from cervix_engine.run.tuning import Auto
 from cervix_engine.table.locations import check_slides, slides_for_run
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
     if base and not base.failed:
         return Done(base)
     if not base and not config.overwrite:
+        if config.keep_finished and not partial and (record := _made_alike(config, bundle)):
+            return Done(record)
         _require_free(config.out)
     request = config.request(bundle, began=began)
     earlier = partial or (base.identity if base else None)
@@ -145,6 +148,27 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
     same_kind = config.retry_failures == (finished.retry_of is not None)
     return same_kind and (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
+
+
+def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
+    """The record of the finished table that lies there, if it is whole and is what this run would make."""
+    try:
+        record = record_of(config.out)
+        whole = record.table is not None and sha256_file(config.out) == record.table.table_sha256
+    except (OutputError, OSError):
+        return None
+    made = record.identity
+    asked = replace(
+        made,
+        root=os.fspath(config.tiles.resolve()),
+        bundle_digest=bundle.digest,
+        backend=config.backend or made.backend,
+        precision=made.precision if config.precision == "auto" else config.precision,
+        batch_size=_batch_size(config.batch_size, made),
+        columns=RowFormat(bundle.contract, optional=config.optional_columns(made.columns)).columns,
+        **asdict(config.rules(made.rules)),
+    )
+    return record if whole and record.status == "done" and asked == made else None
 
 
 def _table_to_mend(table: Path) -> RunRecord:

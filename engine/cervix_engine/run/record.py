@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,11 @@ Status = Literal["running", "done", "interrupted", "failed"]
 ROW_CHECK_BYTES = 8
 
 
+def utc_now(*, seconds_ago: float = 0.0) -> str:
+    """The time in ISO 8601, UTC."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat(timespec="milliseconds")
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a run's answers come from: the bundle, the certificate that covers them, and the proof at the start.
@@ -33,6 +39,11 @@ class Provenance:
         start_s: seconds until the first tile could be predicted.
         arguments: what was asked, by option.
         software: versions by name, the system and the CPU.
+        host: the machine's name.
+        command: the command line; None where Python asked.
+        started_at: when the run began, in ISO 8601, UTC.
+
+    The last three are None in records of earlier versions.
     """
 
     bundle_digest: str
@@ -41,6 +52,9 @@ class Provenance:
     start_s: float
     arguments: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=software)
+    host: str | None = None
+    command: str | None = None
+    started_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,7 @@ class RunRecord:
         reason: why a run that is not done ended, else None.
         identity: everything that a row can depend on.
         ignored_by: how many of the ignored for which of `discover.REASONS`; empty where that is not known.
+        ended_at: when the run ended, however it did; None while it goes on, and in records of earlier versions.
         folder_changes: of a run that went on: how the folder differed from its listing.
         resumed: tiles that were done before this run, by an earlier one.
         flagged: predicted tiles with a flag of `quality.py`, where the run looked for any.
@@ -101,6 +116,7 @@ class RunRecord:
     replaces: RunRecord | None = None
     ignored_by: dict[str, int] = field(default_factory=dict)
     folder_changes: FolderChanges | None = None
+    ended_at: str | None = None
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -122,9 +138,18 @@ class RunRecord:
         """Of the tiles that this run computed itself."""
         return (self.ok + self.failed - self.resumed) / self.stream_s if self.stream_s else 0.0
 
+    @property
+    def seconds(self) -> float | None:
+        """From start to end; None where either is not known."""
+        if not self.provenance.started_at or not self.ended_at:
+            return None
+        return (
+            datetime.fromisoformat(self.ended_at) - datetime.fromisoformat(self.provenance.started_at)
+        ).total_seconds()
+
     def done(self) -> RunRecord:
         """Of a table that is in its place: the record is this table's alone."""
-        return replace(self, status="done", reason=None, replaces=None)
+        return replace(self, status="done", reason=None, replaces=None, ended_at=utc_now())
 
     def save(self, table: Path) -> None:
         """Write it beside `table`, atomically.
@@ -141,6 +166,8 @@ class RunRecord:
             "cervix_version": self.provenance.software["cervix"],
             "status": self.status,
             "reason": self.reason,
+            "ended_at": self.ended_at,
+            "seconds": self.seconds,
             "provenance": asdict(self.provenance),
             "backend": asdict(self.backend),
             "identity": _identity_to_json(self.identity),
@@ -178,7 +205,7 @@ class RunRecord:
     def _from_json(cls, data: dict[str, Any]) -> RunRecord:
         if data["schema"] != cls.schema:
             raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
-        data = {"ignored_by": {}, "folder_changes": None, **data}  # earlier versions write neither
+        data = {"ignored_by": {}, "folder_changes": None, "ended_at": None, **data}  # earlier versions write none
         values = {item.name: data[item.name] for item in fields(cls)}
         values["provenance"] = Provenance(**data["provenance"])
         values["backend"] = BackendInfo(**data["backend"])

@@ -34,7 +34,7 @@ from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
 from cervix_engine.run.tuning import Auto, choose_batch_size, fit_memory, golden_sample, sample_of
 from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.values import Pixels, Probabilities
 
 DEFAULT_RULES = InputRules(coords=NAMES, slide=FOLDER)

@@ -46,6 +46,7 @@ from cervix_engine.run.record import (
     record_beside,
     replaced_record,
     row_check,
+    utc_now,
 )
 from cervix_engine.run.shards import ShardSize, ShardWriter
 from cervix_engine.run.stream.slot import TileBatch
@@ -70,6 +71,11 @@ class State(Enum):
     COMMITTED = "committed"
 
 
+def journal_of(out: Path) -> Path:
+    """The journal of a run on its way to a table."""
+    return out.with_name(f".{out.name}.cervix") / JOURNAL
+
+
 class TableTransaction:
     """Owns a table's place; `with` takes its lock, and leaves either a run that can go on, or the table alone.
 
@@ -90,7 +96,7 @@ class TableTransaction:
 
     def __init__(self, out: Path, *, shard_size: ShardSize = DEFAULT_SHARD) -> None:
         self.out = out
-        self.folder = out.with_name(f".{out.name}.cervix")
+        self.folder = journal_of(out).parent
         self.state = State.ABSENT
         self._shard_size = shard_size
         self._lock = PlaceLock(out.with_name(f".{out.name}.lock"))
@@ -238,7 +244,7 @@ class TableTransaction:
             if self.state is not State.COMMITTED:
                 # What ended the run may keep this from being written too; it alone is what the caller must see.
                 with suppress(OutputError):
-                    self._update(status=status, reason=_reason(error))
+                    self._update(status=status, reason=_reason(error), ended_at=utc_now())
             raise
 
     def _update(self, **changes: Any) -> RunRecord:

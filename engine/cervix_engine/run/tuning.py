@@ -20,7 +20,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import DeviceMemoryError, InferenceError, TileError
-from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_engine.values import Pixels
 

@@ -240,7 +240,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise BackendUnavailableError("Parquet needs pyarrow: pip install 'cervix[report]'") from error
+        raise BackendUnavailableError("Parquet needs pyarrow: pip install '.[report]'") from error
     return pyarrow, parquet
 
 

@@ -17,6 +17,7 @@ from cervix_engine.errors import UsageError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.table.coordinates import (
     FOLDER,
+    NAMES,
     FolderSlides,
     Locating,
     Location,
@@ -168,6 +169,13 @@ def slides_for_run(slide: str | None, root: Path) -> Slides:
     if _is_file(slide):
         return NamedSlides(dict(_slides_in(NamedFile.read(slide, what="slides"))).get, folders)
     return NamedSlides(compile_slide_pattern(slide).slide, folders)
+
+
+def may_be_located(paths: Iterable[str], coords: str | None) -> bool:
+    """Whether anything can say of any tile where it lies: two bare numbers may, as the finished table shows."""
+    locating = locating_for_run(coords or NAMES)
+    bare = Locator(trusts_bare_numbers=True) if coords == NAMES else locating
+    return any(locating.locate(path, "", 1, 1) or bare.locate(path, "", 1, 1) for path in paths)
 
 
 def identified(coords: str) -> str:

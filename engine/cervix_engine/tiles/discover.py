@@ -18,16 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cervix_engine.errors import ListingError, UsageError
-from cervix_engine.tiles.listing import (
-    Listing,
-    Record,
-    SameRoot,
-    folder_changes,
-    list_again,
-    write_sorted,
-)
-
-__all__ = ["Listing", "SameRoot", "compared", "discover", "ignored_words", "list_again"]
+from cervix_engine.tiles.listing import Listing, Record, folder_changes, write_sorted
 
 log = logging.getLogger(__name__)
 

@@ -104,9 +104,12 @@ class Written:
 
     def __post_init__(self) -> None:
         from cervix_engine.errors import UsageError
+        from cervix_engine.extras import require_installed
 
         if self.drift_plot and not self.history:
             raise UsageError("--drift-plot draws the nights of --history: name that file")
+        if self.drift_plot:
+            require_installed("train", "matplotlib", work="--drift-plot")
 
     def write(self, report: ParityReport) -> None:
         """Raises OutputError where a file cannot be written."""

@@ -106,10 +106,10 @@ def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
     if missing := missing_converters():
         raise ConversionError(
             f"the bundle has no {', '.join(lacking)}, and to make it {', '.join(missing)} are missing: "
-            "pip install 'cervix[export]'"
+            "pip install '.[export]'"
         )
     if _missing_runtime():
-        raise BackendUnavailableError("ONNX Runtime is not installed: pip install 'cervix[cpu]'")
+        raise BackendUnavailableError("ONNX Runtime is not installed: pip install '.[cpu]'")
 
 
 def _missing_runtime() -> bool:

@@ -125,7 +125,7 @@ def _use_keras(bundle: Bundle, plan: ParityPlan) -> bool:
         raise UsageError("--keras: TensorFlow is not installed, or the bundle has no model.keras")
     use = installed if plan.keras is None else plan.keras
     if plan.data is not None and not use:
-        raise UsageError("--data needs Keras, whose answers only the golden tiles record: pip install 'cervix[export]'")
+        raise UsageError("--data needs Keras, whose answers only the golden tiles record: pip install '.[export]'")
     return use
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.errors import UsageError
+from cervix_engine.extras import require_installed
 from cervix_engine.files import atomic_path
 from cervix_engine.privacy import keep_out_of_home
 from cervix_export.parity.measure import ParityReport
@@ -72,14 +73,13 @@ def plot_drift(path: Path, nights: list[dict[str, Any]]) -> None:
     """Draw each comparison's p99 difference and agreement over the nights, as PNG.
 
     Raises:
-        OutputError: matplotlib is not installed.
+        BackendUnavailableError: matplotlib is not installed.
     """
+    require_installed("train", "matplotlib", work="a drift plot")
     keep_out_of_home()
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OutputError("a drift plot needs matplotlib: pip install 'cervix[train]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     differences, agreements = figure.subplots(2, 1, sharex=True)

@@ -14,7 +14,7 @@ from cervix_engine.cli.doctor import main
 from cervix_engine.doctor import Diagnosis, Verdict, diagnose
 from engine.report.bundles import CPU, certified_bundle
 
-pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'cervix[cpu]'")
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install '.[cpu]'")
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -84,14 +84,14 @@ def test_without_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     diagnosis = diagnose(certified_bundle(tmp_path / "b", ("fp32", 20.0)))
     assert _version(diagnosis, "onnxruntime-ep-openvino") is None
     assert "onnxruntime-ep-openvino" in _way(diagnosis, "onnxruntime-openvino", "fp32").reason
-    assert ("onnxruntime-ep-openvino: to run bundles on the CPU", "pip install 'cervix[cpu]'") in diagnosis.missing
+    assert ("onnxruntime-ep-openvino: to run bundles on the CPU", "pip install '.[cpu]'") in diagnosis.missing
     assert diagnosis.auto == f"{CPU} fp32"
 
 
 def test_without_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _without(monkeypatch, "tensorflow", "keras")
     diagnosis = diagnose(tmp_path / "none")
-    assert ("tensorflow, keras: to train", "pip install 'cervix[train]'") in diagnosis.missing
+    assert ("tensorflow, keras: to train", "pip install '.[train]'") in diagnosis.missing
 
 
 def test_without_onnxruntime_the_others_are_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_without_onnxruntime_the_others_are_still_there(tmp_path: Path, monkeypa
     _without(monkeypatch, "onnxruntime", "onnxruntime_ep_openvino")
     diagnosis = diagnose(certified_bundle(tmp_path / "b", ("fp32", 20.0)))
     assert diagnosis.auto == "openvino fp32"
-    assert _way(diagnosis, CPU, "fp32").reason == "ONNX Runtime is not installed: pip install 'cervix[cpu]'"
+    assert _way(diagnosis, CPU, "fp32").reason == "ONNX Runtime is not installed: pip install '.[cpu]'"
 
 
 def test_without_any_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_without_any_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (diagnosis.auto, diagnosis.can_run) == (None, False)
     assert not any(way.chosen or way.tiles_per_sec for way in diagnosis.ways)
     assert all("is not installed" in way.reason or "has no" in way.reason for way in diagnosis.ways)
-    assert "pip install 'cervix[cpu]'" in [line for _, line in diagnosis.missing]
+    assert "pip install '.[cpu]'" in [line for _, line in diagnosis.missing]
     done = CliRunner().invoke(main, ["--model", str(bundle)])
     assert done.exit_code == 1
     assert "ONNX Runtime is not installed" in done.stdout
@@ -119,7 +119,7 @@ def test_without_a_gpu_nobody_needs_tensorrt(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("shutil.which", lambda name: None)
     diagnosis = diagnose(tmp_path / "none")
     assert diagnosis.gpus == ()
-    assert not any("cervix[gpu]" in line for _, line in diagnosis.missing)
+    assert not any("'.[gpu]'" in line for _, line in diagnosis.missing)
 
 
 def test_with_a_gpu_the_runtime_for_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_with_a_gpu_the_runtime_for_it_is_missing(tmp_path: Path, monkeypatch: p
     _without(monkeypatch, "tensorrt")
     diagnosis = diagnose(tmp_path / "none")
     assert diagnosis.gpus == ("NVIDIA H100, compute capability 9.0, 81559 MiB, driver 580.1",)
-    assert "pip install 'cervix[gpu]'" in [line for _, line in diagnosis.missing]
+    assert "pip install '.[gpu]'" in [line for _, line in diagnosis.missing]
 
 
 def test_with_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

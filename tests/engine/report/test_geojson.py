@@ -21,7 +21,7 @@ def _write(path: Path, *, overwrite: bool = False) -> Path:
 
 
 def test_each_slide_is_a_file_that_shapely_reads(write_table: WriteTable) -> None:
-    shapely = pytest.importorskip("shapely", reason="needs shapely: pip install 'cervix[dev]'")
+    shapely = pytest.importorskip("shapely", reason="needs shapely: pip install '.[dev]'")
     tiles = [Tile(f"{slide}/x{x}_y0.png", slide) for slide in ("A", "B") for x in (0, 120)]
     # Slide A comes again after B, as it does where folders of one name lie in different places.
     folder = _write(write_table([*tiles, Tile("z/A/x240_y0.png", "A"), Tile("A/x9_y9.png", reason="empty: 0 bytes")]))

@@ -22,7 +22,7 @@ from engine.report.chromium import PROGRAM, Page, open_browser
 from engine.report.tables import Tile, WriteTable
 from engine.run.support import choose_fake, make_fake_bundle
 
-pytest.importorskip("jinja2", reason="needs jinja2: pip install 'cervix[report]'")
+pytest.importorskip("jinja2", reason="needs jinja2: pip install '.[report]'")
 
 # A slash in a name is a folder and a file in it.
 HOSTILE = (
@@ -211,7 +211,7 @@ def _claim_bundle(run_file: Path, digest: str, certificate: str) -> None:
 
 
 def test_the_certificate_is_told_for_the_runs_own_bundle_only(run_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'cervix[cpu]'")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install '.[cpu]'")
     mine = Bundle.open(certified_bundle(tmp_path / "mine", ("fp32", 20.0)))
     other = certified_bundle(tmp_path / "other", ("fp32", 30.0))
     for name in ("preds.csv", "preds.csv.run.json"):

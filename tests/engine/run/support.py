@@ -30,7 +30,7 @@ from cervix_engine.run.batch import RunSetup
 from cervix_engine.run.session import Choose, Chosen, SessionRequest, choose_backend
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.transaction import TableTransaction
-from cervix_engine.tiles.discover import Listing
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess, preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef, TileSize
 from cervix_engine.values import Pixels, Probabilities

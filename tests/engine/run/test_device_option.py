@@ -164,7 +164,7 @@ def test_cuda_where_nothing_runs_on_it_is_never_a_run_on_the_cpu(
     invoke: Invoke, out: Path, on: Callable[..., Machine]
 ) -> None:
     machine = on((L4,), provider=False)  # for which there is no engine
-    assert_refused(invoke("--device", "cuda"), 1, "no CUDA provider: pip install 'cervix[gpu]'", out=out)
+    assert_refused(invoke("--device", "cuda"), 1, "no CUDA provider: pip install '.[gpu]'", out=out)
     assert (machine.computed, machine.loaded) == ([], [])
 
 

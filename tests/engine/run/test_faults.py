@@ -137,7 +137,7 @@ def test_a_kill_at_steps_from_assembly_to_another_format(
     table: str, few: Path, fake_bundle: Bundle, tmp_path: Path
 ) -> None:
     if table.endswith("parquet"):
-        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cervix[report]'")
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
     findings = campaign("kill-commit", few, fake_bundle, tmp_path, table=table)
     assert len(findings) > (2 if table.endswith("parquet") else 5)
     tables = [finding["table"] for finding in findings]

@@ -23,7 +23,7 @@ SUFFIXES = [".csv.gz", ".jsonl", ".parquet"]
 @pytest.fixture(autouse=True)
 def _pyarrow_where_needed(request: pytest.FixtureRequest) -> None:
     if ".parquet" in request.node.name:
-        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'cervix[report]'")
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
 
 
 @pytest.fixture
@@ -91,5 +91,5 @@ def test_a_missing_pyarrow_is_known_before_any_work(few: Path, tmp_path: Path, m
     (folder := tmp_path / "out").mkdir()
     done = CliRunner().invoke(main, [str(few), "--out", str(folder / "p.parquet"), "--model", str(tmp_path / "none")])
     assert done.exit_code == 1
-    assert "pip install 'cervix[report]'" in done.stderr
+    assert "pip install '.[report]'" in done.stderr
     assert list(folder.iterdir()) == []

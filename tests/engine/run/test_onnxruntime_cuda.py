@@ -120,7 +120,7 @@ def test_it_is_a_way_to_run_fp32_and_fp16_where_a_gpu_is(bundle: Bundle, monkeyp
 @pytest.mark.parametrize(
     ("options", "changes", "reason"),
     [
-        (("--fp16",), {"provider": False}, "no CUDA provider: pip install 'cervix[gpu]', and not cervix[cpu]"),
+        (("--fp16",), {"provider": False}, "no CUDA provider: pip install '.[gpu]', and not '.[cpu]'"),
         (("--precision", "bf16"), {}, "does not multiply in bf16: use --precision fp16, or TensorRT"),
         (("--precision", "fp32"), {"gpus": ()}, "needs an NVIDIA GPU: the driver offers none"),
     ],
@@ -147,7 +147,7 @@ def test_without_cuda_core_it_is_no_way_to_run(
     assert FP32 not in ways_here(bundle)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "onnxruntime-cuda")
     assert (done.exit_code, machine.computed) == (1, [])
-    assert "needs cuda-core: pip install 'cervix[gpu]'" in done.stderr
+    assert "needs cuda-core: pip install '.[gpu]'" in done.stderr
 
 
 # ---- a run

@@ -103,7 +103,7 @@ def test_a_precision_that_it_does_not_run_is_not_opened(tmp_path: Path) -> None:
 
 def test_without_openvino_the_reason_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert objection("openvino", "fp32") == "OpenVINO is not installed: pip install 'cervix[cpu]'"
+    assert objection("openvino", "fp32") == "OpenVINO is not installed: pip install '.[cpu]'"
 
 
 def test_a_certificate_of_openvino_s_is_passed_over_where_it_is_not_installed(

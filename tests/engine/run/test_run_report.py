@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,6 +75,47 @@ def test_at_the_end_it_says_what_happened(config: BatchConfig, validate: Validat
     validate("run", document)
     assert RunRecord.load(config.record_path) == report
     assert (report.status, report.reason, report.replaces, report.ok) == ("done", None, None, 50)
+
+
+def test_it_says_when_where_and_by_which_command_a_run_was_made(config: BatchConfig, validate: Validate) -> None:
+    before = datetime.now(UTC)
+    record = predict_folder(replace(config, command="cervix-batch 'my tiles' -o preds.csv"))
+    after = datetime.now(UTC)
+    document = stored(config)
+    validate("run", document)
+    provenance = document["provenance"]
+    assert (provenance["host"], provenance["command"]) == (platform.node(), "cervix-batch 'my tiles' -o preds.csv")
+    assert "command" not in provenance["arguments"]
+    started, ended = map(datetime.fromisoformat, (provenance["started_at"], document["ended_at"]))
+    slack = timedelta(seconds=0.01)  # times are written in milliseconds
+    assert before - slack <= started < ended <= after + slack
+    assert document["seconds"] == record.seconds == (ended - started).total_seconds()
+    facts = dict(load_facts(config.out, bundle=None, tiles=50, failed=0).run)
+    assert facts["command"] == "cervix-batch 'my tiles' -o preds.csv"
+    assert (facts["host"], facts["started"], facts["ended"]) == (
+        *(provenance[name] for name in ("host", "started_at")),
+        document["ended_at"],
+    )
+    assert facts["took"].endswith(" s")
+
+
+def test_a_run_that_stops_has_an_end_and_one_that_goes_on_has_none(config: BatchConfig) -> None:
+    assert stopped(config, KeyboardInterrupt())["seconds"] > 0
+    assert seen_while_running(config)["ended_at"] is None
+
+
+def test_a_record_of_an_earlier_version_is_read(config: BatchConfig) -> None:
+    predict_folder(config)
+    document = stored(config)
+    for key in ("ended_at", "seconds", "ignored_by", "folder_changes"):
+        del document[key]
+    for key in ("host", "command", "started_at"):
+        del document["provenance"][key]
+    for key in ("slide", "follow_links"):
+        del document["identity"][key]
+    config.record_path.write_text(json.dumps(document))
+    record = RunRecord.load(config.record_path)
+    assert (record.seconds, record.ignored_by, record.provenance.host, record.identity.slide) == (None, {}, None, None)
 
 
 @pytest.mark.parametrize(

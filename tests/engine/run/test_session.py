@@ -13,7 +13,8 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.run.session import Chosen, SessionRequest, open_session
 from cervix_engine.run.tuning import BATCH_SIZES, DEFAULT_BATCH_SIZE
-from cervix_engine.tiles.discover import Listing, discover
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import CONTRACT, choose_fake, reference_probabilities
 

@@ -112,7 +112,7 @@ def test_without_cuda_core_the_engine_is_no_way_to_run(
     assert COMBINATION not in ways_here(bundle)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
     assert (done.exit_code, a10.loaded) == (1, [])
-    assert "needs cuda-core: pip install 'cervix[gpu]'" in done.stderr
+    assert "needs cuda-core: pip install '.[gpu]'" in done.stderr
 
 
 @pytest.mark.usefixtures("a10")

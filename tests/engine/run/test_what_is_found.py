@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,8 @@ def test_a_share_with_thumbnails_says_what_it_passed_over(
     counted = "(6 other files ignored: 3 system folders, 1 hidden, 1 with another suffix, 1 whole slides)"
     assert f"table: {out}   {counted}\n" in done.stderr
     logged = log.read_text()
+    assert re.search(r" DEBUG cervix_engine\.cli\.shared\.logs: cervix [\d.]+ on .+: .+", logged.splitlines()[0])
+    assert re.fullmatch(r".* ended after [\d.]+ s", logged.splitlines()[-1])
     for line in ("hidden: '.hidden.png'", "system_folder: 'slide_a/@eaDir'", "whole_slide: 'whole.svs'"):
         assert f"ignored, {line}\n" in logged
     document = json.loads(out.with_name("preds.csv.run.json").read_text())

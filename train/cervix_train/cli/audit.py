@@ -14,6 +14,7 @@ from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import OutputError
 from cervix_engine.files import scratch_folder, write_json
 from cervix_engine.version import __version__
+from cervix_train.cli import require_libraries
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +70,8 @@ def _audit(
     from cervix_train.audit.audit import audit, summary
     from cervix_train.data.dataset import read_classes
 
+    if price:
+        require_libraries()
     prepare_outputs(json_file)
     known = read_classes(classes) if classes else SIPAKMED_CLASSES
     findings = summary(audit(data, classes=known, follow_links=follow_links))

@@ -13,6 +13,7 @@ from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.errors import OutputError
 from cervix_engine.files import write_json
 from cervix_engine.version import __version__
+from cervix_train.cli import require_libraries
 
 if TYPE_CHECKING:
     from cervix_train.data.dataset import Split
@@ -57,6 +58,7 @@ def main(
     from cervix_train.results.evaluate import evaluate
 
     model_path, data = _arguments(paths, model)
+    require_libraries()
     prepare_outputs(json_file, needs_scratch=True)
     with log_lines("cervix_train", "cervix_keras"):
         metrics = evaluate(model_path, data, split=split, batch_size=batch_size, follow_links=follow_links)

@@ -15,6 +15,7 @@ from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
 from cervix_engine.files import cache_beside
 from cervix_engine.version import __version__
+from cervix_train.cli import require_libraries
 from cervix_train.features.extractor import BACKBONES, Backbone, Weights, parse_weights
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def _train(
     from cervix_train.learning.config import TrainConfig
     from cervix_train.training.train import train
 
+    require_libraries()
     scratch_in(next(folder for folder in out.absolute().parents if folder.is_dir()))
     config = TrainConfig(
         data=data,

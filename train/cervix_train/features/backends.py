@@ -81,7 +81,7 @@ class ExtractorBackends:
 
     def no_bf16(self) -> str | None:
         """Why nothing here computes in BF16; None where something does."""
-        missing = None if graph_backends("bf16") else "tf2onnx is not installed: pip install 'cervix[export]'"
+        missing = None if graph_backends("bf16") else "tf2onnx is not installed: pip install '.[export]'"
         return objection(_BF16.backend, _BF16.precision) or missing
 
     def convert(self) -> None:

@@ -10,7 +10,7 @@ from typing import ParamSpec
 import click
 
 from cervix_engine.cli.shared.logs import warning_lines
-from cervix_engine.cli.shared.signals import Interrupted
+from cervix_engine.cli.shared.signals import Interrupted, interruption
 from cervix_engine.errors import CervixError
 
 P = ParamSpec("P")
@@ -34,7 +34,7 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
             click.echo(f"error: {one_line(str(error))}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt as error:  # a plain one came before the command was ready for signals
-            click.echo("interrupted: the same command goes on where this one stopped", err=True)
+            click.echo(interruption(error.kept if isinstance(error, Interrupted) else ""), err=True)
             sys.exit(error.exit_code if isinstance(error, Interrupted) else INTERRUPTED)
         sys.exit(code or 0)
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -15,6 +18,7 @@ from pathlib import Path
 import click
 
 from cervix_engine.errors import OutputError
+from cervix_engine.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,12 @@ def log_lines(*packages: str) -> Iterator[None]:
 def warning_lines(*, shown: bool) -> Iterator[None]:
     """Show what the engine warns of as lines on standard error, or nowhere."""
     handler = _Echo(logging.WARNING) if shown else logging.NullHandler()
-    with _attached(handler, logging.getLogger("cervix_engine"), logging.WARNING):
+    logger = logging.getLogger("cervix_engine")
+    logger.addHandler(handler)
+    try:
         yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager
@@ -59,8 +67,24 @@ def debug_log(path: Path | None) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    with closing(handler), _attached(handler, logging.getLogger("cervix_engine"), logging.DEBUG):
+    with closing(handler), _attached(handler, logging.getLogger("cervix_engine"), logging.DEBUG), _command_logged():
         yield
+
+
+@contextmanager
+def _command_logged() -> Iterator[None]:
+    began = time.monotonic()
+    log.debug("cervix %s on %s: %s", __version__, platform.node(), command_line())
+    try:
+        yield
+    finally:
+        log.debug("ended after %.1f s", time.monotonic() - began)
+
+
+def command_line() -> str:
+    """What was typed, quoted as a shell takes it; bytes that are not UTF-8 are spelt out."""
+    typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return typed.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

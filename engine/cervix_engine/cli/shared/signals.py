@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -21,18 +21,29 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread by SIGINT or SIGTERM."""
+    """Raised in the main thread by SIGINT or SIGTERM.
+
+    Attributes:
+        exit_code: that the command ends with.
+        kept: how much of its work is kept, as the start of a line; whoever knows says it.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
+        self.kept = ""
+
+
+def interruption(kept: str) -> str:
+    """The line that an interrupted command ends with."""
+    return f"interrupted: {kept}the same command goes on where this one stopped"
 
 
 @contextmanager
-def prompt_interruption() -> Iterator[None]:
+def prompt_interruption(kept: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Raise `Interrupted` on a signal, and end the process after `GRACE_S` if the block has not been left by then.
 
-    To be used in the main thread.
+    To be used in the main thread. `kept` says how much of the work is kept, and is called by any thread.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -41,10 +52,13 @@ def prompt_interruption() -> Iterator[None]:
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     previous = {signum: signal.signal(signum, _raise) for signum in _SIGNALS}
     threading.Thread(
-        target=_enforce, args=(reader, left, _stderr_descriptor()), name="cervix-signals", daemon=True
+        target=_enforce, args=(reader, left, _stderr_descriptor(), kept), name="cervix-signals", daemon=True
     ).start()
     try:
         yield
+    except Interrupted as error:
+        error.kept = kept()
+        raise
     finally:
         left.set()
         for signum, handler in previous.items():
@@ -64,11 +78,11 @@ def _stderr_descriptor() -> int:
         return 2
 
 
-def _enforce(reader: socket.socket, left: threading.Event, stderr: int) -> None:
+def _enforce(reader: socket.socket, left: threading.Event, stderr: int, kept: Callable[[], str]) -> None:
     with reader:
         while (number := reader.recv(1)) and number[0] not in _SIGNALS:
             pass
     if number and not left.wait(GRACE_S):
         with suppress(OSError):
-            os.write(stderr, b"interrupted: the same command goes on where this one stopped\n")
+            os.write(stderr, interruption(kept()).encode() + b"\n")
         os._exit(128 + number[0])

@@ -11,7 +11,7 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError, TileReadError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.run.stream.source import TileSource
-from cervix_engine.tiles.discover import SameRoot
+from cervix_engine.tiles.listing import SameRoot
 from cervix_engine.tiles.quality import quality_flags
 from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileRef, TileStamp
 from cervix_engine.values import Pixels
