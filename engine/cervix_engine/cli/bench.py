@@ -116,10 +116,7 @@ def main(
     )
     report, slower = _measured(config, baseline, fail_below)
     _publish(report, out=out, picture=picture, as_json=as_json)
-    unstable = report.unstable()
-    for name in unstable:
-        click.echo(f"unstable: {name}: rounds differ by more than {stable_within:.0%}", err=True)
-    return REGRESSED if slower or (unstable and baseline) else 0
+    return REGRESSED if slower or (report.unstable() and baseline) else 0
 
 
 def _measured(config: BenchConfig, baseline: Path | None, fail_below: float) -> tuple[BenchReport, bool]:
@@ -172,6 +169,8 @@ def _publish(report: BenchReport, *, out: Path | None, picture: Path | None, as_
             click.echo(line)
     if picture:
         plot(report, picture)
+    for name in report.unstable():
+        click.echo(f"unstable: {name}: rounds differ by more than {report.gate.tolerance:.0%}", err=True)
 
 
 def _lines(report: BenchReport) -> Iterator[str]:
