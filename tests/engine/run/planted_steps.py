@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from cervix_engine.contract import ModelContract
@@ -41,6 +42,10 @@ def allocate() -> None:
     np.ones(1 << 40, np.uint8)
 
 
+def allocate_by_opencv() -> None:
+    cv2.resize(np.zeros((1, 1, 3), np.uint8), (40_000, 40_000))
+
+
 def abort() -> None:
     os.abort()
 
@@ -64,6 +69,7 @@ ENDS: dict[str, Callable[[], None]] = {
     "hang": hang,
     "spin": spin,
     "allocate": allocate,
+    "opencv": allocate_by_opencv,
     "abort": abort,
     "leave": leave,
     "kill": die_by_kill,

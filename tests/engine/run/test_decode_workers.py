@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cervix_engine.backends.fake import FakeBackend
@@ -24,11 +25,11 @@ from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
-from cervix_engine.tiles.tile import Outcome, TileFailure, TileNotes
+from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.planted_steps import PLANTED, StillbornStep
 from engine.run.processes import all_end, are_freed, fork_servers_of, send, slots_of, workers_of
-from engine.run.support import CONTRACT, PATIENCE_S, drawn_tile, environment, plain_outcomes, refs, threads_end
+from engine.run.support import CONTRACT, PATIENCE_S, drawn_tile, encoded, environment, plain_outcomes, refs, threads_end
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -90,6 +91,7 @@ REASONS = {
     "hang": "decoder_hung: not decoded within 0.5 s",
     "spin": "decoder_hung: not decoded within 0.5 s",
     "allocate": "decoder_crashed: out of memory, the limit is 1024 MB",
+    "opencv": "decoder_crashed: out of memory, the limit is 1024 MB",
 }
 
 
@@ -102,7 +104,7 @@ def test_a_tile_that_ends_its_decoder_is_one_row(names: Named, end: str, workers
 
 
 def test_several_of_a_chunk_and_of_all_kinds(names: Named) -> None:
-    expected, ends = as_ever(names), dict(zip((0, 1, 7, 8, 22, 39), REASONS, strict=True))
+    expected, ends = as_ever(names), dict(zip((0, 1, 7, 8, 22, 30, 39), REASONS, strict=True))
     for index, end in ends.items():
         expected[index] = TileFailure("decode", REASONS[end])
     assert outcomes_of(planted(names, ends)) == expected
@@ -111,6 +113,20 @@ def test_several_of_a_chunk_and_of_all_kinds(names: Named) -> None:
 def test_a_listing_of_which_no_decoder_survives_any_tile(names: Named) -> None:
     ends = dict.fromkeys(range(COUNT), "segfault")
     assert outcomes_of(planted(names, ends)) == [TileFailure("decode", REASONS["segfault"])] * COUNT
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_a_tile_that_needs_more_memory_than_a_worker_may_have(tmp_path: Path, suffix: str) -> None:
+    """Not one that is called corrupt: OpenCV says that it has no memory by the same error as all else."""
+    (tmp_path / f"large{suffix}").write_bytes(encoded(suffix, np.full((4000, 4000, 3), 200, np.uint8)))
+    (tmp_path / f"small{suffix}").write_bytes(drawn_tile(1, suffix))
+    settings = StreamSettings(tmp_path, CONTRACT, 2, 1, limits=DecodeLimits(worker_bytes=2**25))
+    batches = batches_of(refs([f"large{suffix}", f"small{suffix}"]), 2)
+    ((large, small),) = (
+        result.outcomes for result in stream(batches, backend=FakeBackend(), settings=settings, stats=StreamStats())
+    )
+    assert large == TileFailure("decode", "decoder_crashed: out of memory, the limit is 32 MB")
+    assert isinstance(small, Prediction)
 
 
 def test_the_pixels_of_such_a_tile_are_blank(names: Named) -> None:

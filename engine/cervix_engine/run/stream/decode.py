@@ -7,6 +7,8 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError, TileReadError
 from cervix_engine.files import sha256_bytes
@@ -108,6 +110,10 @@ class DecodeJob:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             decoded = size.height, size.width
+        except cv2.error as error:
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError from error
+            raise
         except TileError as error:
             if isinstance(error, TileReadError):
                 self._same_root.require()

@@ -14,10 +14,13 @@ def imdecode(data: bytes, flags: int) -> Pixels:
 
     Raises:
         TileDecodeError: they are no image.
+        MemoryError: there is not enough for it.
     """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise corrupt("the decoder refused the data") from error
     if pixels is None:
         raise corrupt("the decoder found no image in the data")
