@@ -25,6 +25,7 @@ from cervix_engine.table.coordinates import (
     NamedSlides,
     Slides,
     compile_slide_pattern,
+    is_generic,
 )
 from cervix_engine.table.csv_input import read_csv, whole_number
 from cervix_engine.table.names import unescape_name
@@ -233,11 +234,12 @@ def check_slides(slides: Slides, paths: Iterable[str]) -> None:
     for path in paths:
         if len(folders) < _MOST_FOLDERS:
             folders.add(path.rpartition("/")[0])
-    if len({folder.rpartition("/")[2] for folder in folders}) < len(folders):
+    names = [folder.rpartition("/")[2] for folder in folders]
+    if len(set(names)) < len(names) or any(map(is_generic, names)):
         log.debug("slides by folder: %s", sorted(folders))
         log.warning(
-            "tiles in %d folders, some of one name: each folder is a slide, called by its path below TILES; --slide "
-            "names slides otherwise",
+            "slides are named by folder, and some folders have one name or a general one: %d slides, each called by its "
+            "path below TILES; --slide names them otherwise",
             len(folders),
         )
 
