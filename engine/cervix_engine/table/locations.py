@@ -238,8 +238,8 @@ def check_slides(slides: Slides, paths: Iterable[str]) -> None:
     if len(set(names)) < len(names) or any(map(is_generic, names)):
         log.debug("slides by folder: %s", sorted(folders))
         log.warning(
-            "slides are named by folder, and some folders have one name or a general one: %d slides, each called by its "
-            "path below TILES; --slide names them otherwise",
+            "slides are named by folder, and some folders have one name or a general one: %d slides, each called by "
+            "its path below TILES; --slide names them otherwise",
             len(folders),
         )
 
