@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 # How a run remembers a file: its bytes decide, and its path lets a resumed run find it.
 _PREFIX = "file:"
+
+# Names of folders that say what lies in them, and not of which slide.
+_GENERAL = re.compile(r"(tile|patch|patche|img|image|crop|cell|region|roi)s?", re.IGNORECASE)
 
 # Folders are compared with each other up to so many, which holds what that takes in memory.
 _MOST_FOLDERS = 100_000
@@ -233,11 +237,12 @@ def check_slides(slides: Slides, paths: Iterable[str]) -> None:
     for path in paths:
         if len(folders) < _MOST_FOLDERS:
             folders.add(path.rpartition("/")[0])
-    if len({folder.rpartition("/")[2] for folder in folders}) < len(folders):
+    names = [folder.rpartition("/")[2] for folder in folders]
+    if len(set(names)) < len(names) or any(map(_GENERAL.fullmatch, names)):
         log.debug("slides by folder: %s", sorted(folders))
         log.warning(
-            "tiles in %d folders, some of one name: each folder is a slide, called by its path below TILES; --slide "
-            "names slides otherwise",
+            "slides are named by folder, and some folders have one name or a general one: %d slides, each called by "
+            "its path below TILES; --slide names them otherwise",
             len(folders),
         )
 

@@ -61,8 +61,8 @@ def test_by_default_a_slide_is_the_folder_below_the_root(study: Path, invoke: In
     assert set(slides_in(out).values()) == {"A/tiles", "B/tiles"}
     assert outputs(out) == (["A/tiles", "B/tiles"], ["A%2Ftiles.geojson", "B%2Ftiles.geojson"])
     warning = (
-        "warning: tiles in 2 folders, some of one name: each folder is a slide, called by its path below TILES; "
-        "--slide names slides otherwise\n"
+        "warning: slides are named by folder, and some folders have one name or a general one: 2 slides, each called "
+        "by its path below TILES; --slide names them otherwise\n"
     )
     assert warning in done.stderr
     assert invoke("--overwrite", "-q", tiles=study).stderr == ""
@@ -276,11 +276,21 @@ def test_the_default_can_be_said(tmp_path: Path) -> None:
     assert slides_for_run(FOLDER, tmp_path)("a/b/c.png") == "a/b"
 
 
-def test_folders_of_different_names_are_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
-    check_slides(FolderSlides("root"), ["a/1.png", "a/2.png", "b/1.png", "3.png"])
-    assert caplog.text == ""
-    check_slides(FolderSlides("root"), ["doe/tiles/1.png", "roe/tiles/1.png"])
-    assert "2 folders, some of one name" in caplog.text
+@pytest.mark.parametrize(
+    ("paths", "slides"),
+    [
+        (["a/1.png", "a/2.png", "b/1.png", "3.png"], None),
+        (["doe/north/1.png", "roe/north/1.png"], 2),
+        (["doe/Patches/1.png", "3.png"], 2),
+    ],
+)
+def test_a_warning_says_that_folders_name_slides_where_that_may_surprise(
+    paths: list[str], slides: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_slides(FolderSlides("root"), paths)
+    assert (f"one name or a general one: {slides} slides" in caplog.text) == (slides is not None)
+    assert (caplog.text == "") == (slides is None)
+    # Names can identify patients.
     assert "doe" not in caplog.text
 
 
