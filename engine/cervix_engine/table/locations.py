@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from cervix_engine.table.coordinates import (
     NamedSlides,
     Slides,
     compile_slide_pattern,
-    is_generic,
 )
 from cervix_engine.table.csv_input import read_csv, whole_number
 from cervix_engine.table.names import unescape_name
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 # How a run remembers a file: its bytes decide, and its path lets a resumed run find it.
 _PREFIX = "file:"
+
+# Names of folders that say what lies in them, and not of which slide.
+_GENERAL = re.compile(r"(tile|patch|patche|img|image|crop|cell|region|roi)s?", re.IGNORECASE)
 
 # Folders are compared with each other up to so many, which holds what that takes in memory.
 _MOST_FOLDERS = 100_000
@@ -235,7 +238,7 @@ def check_slides(slides: Slides, paths: Iterable[str]) -> None:
         if len(folders) < _MOST_FOLDERS:
             folders.add(path.rpartition("/")[0])
     names = [folder.rpartition("/")[2] for folder in folders]
-    if len(set(names)) < len(names) or any(map(is_generic, names)):
+    if len(set(names)) < len(names) or any(map(_GENERAL.fullmatch, names)):
         log.debug("slides by folder: %s", sorted(folders))
         log.warning(
             "slides are named by folder, and some folders have one name or a general one: %d slides, each called by "
