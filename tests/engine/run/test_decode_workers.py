@@ -198,10 +198,10 @@ def test_a_killed_fork_server_is_replaced_and_so_are_its_workers(names: Named) -
     many, servers = (root, some * 4), set[int]()
 
     def kill_server() -> None:
-        if workers_of(os.getpid()):  # else it may be a new one that has just started
-            (server,) = fork_servers_of(os.getpid())
-            servers.add(server)
-            send(signal.SIGKILL, server)
+        for server in fork_servers_of(os.getpid()):
+            if children_of(server):  # else it may be a new one that has just started
+                servers.add(server)
+                send(signal.SIGKILL, server)
 
     expected = as_ever(many)
     assert outcomes_of(many, after_each_batch=kill_server) == expected
