@@ -28,7 +28,7 @@ from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.planted_steps import PLANTED, StillbornStep
-from engine.run.processes import all_end, are_freed, fork_servers_of, send, slots_of, workers_of
+from engine.run.processes import all_end, are_freed, children_of, fork_servers_of, send, slots_of, workers_of
 from engine.run.support import CONTRACT, PATIENCE_S, drawn_tile, encoded, environment, plain_outcomes, refs, threads_end
 
 pytestmark = pytest.mark.timeout(300)
