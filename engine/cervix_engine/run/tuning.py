@@ -1,7 +1,7 @@
 """The batch size for this model on this machine, found by a short measurement.
 
 Rows can depend on it, so an automatic one is decided once, before a run's journal exists, and the journal's is what a
-resumed run takes. Decode workers touch no row: how many there are is found while they work, see `stream/staffing.py`.
+resumed run takes. Decode workers touch no row: their number is found while they work, see `stream/worker_count.py`.
 """
 
 from __future__ import annotations

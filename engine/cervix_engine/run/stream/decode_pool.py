@@ -6,7 +6,7 @@
                    └── crashed or hung: its tiles one by one, each in a fresh worker
 
 The chunk that a worker had when it crashed holds the tile that did it, or none: an earlier one may have spoilt its
-memory. So each tile of it is tried by a worker that decodes nothing else, and what ends that one too has its verdict.
+memory. So each tile of it is tried again by a worker that decodes nothing else, and what ends that one too has failed.
 A worker that was killed says nothing of its tiles: a machine kills what it takes for too large.
 """
 
@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 
 from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.run.stream.channel import Stop, Stopped
-from cervix_engine.run.stream.deaths import how_it_ended, verdict
 from cervix_engine.run.stream.decode import Decoded, DecodeJob, to_send
+from cervix_engine.run.stream.exits import exit_words, failure_of_exit
 from cervix_engine.run.stream.fork_server import WorkerProcess
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot
-from cervix_engine.run.stream.staffing import Staffing
 from cervix_engine.run.stream.stats import StageClock
+from cervix_engine.run.stream.worker_count import WorkerCount
 from cervix_engine.tiles.tile import TileFailure, TileNotes
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 CHUNKS_A_WORKER = 2
 # So long a chunk is to take: handing it over costs little beside that, and no worker is long at it while others wait.
 CHUNK_S = 0.005
-# As long as nobody knows how long a tile takes.
-FIRST_TILES = 4
+# As long as nobody knows how long a tile takes; and at most, so that the names of a chunk fit into a message.
+FIRST_TILES, MOST_TILES = 4, 32
 # So often workers may be killed over the same tiles, or before their first ones; then the run stops.
 MAX_KILLS = 5
 
@@ -84,7 +84,7 @@ class DecodePool:
     Args:
         job: what all tiles have in common.
         memory: of the slots; closed by `run`.
-        staffing: how many workers there are.
+        count: how many workers there are.
         most_tiles: of a chunk: with more, the slots would not hold all workers' chunks.
         stop: the stream's stop.
         clock: of all workers together.
@@ -95,7 +95,7 @@ class DecodePool:
         job: DecodeJob,
         memory: SharedPixels,
         *,
-        staffing: Staffing,
+        count: WorkerCount,
         most_tiles: int,
         stop: Stop,
         clock: StageClock,
@@ -103,16 +103,16 @@ class DecodePool:
         self._job = pickle.dumps(job)
         self._limits = job.limits
         self._memory = memory
-        self._staffing = staffing
-        self._most_tiles = most_tiles
+        self._count = count
+        self._most_tiles = min(most_tiles, MOST_TILES)
         self._stop = stop
         self._clock = clock
         self._waiting: deque[_Chunk] = deque()
         self._suspects: deque[_Chunk] = deque()
         self._finished = False
         self._workers: list[_Worker] = []
-        self._trial: _Worker | None = None
-        self._stillborn = 0
+        self._retry: _Worker | None = None
+        self._failed_starts = 0
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
@@ -121,8 +121,9 @@ class DecodePool:
 
     def add(self, slot: Slot) -> None:
         """Let workers fill a slot that has its batch."""
-        count, tiles = len(slot.batch.tiles), self._chunk_tiles()
-        self._waiting.extend(_Chunk(slot, start, min(start + tiles, count)) for start in range(0, count, tiles))
+        batch_tiles, tiles = len(slot.batch.tiles), self._chunk_tiles()
+        starts = range(0, batch_tiles, tiles)
+        self._waiting.extend(_Chunk(slot, start, min(start + tiles, batch_tiles)) for start in starts)
         self._wake()
 
     def _chunk_tiles(self) -> int:
@@ -149,12 +150,12 @@ class DecodePool:
         """
         try:
             while not (self._finished and self._is_idle()):
-                self._staff()
+                self._adjust_workers()
                 self._hand_out()
-                self._listen()
+                self._receive_ready()
             self._clock.threads = max(1, len(self._workers))
         finally:
-            for worker in [*self._workers, *([self._trial] if self._trial else [])]:
+            for worker in [*self._workers, *([self._retry] if self._retry else [])]:
                 self._end(worker)
             self._selector.close()
             self._woken.close()
@@ -162,16 +163,16 @@ class DecodePool:
             self._memory.close()
 
     def _is_idle(self) -> bool:
-        return not (self._waiting or self._suspects or self._trial or any(worker.given for worker in self._workers))
+        return not (self._waiting or self._suspects or self._retry or any(worker.given for worker in self._workers))
 
     # ---- workers come and go
 
-    def _staff(self) -> None:
+    def _adjust_workers(self) -> None:
         """End workers too many, or start one too few: no more at once, or those that work already would wait."""
-        if self._suspects and not self._trial:
-            self._trial = self._start()
-            self._give(self._trial, self._suspects.popleft())
-        for surplus in self._workers[self._staffing.limit :]:
+        if self._suspects and not self._retry:
+            self._retry = self._start()
+            self._send_chunk(self._retry, self._suspects.popleft())
+        for surplus in self._workers[self._count.limit :]:
             if not surplus.given:
                 self._end(surplus)
         if self._lacks_workers():
@@ -180,13 +181,13 @@ class DecodePool:
             except DecodeWorkerError as error:
                 if not self._workers:
                     raise
-                log.warning("no more than %d of them: %s", len(self._workers), error)
-                self._staffing.allow(len(self._workers))
+                log.warning("only %d decode workers: %s", len(self._workers), error)
+                self._count.cap(len(self._workers))
 
     def _lacks_workers(self) -> bool:
         """Whether there is none, or another one would have something to do: a small run needs few."""
         idle = sum(not worker.given for worker in self._workers)
-        return len(self._workers) < self._staffing.limit and (not self._workers or len(self._waiting) > idle)
+        return len(self._workers) < self._count.limit and (not self._workers or len(self._waiting) > idle)
 
     def _start(self) -> _Worker:
         worker = _Worker(WorkerProcess(self._memory.descriptor, self._job))
@@ -195,8 +196,8 @@ class DecodePool:
 
     def _end(self, worker: _Worker) -> int | None:
         self._selector.unregister(worker.process)
-        if worker is self._trial:
-            self._trial = None
+        if worker is self._retry:
+            self._retry = None
         else:
             self._workers.remove(worker)
         self._clock.present_s = (self._clock.present_s or 0.0) + time.perf_counter() - worker.began
@@ -206,35 +207,35 @@ class DecodePool:
 
     def _hand_out(self) -> None:
         for given in range(CHUNKS_A_WORKER):
-            for worker in self._workers[: self._staffing.limit]:
+            for worker in self._workers[: self._count.limit]:
                 if self._waiting and len(worker.given) == given:
-                    self._give(worker, self._waiting.popleft())
+                    self._send_chunk(worker, self._waiting.popleft())
 
-    def _give(self, worker: _Worker, chunk: _Chunk) -> None:
+    def _send_chunk(self, worker: _Worker, chunk: _Chunk) -> None:
         worker.given.append(chunk)
         worker.process.send(chunk.message())
 
-    def _listen(self) -> None:
+    def _receive_ready(self) -> None:
         busy = sum(bool(worker.given) for worker in self._workers if worker.is_ready)
         for key, _ in self._selector.select(0 if self._lacks_workers() else None):
             if key.data:
-                self._hear(key.data)
+                self._receive(key.data)
             else:
                 self._woken.recv(1024)
-        self._staffing.watch(busy, time.perf_counter())
+        self._count.observe(busy, time.perf_counter())
         if self._stop.is_set:
             raise Stopped
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
             answer = worker.process.receive()
         except EOFError:
-            self._bury(worker)
+            self._handle_exit(worker)
             return
         if isinstance(answer, BaseException):
             raise answer
         if answer is None:
-            worker.is_ready, self._stillborn = True, 0
+            worker.is_ready, self._failed_starts = True, 0
             return
         busy_s, decoded, notes = answer
         self._clock.busy_s += busy_s
@@ -253,32 +254,34 @@ class DecodePool:
 
     # ---- a worker has ended
 
-    def _bury(self, worker: _Worker) -> None:
+    def _handle_exit(self, worker: _Worker) -> None:
         status = self._end(worker)
-        log.debug("a decode worker has ended: %s", how_it_ended(status))
+        log.debug("a decode worker has ended: %s", exit_words(status))
         if not worker.is_ready:
-            self._stillborn += 1
-            self._require(self._stillborn, "end as they start", status)
-            self._again(worker.given)
+            self._failed_starts += 1
+            self._require_progress(self._failed_starts, "end as they start", status)
+            self._requeue(worker.given)
             return
         if not worker.given:
             return
-        had, failure = worker.given.popleft(), verdict(status, self._limits)
-        self._again(worker.given)
+        had, failure = worker.given.popleft(), failure_of_exit(status, self._limits)
+        self._requeue(worker.given)
         if failure is None:
             had.kills += 1
-            self._require(had.kills, "are killed again and again, as by a machine that runs out of memory", status)
-            self._again([had])
+            self._require_progress(
+                had.kills, "are killed again and again, as by a machine that runs out of memory", status
+            )
+            self._requeue([had])
         elif had.suspect:
             had.slot.pixels[had.start] = 0
             self._fill(had, [failure])
         else:
             self._suspects.extend(had.suspects())
 
-    def _again(self, chunks: Sequence[_Chunk]) -> None:
+    def _requeue(self, chunks: Sequence[_Chunk]) -> None:
         for chunk in reversed(chunks):
             (self._suspects if chunk.suspect else self._waiting).appendleft(chunk)
 
-    def _require(self, deaths: int, what: str, status: int | None) -> None:
+    def _require_progress(self, deaths: int, what: str, status: int | None) -> None:
         if deaths >= MAX_KILLS:
-            raise DecodeWorkerError(f"decode workers {what}: {how_it_ended(status)}; the run can go on later")
+            raise DecodeWorkerError(f"decode workers {what}: {exit_words(status)}; the run can go on later")

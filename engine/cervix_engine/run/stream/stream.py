@@ -29,8 +29,8 @@ from cervix_engine.run.stream.inference import BatchResult, Inference
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot, TileBatch
 from cervix_engine.run.stream.source import TileSource
-from cervix_engine.run.stream.staffing import Staffing
 from cervix_engine.run.stream.stats import StageClock, StreamStats
+from cervix_engine.run.stream.worker_count import WorkerCount
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import TileRef
 
@@ -82,8 +82,8 @@ class StreamSettings:
         """As many as a worker may be given at a time, so that there are enough for all of them."""
         return max(1, self.spare_slots * self.batch_size // (CHUNKS_A_WORKER * self.most_workers))
 
-    def staffing(self) -> Staffing:
-        return Staffing(self.most_workers, chosen=self.workers is None)
+    def worker_count(self) -> WorkerCount:
+        return WorkerCount(self.most_workers, chosen=self.workers is None)
 
     def job(self, source: TileSource, *, slots: int) -> DecodeJob:
         """What the workers are told, for so many slots."""
@@ -164,7 +164,7 @@ class _Stream:
         self._pool = DecodePool(
             job,
             self._memory,
-            staffing=settings.staffing(),
+            count=settings.worker_count(),
             most_tiles=settings.chunk_tiles,
             stop=self.stop,
             clock=decoding,

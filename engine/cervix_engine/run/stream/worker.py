@@ -85,7 +85,12 @@ def _fork(control: socket.socket, chunks: int, slots: int) -> int:
 
 def _copy(control: socket.socket, theirs: int, printed: int) -> socket.socket:
     """Fork a copy of this fork server that belongs to nobody; what each of both serves from now on."""
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # there cannot be another process; whoever asked for it sees its socket close
+        os.close(theirs)
+        os.close(printed)
+        return control
     if child == 0:
         if os.fork():
             os._exit(0)  # so that the copy is nobody's child, whose end nobody would wait for

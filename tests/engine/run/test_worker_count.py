@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.run.record import RunRecord, record_beside
-from cervix_engine.run.stream.staffing import WATCHED_S, Staffing, enough_workers
+from cervix_engine.run.stream.worker_count import OBSERVED_S, WorkerCount, enough_workers
 from engine.run.support import Invoke
 
 Load = Callable[[int], float]
 
 
-def settle(staffing: Staffing, in_use: Load, *, seconds: float, since: float = 0.0) -> int:
-    """Watch workers of which `in_use(limit)` have something to do on average; how many are left in the end."""
+def settle(count: WorkerCount, in_use: Load, *, seconds: float, since: float = 0.0) -> int:
+    """Observe workers of which `in_use(limit)` have something to do on average; how many are left in the end."""
     chance = random.Random(7)
     for step in range(round(100 * seconds) + 1):
-        busy = in_use(staffing.limit)
+        busy = in_use(count.limit)
         whole = int(busy)
-        staffing.watch(whole + (chance.random() < busy - whole), since + step / 100)
-    return staffing.limit
+        count.observe(whole + (chance.random() < busy - whole), since + step / 100)
+    return count.limit
 
 
 @pytest.mark.parametrize(
@@ -35,30 +35,30 @@ def test_a_quarter_more_than_are_in_use_are_enough(in_use: float, most: int, eno
 
 @pytest.mark.parametrize("needed", [0.1, 1.0, 3.3, 9.0])
 def test_those_that_the_model_does_not_need_are_let_go_within_two_seconds(needed: float) -> None:
-    staffing = Staffing(16, chosen=True)
-    left = settle(staffing, lambda limit: min(limit, needed), seconds=2.0)
+    count = WorkerCount(16, chosen=True)
+    left = settle(count, lambda limit: min(limit, needed), seconds=2.0)
     assert needed <= left <= 1.25 * needed + 2
 
 
 def test_where_decoding_bounds_all_of_them_are_kept() -> None:
-    assert settle(Staffing(16, chosen=True), lambda limit: limit, seconds=10.0) == 16
+    assert settle(WorkerCount(16, chosen=True), lambda limit: limit, seconds=10.0) == 16
 
 
 def test_they_come_back_where_tiles_become_larger() -> None:
-    staffing = Staffing(16, chosen=True)
-    assert settle(staffing, lambda _: 0.5, seconds=2.0) == 1
-    assert settle(staffing, lambda limit: limit, since=2.0, seconds=10 * WATCHED_S) >= 10
+    count = WorkerCount(16, chosen=True)
+    assert settle(count, lambda _: 0.5, seconds=2.0) == 1
+    assert settle(count, lambda limit: limit, since=2.0, seconds=10 * OBSERVED_S) >= 10
 
 
 def test_a_number_that_was_asked_for_stays() -> None:
-    assert settle(Staffing(8), lambda _: 0.1, seconds=5.0) == 8
+    assert settle(WorkerCount(8), lambda _: 0.1, seconds=5.0) == 8
 
 
 def test_no_more_are_kept_than_the_machine_allows() -> None:
-    staffing = Staffing(16, chosen=True)
-    staffing.allow(3)
-    assert staffing.limit == 3
-    assert settle(staffing, lambda limit: limit, seconds=5.0) == 3
+    count = WorkerCount(16, chosen=True)
+    count.cap(3)
+    assert count.limit == 3
+    assert settle(count, lambda limit: limit, seconds=5.0) == 3
 
 
 @pytest.mark.parametrize(("option", "most"), [((), 64), (("-j", "auto"), 64), (("-j", "1"), 1)])

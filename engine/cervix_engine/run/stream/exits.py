@@ -13,7 +13,7 @@ from cervix_engine.tiles.tile import TileFailure
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
-def verdict(status: int | None, limits: DecodeLimits) -> TileFailure | None:
+def failure_of_exit(status: int | None, limits: DecodeLimits) -> TileFailure | None:
     """Why the decoder failed at its tile; None where the worker was killed from outside, or nobody knows how it ended.
 
     Args:
@@ -29,13 +29,15 @@ def verdict(status: int | None, limits: DecodeLimits) -> TileFailure | None:
         return TileFailure("decode", f"decoder_hung: not decoded within {limits.tile_seconds:g} s")
     if code == OUT_OF_MEMORY:
         return TileFailure("decode", f"decoder_crashed: out of memory, the limit is {limits.worker_bytes // 2**20} MB")
-    return TileFailure("decode", f"decoder_crashed: {how_it_ended(status)}")
+    return TileFailure("decode", f"decoder_crashed: {exit_words(status)}")
 
 
-def how_it_ended(status: int | None) -> str:
+def exit_words(status: int | None) -> str:
     """In words, such as `its process ended with SIGSEGV`."""
     if status is None:
         return "its process is gone"
     code = os.waitstatus_to_exitcode(status)
+    if code == OUT_OF_MEMORY:
+        return "its process ran out of memory"
     named = {-item: item.name for item in signal.Signals}
     return f"its process ended with {named.get(code, f'exit code {code}' if code >= 0 else f'signal {-code}')}"
