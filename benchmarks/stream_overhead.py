@@ -107,7 +107,7 @@ def held() -> Iterator[list[float]]:
     most, over = [0.0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.2):
+        while not over.wait(0.02):
             most[0] = max(most[0], sum(map(rss_mb, family(os.getpid()))))
 
     watcher = threading.Thread(target=watch)
