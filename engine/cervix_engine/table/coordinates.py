@@ -39,6 +39,7 @@ _SPELT_OUT_OR_BARE = (*_SPELT_OUT, *_BARE)
 # How a run reads names where no pattern is given: as far as they spell a location out.
 NAMES = "names"
 
+# A prefix that says what the file is, and not of which slide.
 _GENERIC = re.compile(r"(tile|patch|img|image|crop|cell)s?", re.IGNORECASE)
 
 # Tiles that overlap by half each way fill a cell of their own size four times.
@@ -261,15 +262,10 @@ def _first_match(stem: str, patterns: Iterable[re.Pattern[str]]) -> re.Match[str
     return next((found for pattern in patterns if (found := pattern.fullmatch(stem))), None)
 
 
-def is_generic(name: str) -> bool:
-    """Whether a name says what files are, and not of which slide."""
-    return _GENERIC.fullmatch(name) is not None
-
-
 def _slide_in(found: re.Match[str]) -> str:
     """The slide that a name says; empty where it says none, or only what kind of file it is."""
     named = (found.groupdict().get("slide") or "").strip("_- ")
-    return "" if is_generic(named) else named
+    return "" if _GENERIC.fullmatch(named) else named
 
 
 def _box(found: re.Match[str], width: int, height: int) -> Box:
