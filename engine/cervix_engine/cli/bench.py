@@ -104,9 +104,9 @@ def main(
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.shared.surroundings import prepare_outputs
 
+    prepare_outputs(out, picture, needs_scratch=asked["scratch"] is None or picture is not None)
     if picture:
         check_plot(picture)
-    prepare_outputs(out, picture, needs_scratch=asked["scratch"] is None)
     config = BenchConfig(
         model=model or default_bundle(),
         device=Device.parse(device),
