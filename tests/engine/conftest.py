@@ -1,18 +1,31 @@
-"""A small contract, and the JSON documents' schemas."""
+"""What the engine's tests share: a small contract and the JSON documents' schemas; the tiny bundle and folders of drawn
+tiles, made once (tests that change them make their own); small tables, written by the engine's own row format."""
 
 from __future__ import annotations
 
 import copy
+import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from click.testing import CliRunner, Result
 
+from cervix_engine.backends import Backend, Combination, open_backend
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.cli.batch import main
 from cervix_engine.contract import ModelContract, TileClass, TileStatistic
+from cervix_engine.run.batch import RunSetup
+from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
+from engine.run.support import Invoke, draw_folder, make_bundle, make_fake_bundle, threads_end
+from engine.table.tables import CONTRACT, Tile, WriteTable
 
+CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
 Mutants = Callable[[Any], list[tuple[str, Any]]]
 
 
@@ -82,3 +95,71 @@ def _replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
         parent = parent[key]
     parent[path[-1]] = value
     return changed
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Whose golden answers are the fake backend's."""
+    return make_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake")
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 good tiles in nested folders."""
+    return draw_folder(tmp_path_factory.mktemp("tiles") / "study", 50)
+
+
+@pytest.fixture(scope="session")
+def tiny_backend(bundle: Bundle) -> Iterator[Backend]:
+    """The tiny bundle's model, loaded."""
+    with open_backend(bundle, combination=CPU_FP32, threads=1) as backend:
+        yield backend
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "preds.csv"
+
+
+@pytest.fixture
+def invoke(tiles: Path, bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """`cervix-batch` in this process."""
+    monkeypatch.delenv("CERVIX_MODEL", raising=False)
+
+    def run(*options: str, setup: RunSetup | None = None, **paths: Path) -> Result:
+        chosen = {"tiles": tiles, "out": out, "model": bundle.root, **paths}
+        arguments = [str(chosen["tiles"]), "--out", str(chosen["out"]), "--model", str(chosen["model"]), *options]
+        return CliRunner().invoke(main, arguments, obj=setup)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test() -> Iterator[None]:
+    yield
+    assert threads_end()
+
+
+@pytest.fixture
+def write_table(tmp_path: Path) -> WriteTable:
+    def write(tiles: Sequence[Tile], name: str = "preds.csv") -> Path:
+        row_format = RowFormat(CONTRACT, slides={tile.path: tile.slide for tile in tiles}.__getitem__)
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(row_format.columns)
+            for index, tile in enumerate(tiles):
+                outcome = (
+                    TileFailure("decode", tile.reason)
+                    if tile.reason
+                    else Prediction(TileSize(100, 120), tuple(tile.probabilities))
+                )
+                writer.writerow(row_format.row(TileRef(index, tile.path), outcome))
+        return tmp_path / name
+
+    return write

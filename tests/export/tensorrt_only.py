@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from engine.run.simulated_gpu import CPU_RUNTIMES, Machine
+from engine.backends.simulated_gpu import CPU_RUNTIMES, Machine
 
 
 def commands(bundle: str, tiles: str, out: Path) -> dict[str, tuple[Any, list[str]]]:

@@ -22,7 +22,7 @@ from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.files import write_json
 from cervix_export.certify import certify_all
 from cervix_export.cli.parity import main as parity
-from engine.more_runtimes import NUMPY
+from engine.backends.more_runtimes import NUMPY
 from engine.run.support import make_bundle
 
 ADDED = Combination("numpy", "fp32")

@@ -18,7 +18,7 @@ from cervix_engine.errors import InferenceError, ParityError
 from cervix_engine.values import Pixels
 from cervix_export import certify as certify_module
 from cervix_export.certify import certify, certify_all, describe, require_passed
-from engine.more_runtimes import Fake
+from engine.backends.more_runtimes import Fake
 
 Exported = tuple[Bundle, subprocess.CompletedProcess[str]]
 CPU_FP32 = Combination("onnxruntime-cpu", "fp32")

@@ -33,7 +33,7 @@ from cervix_export.parity.accuracy import accuracy_change
 from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits
 from cervix_export.parity.measure import ParityPlan, ParityReport, measure_layers
 from cervix_export.parity.tiles import manifest_tiles
-from engine.more_runtimes import INDIFFERENT
+from engine.backends.more_runtimes import INDIFFERENT
 from export.planted_pixels import nearest, swapped
 
 from .conftest import CONTRACT, drawn_tiles

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.run.simulated_gpu import ON_GPU, certified, make_engine_bundle
+from engine.backends.simulated_gpu import ON_GPU, certified, make_engine_bundle
 from engine.run.support import draw_folder, environment, read_table
 
 PROGRAM = Path(__file__).with_name("tensorrt_only.py")

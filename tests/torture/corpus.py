@@ -14,11 +14,23 @@ import cv2
 import numpy as np
 
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
-from engine.broken_tiles import BROKEN
-from engine.encoded_tiles import HEIGHT, PNG_RGB, WIDTH, bmp, draw, encode, jpeg, png, png_chunk, webp_chunk, webp_of
-from engine.refused_tiles import CLAIMS, OTHERS, REFUSED, TRANSPARENT, one_hole
-from engine.tiff_tiles import tiff
-from engine.whole_tiles import whole_tiles
+from engine.tiles.broken_tiles import BROKEN
+from engine.tiles.encoded_tiles import (
+    HEIGHT,
+    PNG_RGB,
+    WIDTH,
+    bmp,
+    draw,
+    encode,
+    jpeg,
+    png,
+    png_chunk,
+    webp_chunk,
+    webp_of,
+)
+from engine.tiles.refused_tiles import CLAIMS, OTHERS, REFUSED, TRANSPARENT, one_hole
+from engine.tiles.tiff_tiles import tiff
+from engine.tiles.whole_tiles import whole_tiles
 
 # Outcomes beside the kinds of failure.
 OK, IGNORED, FOLDER = "ok", "ignored", "folder"

@@ -7,7 +7,7 @@ import signal
 import time
 
 from engine.run.faults import DONE, Campaign
-from engine.run.processes import all_end, are_freed, fork_servers_of, is_running, send, slots_of, workers_of
+from engine.run.stream.processes import all_end, are_freed, fork_servers_of, is_running, send, slots_of, workers_of
 from engine.run.support import FINISHED, beside
 from torture.kills import KILLED, Tally
 

@@ -11,7 +11,7 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.tiles.tile import TileFailure
 from cervix_train.data.tiles import TileBatch, tile_batches
-from engine.broken_tiles import BROKEN
+from engine.tiles.broken_tiles import BROKEN
 
 
 @pytest.fixture

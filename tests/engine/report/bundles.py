@@ -10,7 +10,7 @@ from cervix_engine.bundle.bundle import seal
 from cervix_engine.bundle.certificate import Certificate, Parity
 from cervix_engine.files import sha256_file, write_json
 from cervix_engine.machine import cpu_class
-from engine.report.tables import CONTRACT
+from engine.table.tables import CONTRACT
 
 CPU = "onnxruntime-cpu"
 

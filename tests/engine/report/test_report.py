@@ -19,8 +19,8 @@ from cervix_engine.cli.report import main
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from engine.report.bundles import CPU, certified_bundle
 from engine.report.chromium import PROGRAM, Page, open_browser
-from engine.report.tables import Tile, WriteTable
 from engine.run.support import choose_fake, make_fake_bundle
+from engine.table.tables import Tile, WriteTable
 
 pytest.importorskip("jinja2", reason="needs jinja2: pip install '.[report]'")
 

@@ -19,8 +19,8 @@ from cervix_engine.errors import DeviceMemoryError, InferenceError
 from cervix_engine.run.record import RunRecord, record_beside
 from cervix_engine.run.tuning import fit_memory
 from cervix_engine.values import Pixels, Probabilities
-from engine.run.simulated_cuda import CudaError
-from engine.run.simulated_gpu import ON_GPU, Machine, lane_bytes, make_engine_bundle, opened, pixels_of
+from engine.backends.simulated_cuda import CudaError
+from engine.backends.simulated_gpu import ON_GPU, Machine, lane_bytes, make_engine_bundle, opened, pixels_of
 from engine.run.support import CONTRACT, Invoke, reference_probabilities, work_folder
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,9 +11,9 @@ import pytest
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import InferenceError
 from cervix_engine.gpu import Gpu
-from engine.engine_marks import A10
-from engine.run.simulated_cuda import CudaError
-from engine.run.simulated_gpu import Machine, make_engine_bundle, opened, pixels_of
+from engine.backends.simulated_cuda import CudaError
+from engine.backends.simulated_gpu import Machine, make_engine_bundle, opened, pixels_of
+from engine.bundle.engine_marks import A10
 from engine.run.support import Invoke, work_folder
 
 CUDA = "onnxruntime-cuda"
