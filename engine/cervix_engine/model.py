@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
@@ -29,7 +29,8 @@ from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import BackendUnavailableError, UsageError
-from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.batch import RunSetup, predict_folder
+from cervix_engine.run.config import BatchConfig, RunOptions
 from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Chosen, Session, SessionRequest, choose_backend, open_session
 from cervix_engine.run.stream.stream import batches_of
@@ -233,14 +234,13 @@ class Model:
                 rows += map(self._answer, names[len(rows) :], result.outcomes)
         return Answers(self.contract.class_names, tuple(rows))
 
-    def predict_folder(self, folder: Name, *, out: Name, overwrite: bool = False, resume: bool = True) -> RunRecord:
+    def predict_folder(self, folder: Name, *, out: Name, **options: Unpack[RunOptions]) -> RunRecord:
         """Predict every tile below a folder into one durable table, as `cervix-batch` does; goes on with a partial run.
 
         Args:
             folder: the tiles' root.
             out: the table: `.csv`, `.csv.gz`, `.jsonl` or `.parquet`.
-            overwrite: whether a finished table may be replaced.
-            resume: whether a partial run that lies there is continued; else it is discarded.
+            options: what `cervix-batch` takes too, such as `overwrite=True` or `slide="{slide}/tiles/*"`.
 
         Returns:
             The run's record, which lies beside the table too.
@@ -257,9 +257,8 @@ class Model:
             backend=info.backend,
             device=self._request.device,
             batch_size=self._session.batch_size,
-            overwrite=overwrite,
-            resume=resume,
             expect_digest=bundle.digest,
+            **options,
         )
         lent = replace(self._chosen, backend=Lent(self._chosen.backend))
         return predict_folder(config, setup=RunSetup(choose=lambda _: lent))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
 from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cervix_engine.files import scratch_errors
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def forbid_telemetry() -> None:
@@ -38,6 +36,14 @@ def keep_out_of_home() -> Path | None:
     Raises:
         OutputError: there is no folder for temporary files that can be written.
     """
+    # Imported here: every command imports this module, and its `--help` is to answer at once.
+    import atexit
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    from cervix_engine.files import scratch_errors
+
     with scratch_errors():
         scratch = tempfile.mkdtemp(prefix="cervix-")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)

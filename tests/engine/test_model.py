@@ -16,6 +16,7 @@ import cervix_engine
 from cervix_engine import Model
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import OutputExistsError, UsageError
+from cervix_engine.run.config import RunOptions
 from cervix_engine.tiles.preprocess import decode, preprocess
 from engine.run.support import CONTRACT, drawn_tile, encoded, environment, read_table, reference_probabilities
 
@@ -108,13 +109,20 @@ def test_relative_files_are_those_of_the_working_folder(
     assert (answer.ok, answer.path) == (True, "tile.png")
 
 
-def test_a_folder_gives_the_very_table_of_the_command(bundle: Bundle, tiles: Path, out: Path, tmp_path: Path) -> None:
-    options = ["--model", str(bundle.root), "--precision", "fp32", "--backend", "onnxruntime-cpu", "-b", "4"]
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [({}, []), ({"slide": "{slide}/*", "hash_tiles": True}, ["--slide", "{slide}/*", "--hash"])],
+    ids=["plain", "options"],
+)
+def test_a_folder_gives_the_very_table_of_the_command(
+    bundle: Bundle, tiles: Path, out: Path, tmp_path: Path, asked: RunOptions, options: list[str]
+) -> None:
+    options = [*options, "--model", str(bundle.root), "--precision", "fp32", "--backend", "onnxruntime-cpu", "-b", "4"]
     code = "from cervix_engine.cli.batch import main; main()"
     command = [sys.executable, "-c", code, str(tiles), "--out", str(tmp_path / "by_command.csv"), *options]
     subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment())
     with Model.open(bundle.root, precision="fp32", backend="onnxruntime-cpu", batch_size=4) as model:
-        record = model.predict_folder(str(tiles), out=str(out))
+        record = model.predict_folder(str(tiles), out=str(out), **asked)
         assert (record.status, record.ok, record.failed) == ("done", 50, 0)
         with pytest.raises(OutputExistsError):
             model.predict_folder(tiles, out=out)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -41,6 +40,8 @@ def main(
     from cervix_engine.run.stream.fork_server import fork_server
 
     fork_server()  # before anything else, so that both processes import at the same time
+    from dataclasses import replace
+
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.derived_outputs import DerivedOutputs
@@ -71,8 +72,7 @@ def main(
     return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):  # a dataclass takes longer than `--help` should
     """How much is said, and to whom: events for machines, nothing but errors, or also the times of each stage."""
 
     as_json: bool

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cervix_engine.backends.device import ANY, Device
 from cervix_engine.backends.selection import RequestedPrecision
@@ -24,6 +24,21 @@ from cervix_engine.table.formats import require_writer
 from cervix_engine.table.locations import coords_beside_slides, identified, slides_identified
 from cervix_engine.table.names import escape_name
 from cervix_engine.tiles.discover import refuse_root
+
+
+class RunOptions(TypedDict, total=False):
+    """What Python's `Model.predict_folder` passes on; each is as in `BatchConfig`."""
+
+    overwrite: bool
+    resume: bool
+    workers: int | Auto
+    budget: FailureBudget
+    hash_tiles: bool
+    judge_quality: bool
+    coords: str | None
+    slide: str | None
+    follow_links: bool
+    retry_failures: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,8 @@ _DUMP = "cervix.dump_config"
 
 def dump_options(ctx: click.Context) -> str:
     """The options in effect, as a file for `--config`; what is unset is left out."""
+    import json  # here, as `--help` is to answer at once
+
     lines = []
     for parameter in _options(ctx.command):
         value = ctx.params.get(parameter.name or "")
@@ -93,6 +93,8 @@ def _load(ctx: click.Context, _parameter: click.Parameter, path: Path | None) ->
     defaults: MutableMapping[str, Any] = {}
     for key, value in _read(path).items():
         if key not in names:
+            from difflib import get_close_matches  # here, as `--help` is to answer at once
+
             close = get_close_matches(key, names, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise click.UsageError(f"{path}: no option {key!r}.{hint}", ctx)

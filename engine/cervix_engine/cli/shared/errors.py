@@ -9,7 +9,6 @@ from typing import ParamSpec
 
 import click
 
-from cervix_engine.cli.shared.logs import warning_lines
 from cervix_engine.cli.shared.signals import Interrupted, interruption
 from cervix_engine.errors import CervixError
 
@@ -27,6 +26,8 @@ def cervix_errors(command: Callable[P, int | None]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from cervix_engine.cli.shared.logs import warning_lines  # here, as `--help` is to answer at once
+
         try:
             with warning_lines(shown=not kwargs.get("quiet")):
                 code = command(*args, **kwargs)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 # Loading a model or computing a batch cannot be interrupted from Python; after this the process ends anyway.
 GRACE_S = 1.5
@@ -45,6 +48,8 @@ def prompt_interruption(kept: Callable[[], str] = lambda: "") -> Iterator[None]:
 
     To be used in the main thread. `kept` says how much of the work is kept, and is called by any thread.
     """
+    import socket  # here, as `--help` is to answer at once
+
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     left = threading.Event()

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from cervix_engine.errors import OutputError
-from cervix_engine.files import scratch_errors
 
 
 def open_closed_streams() -> None:
@@ -48,6 +46,10 @@ def prepare_outputs(*files: Path | None, needs_scratch: bool = False) -> None:
             raise OutputError(f"cannot write {file}: {reason}")
     scratch_in(*(file.absolute().parent for file in asked))
     if needs_scratch:
+        import tempfile
+
+        from cervix_engine.files import scratch_errors
+
         with scratch_errors():
             tempfile.gettempdir()
 
@@ -57,6 +59,8 @@ def scratch_in(*folders: Path) -> None:
 
     It holds for this process's children too.
     """
+    import tempfile  # here, as `--help` is to answer at once
+
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

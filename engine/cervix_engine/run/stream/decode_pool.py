@@ -258,9 +258,9 @@ class DecodePool:
         status = self._end(worker)
         log.debug("a decode worker has ended: %s", exit_words(status))
         if not worker.is_ready:
-            self._failed_starts += 1
-            self._require_progress(self._failed_starts, "end as they start", status)
             self._requeue(worker.given)
+            self._failed_starts += 1
+            self._do_without_more(status)
             return
         if not worker.given:
             return
@@ -277,6 +277,16 @@ class DecodePool:
             self._fill(had, [failure])
         else:
             self._suspects.extend(had.suspects())
+
+    def _do_without_more(self, status: int | None) -> None:
+        """Where no worker outlives its start, go on with those that work already; without any, stop."""
+        working = sum(other.is_ready for other in self._workers)
+        if not working:
+            self._require_progress(self._failed_starts, "end as they start", status)
+        elif self._failed_starts >= MAX_KILLS:
+            log.warning("only %d decode workers: further ones end as they start: %s", working, exit_words(status))
+            self._count.cap(working)
+            self._failed_starts = 0
 
     def _requeue(self, chunks: Sequence[_Chunk]) -> None:
         for chunk in reversed(chunks):

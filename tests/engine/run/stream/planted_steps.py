@@ -109,4 +109,24 @@ class StillbornStep:
         raise AssertionError("no worker gets here")
 
 
+class FirstbornStep:
+    """A slow step that ends every worker which is told of it, but the first."""
+
+    def __init__(self, told: Path) -> None:
+        self._told = told
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self._told = state["_told"]
+        try:
+            self._told.touch(exist_ok=False)
+        except FileExistsError:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(
+        self, out: Pixels, data: bytes, /, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+    ) -> TileSize:
+        time.sleep(0.01)
+        return preprocess_into(out, data, contract=contract, look=look)
+
+
 PLANTED = TileSource(read_named, decode_unless_planted)

@@ -27,7 +27,7 @@ from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes
 from cervix_engine.values import Pixels, Probabilities
-from engine.run.stream.planted_steps import PLANTED, StillbornStep
+from engine.run.stream.planted_steps import PLANTED, FirstbornStep, StillbornStep
 from engine.run.stream.processes import all_end, are_freed, children_of, fork_servers_of, send, slots_of, workers_of
 from engine.run.support import CONTRACT, PATIENCE_S, drawn_tile, encoded, environment, plain_outcomes, refs, threads_end
 
@@ -177,14 +177,25 @@ def test_workers_that_end_as_they_start_stop_the_run(names: Named, end: str) -> 
     assert workers_of(os.getpid()) == []
 
 
+def test_one_worker_is_enough_where_no_other_one_outlives_its_start(
+    names: Named, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, some = names
+    many = root, some * 4
+    source = TileSource(read_tile, FirstbornStep(tmp_path / "told"))
+    assert outcomes_of(many, source=source) == as_ever(many)
+    assert "only 1 decode workers: further ones end as they start: its process ended with SIGKILL" in caplog.text
+
+
 def test_killed_workers_are_replaced(names: Named) -> None:
     root, some = names
     many = root, some * 8
     killed: list[int] = []
 
     def kill_one() -> None:
-        if found := workers_of(os.getpid()):
-            killed.append(random.Random(len(killed)).choice(found))
+        # Many batches may be ready at once; so only workers that have begun: others would never get to.
+        if begun := [worker for worker in workers_of(os.getpid()) if slots_of(worker)]:
+            killed.append(random.Random(len(killed)).choice(begun))
             send(signal.SIGKILL, killed[-1])
 
     expected = as_ever(many)
