@@ -65,10 +65,8 @@ def main(
     derived = asked.remaining(config)
     config = replace(config, keep_finished=bool(derived.targets))
     scratch_in(config.out.absolute().parent)
-    setup = replace(context.find_object(RunSetup) or RunSetup(), listed=derived.check_listing)
-    if not said.quiet:
-        setup = replace(setup, opened=partial(_say_choice, config.model))
     derived.check(config)
+    setup = _told_to(derived, said, setup=context.find_object(RunSetup) or RunSetup(), model=config.model)
     return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
 
 
@@ -78,6 +76,14 @@ class Said(NamedTuple):  # a dataclass takes longer than `--help` should
     as_json: bool
     quiet: bool
     verbose: bool
+
+
+def _told_to(derived: DerivedOutputs, said: Said, *, setup: RunSetup, model: Path) -> RunSetup:
+    """`setup`, with whoever wants to know what was listed and what was opened."""
+    from dataclasses import replace
+
+    setup = replace(setup, listed=derived.check_listing)
+    return setup if said.quiet else replace(setup, opened=partial(_say_choice, model))
 
 
 def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:
