@@ -13,15 +13,8 @@ from cervix_engine.cli.shared.errors import one_line
 from cervix_engine.cli.shared.surroundings import open_closed_streams
 
 
-class CervixCommand(click.Command):
-    """A command with `--config FILE` and `--dump-config`, whose usage errors are one line and exit code 2.
-
-    The file holds options by their long names, such as `batch-size = 64`. The command line goes before the file.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += [_config_option(), _dump_option()]
+class OneLineErrors(click.Command):
+    """A command whose usage errors are one line and exit code 2."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_closed_streams()
@@ -34,6 +27,17 @@ class CervixCommand(click.Command):
         except click.ClickException as error:
             click.echo(f"error: {one_line(error.format_message())} See {_program(error)} --help.", err=True)
             sys.exit(error.exit_code)
+
+
+class CervixCommand(OneLineErrors):
+    """A command with `--config FILE` and `--dump-config`, whose usage errors are one line and exit code 2.
+
+    The file holds options by their long names, such as `batch-size = 64`. The command line goes before the file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [_config_option(), _dump_option()]
 
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.meta.pop(_DUMP, False):
