@@ -107,6 +107,11 @@ class Diagnosis:
     def can_run(self) -> bool:
         return self.auto is not None
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether what `auto` takes is certified here, and nothing is wrong."""
+        return not self.problems and any(way.chosen and way.tiles_per_sec for way in self.ways)
+
     def to_json(self) -> dict[str, Any]:
         return {"schema": self.schema, "cervix_version": __version__, **asdict(self)}
 

@@ -66,7 +66,7 @@ def main(
     config = replace(config, keep_finished=bool(derived.targets))
     scratch_in(config.out.absolute().parent)
     derived.check(config)
-    setup = _told_to(derived, said, setup=context.find_object(RunSetup) or RunSetup(), model=config.model)
+    setup = _told_to(derived, said, setup=context.find_object(RunSetup) or RunSetup(), config=config)
     return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
 
 
@@ -78,12 +78,12 @@ class Said(NamedTuple):  # a dataclass takes longer than `--help` should
     verbose: bool
 
 
-def _told_to(derived: DerivedOutputs, said: Said, *, setup: RunSetup, model: Path) -> RunSetup:
+def _told_to(derived: DerivedOutputs, said: Said, *, setup: RunSetup, config: BatchConfig) -> RunSetup:
     """`setup`, with whoever wants to know what was listed and what was opened."""
     from dataclasses import replace
 
     setup = replace(setup, listed=derived.check_listing)
-    return setup if said.quiet else replace(setup, opened=partial(_say_choice, model))
+    return setup if said.quiet else replace(setup, opened=partial(_say_choice, config))
 
 
 def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:
@@ -109,11 +109,13 @@ def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said
     return INCOMPLETE if done.failed or done.folder_changes else 0
 
 
-def _say_choice(model: Path, session: Session) -> None:
+def _say_choice(config: BatchConfig, session: Session) -> None:
     from cervix_engine.cli.batch_messages import choice_lines
 
-    for line in choice_lines(model, session):
+    for line in choice_lines(config.model, session):
         click.echo(line, err=True)
+    if config.batch_size == "auto":
+        click.echo(f"--batch-size auto: batches of {session.batch_size} tiles", err=True)
 
 
 def _forecast(config: BatchConfig, setup: RunSetup, said: Said) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -159,3 +160,20 @@ def test_the_text_marks_the_choice(tmp_path: Path) -> None:
     assert f"{CPU} fp32" in line
     assert "20.0 tiles/s" in line
     assert f"auto takes: {CPU} fp32" in done.stdout
+
+
+def test_where_nothing_is_wrong_it_names_what_is_certified_and_no_more(tmp_path: Path) -> None:
+    bundle = str(certified_bundle(tmp_path / "b", ("fp32", 20.0), ("int8", 90.0)))
+    short = CliRunner().invoke(main, ["--model", bundle]).stdout
+    assert re.findall(r"^(?:->|  )(\S+ \S+)", short, re.MULTILINE) == [f"{CPU} fp32", f"{CPU} int8"]
+    assert "packages" not in short
+    assert "more: cervix-doctor --verbose" in short
+    long = CliRunner().invoke(main, ["--verbose", "--model", bundle]).stdout
+    assert re.search(r"^  onnxruntime +\d", long, re.MULTILINE)
+    assert f"  {CPU} bf16" in long
+
+
+def test_where_nothing_is_certified_it_says_why_of_every_way(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--model", str(certified_bundle(tmp_path / "b", ("fp32", 20.0), version="0.1"))])
+    assert "nothing is certified here: " in done.stdout
+    assert f"  {CPU} bf16" in done.stdout

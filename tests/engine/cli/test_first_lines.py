@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,3 +96,13 @@ def test_a_gate_that_was_not_passed_is_no_matter_of_certifying_again(
 
 def test_quiet_says_nothing(invoke: Invoke) -> None:
     assert invoke("-q").stderr == ""
+
+
+def test_an_automatic_batch_size_is_said(invoke: Invoke, bundle: Bundle, out: Path) -> None:
+    done = invoke("--batch-size", "auto")
+    assert done.exit_code == 0, done.output
+    said = re.search(r"^--batch-size auto: batches of (\d+) tiles$", done.stderr, re.MULTILINE)
+    assert said
+    record = json.loads(out.with_name(f"{out.name}.run.json").read_text(encoding="utf-8"))
+    assert int(said[1]) == record["batch_size"]
+    assert "--batch-size auto" not in invoke("--overwrite").stderr
