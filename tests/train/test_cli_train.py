@@ -43,19 +43,26 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
     score = r"[01]\.\d{3} \(95 %: [01]\.\d{3} to [01]\.\d{3}\)"
     ending = rf"test accuracy {score}, macro F1 {score} on \d+ tiles of \d+ groups; bundle written to "
     assert re.match(ending, lines[-1]), lines[-1]
+    # What takes a while is said before it begins.
+    begun = ("starting Keras and building cnn", "features of 60 tiles", "head: learning from 40", "saving the model")
+    announced = [next(index for index, line in enumerate(lines) if line.startswith(start)) for start in begun]
+    assert announced == sorted(announced)
     # Every line is ours: nothing of TensorFlow's own log comes through.
     ours = (
         "read ",
         "train ",
+        "starting Keras ",
         "60 tiles",
         "batch-norm",
         "features",
         "epoch ",
+        "head: learning ",
         "head: kept ",
         "temperature ",
         # Tiles as few as these may well have been split unevenly.
         "warning: temperature ",
         "warning: the test tiles' ECE ",
+        "saving ",
         "golden ",
         "test accuracy",
     )

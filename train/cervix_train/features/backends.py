@@ -23,6 +23,8 @@ from cervix_keras.graph import graph_from_keras
 from cervix_keras.start import KerasModel, load_keras, native_stderr_held
 from cervix_train.features.extractor import extractor_digest
 
+log = logging.getLogger(__name__)
+
 # What may run a converted extractor.
 _FP32 = (Combination("onnxruntime-cpu", "fp32"), Combination("openvino", "fp32"))
 _BF16 = Combination("openvino", "bf16")
@@ -105,6 +107,7 @@ class ExtractorBackends:
 
     @cached_property
     def _graph(self) -> bytes:
+        log.info("converting the backbone to ONNX for the runtimes installed (a ResNet-101 takes about a minute)")
         return onnx_graph(self.extractor)
 
 

@@ -164,6 +164,8 @@ def _stage(
     resumable: Resumable | None,
     mixed: bool = False,
 ) -> Stage:
+    learnt = len(given.tiles["train"].indices)
+    log.info("%s: learning from %d tiles, for at most %d epochs", names.stage, learnt, config.epochs)
     with mixed_precision(model, wanted=mixed):
         history = fit(
             model,

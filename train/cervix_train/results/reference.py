@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from cervix_train.results.plots import (
 )
 from cervix_train.results.predict import predict
 from cervix_train.results.record import TrainingRecord
+
+log = logging.getLogger(__name__)
 
 # Which tiles learnt, chose the epoch and tested; beside the tiles, a manifest of the same split.
 SPLIT_FILE = "training/split.csv"
@@ -78,6 +81,7 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
     Raises:
         ContractError: the saved model cannot be read back.
     """
+    log.info("saving the model, its plots and its golden tiles")
     reference.model.save(root / KERAS_FILE)
     reference.contract.save(root / CONTRACT)
     training = root / "training"

@@ -48,6 +48,7 @@ def dataset_features(
     With `bf16`, training tiles and their copies may be computed in BF16: nothing is measured on them.
     """
     copies = training_copies(dataset, count=config.augment, seed=config.seed)
+    log.info("features of %d tiles are computed, or taken from %s", len(dataset.tiles) + len(copies), config.cache)
     with meter("features", total=len(dataset.tiles) + len(copies)) as advance:
         features = compute_features(
             [dataset.root / tile.path for tile in dataset.tiles],

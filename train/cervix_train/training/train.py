@@ -82,6 +82,7 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
     _log_splits(dataset, "as given" if given_split else f"drawn with seed {config.seed}, groups kept whole")
     contract = config.contract(dataset.classes)
 
+    log.info("starting Keras and building %s (weights: %s)", config.backbone, config.weights)
     load_keras(seed=config.seed)
     extractor = frozen_extractor(config, dataset, contract)
     backends = ExtractorBackends(extractor)
