@@ -40,6 +40,8 @@ PACKAGES = (
     ("onnx", "onnx", "export"),
     ("pyarrow", "pyarrow", "report"),
     ("jinja2", "jinja2", "report"),
+    ("openslide-python", "openslide", "slides"),
+    ("openslide-bin", "openslide_bin", "slides"),
 )
 _FOR = {
     "cpu": "to run bundles on the CPU",
@@ -48,6 +50,7 @@ _FOR = {
     "export": "to export and certify",
     "rtx": "to build and run TensorRT-RTX engines",
     "report": "for reports and Parquet",
+    "slides": "to read whole slides",
 }
 
 

@@ -120,7 +120,7 @@ class Pattern:
 
     def slide(self, path: str) -> str | None:
         """The slide that a path says, or None."""
-        found = self.match(path.rpartition(".")[0])
+        found = self.match(_without_suffix(path))
         return found["slide"].strip("_- ") or None if found else None
 
 
@@ -177,7 +177,7 @@ class Locator:
         alike: set[str] = set()
         for path in paths:
             folder = path.rpartition("/")[0]
-            found = self._find(path.rpartition(".")[0])
+            found = self._find(_without_suffix(path))
             name = (_slide_in(found) if found else "") or folder
             if folder_of.setdefault(name, folder) != folder:
                 alike.add(name)
@@ -199,7 +199,7 @@ class Locator:
             slide_id: the slide where the name says none.
             width, height: of the tile in pixels, where the name says neither.
         """
-        found = self._find(name.rpartition(".")[0])
+        found = self._find(_without_suffix(name))
         if found is None:
             return None
         named = _slide_in(found) if self.names_slides else ""
@@ -260,6 +260,12 @@ def _compile(pattern: str, what: str) -> Pattern:
 
 def _first_match(stem: str, patterns: Iterable[re.Pattern[str]]) -> re.Match[str] | None:
     return next((found for pattern in patterns if (found := pattern.fullmatch(stem))), None)
+
+
+def _without_suffix(path: str) -> str:
+    stem, dot, suffix = path.rpartition(".")
+    # A tile of a whole slide has none, while its slide, which is its folder, has.
+    return stem if dot and "/" not in suffix else path
 
 
 def _slide_in(found: re.Match[str]) -> str:

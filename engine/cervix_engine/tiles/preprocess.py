@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import cv2
@@ -41,20 +43,36 @@ def read_tile(path: Path | str, *, stamp: TileStamp | None = None) -> bytes:
             one that was listed.
         ListingError: the machine has no descriptors or memory left, which is not the tile's fault.
     """
+    with open_listed(path, stamp=stamp) as (file, size):
+        if size > MAX_TILE_BYTES:
+            raise TileReadError("too_large", f"{size} bytes, limit {MAX_TILE_BYTES}")
+        data = file.readall()
+        if stamp is not None and len(data) != stamp.size_bytes:
+            raise TileReadError("changed", "the file changed while it was read")
+        return data
+
+
+@contextmanager
+def open_listed(path: Path | str, *, stamp: TileStamp | None = None) -> Iterator[tuple[FileIO, int]]:
+    """Open a file, if it is what was listed; gives it and its size in bytes.
+
+    Args:
+        path: the file.
+        stamp: as `read_tile`.
+
+    Raises:
+        TileReadError: the file cannot be opened or read, is no regular file, or is not the one that was listed.
+        ListingError: as `read_tile`.
+    """
     try:
         # `open` owns the descriptor that its opener returns, and closes it where it refuses a directory.
         with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise TileReadError("not_a_file", "expected a regular file")
-            if status.st_size > MAX_TILE_BYTES:
-                raise TileReadError("too_large", f"{status.st_size} bytes, limit {MAX_TILE_BYTES}")
-            if stamp is not None and stamp != TileStamp(status.st_size, status.st_mtime_ns):
+            if stamp is not None and (stamp.size_bytes, stamp.mtime_ns) != (status.st_size, status.st_mtime_ns):
                 raise TileReadError("changed", "not the file that was listed: another size or time of change")
-            data = file.readall()
-            if stamp is not None and len(data) != stamp.size_bytes:
-                raise TileReadError("changed", "the file changed while it was read")
-            return data
+            yield file, status.st_size
     except TileReadError:
         raise
     except IsADirectoryError as error:

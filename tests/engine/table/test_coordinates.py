@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.errors import UsageError
-from cervix_engine.table.coordinates import Locator, compile_pattern
+from cervix_engine.table.coordinates import Locator, compile_pattern, compile_slide_pattern
 from cervix_engine.table.reader import Table
 from engine.table.tables import Tile, WriteTable
 
@@ -61,6 +61,12 @@ def test_the_tables_own_columns_come_first(write_table: WriteTable) -> None:
 )
 def test_other_numbers_are_no_coordinates(write_table: WriteTable, paths: list[str]) -> None:
     assert set(_places(write_table([Tile(path, path.split("/")[0]) for path in paths]))) == {None}
+
+
+def test_a_name_without_a_suffix_is_read_below_a_folder_with_one() -> None:
+    region = "a.b/CMU-1.svs/x004480_y000224_w448_h447"
+    assert Locator().locate(region, "a.b/CMU-1.svs", 224, 224) == ("a.b/CMU-1.svs", (4480, 224, 448, 447))
+    assert compile_slide_pattern("{*}/{slide}.svs/*").slide(region) == "CMU-1"
 
 
 def test_half_overlapping_tiles_still_lie_beside_each_other(write_table: WriteTable) -> None:

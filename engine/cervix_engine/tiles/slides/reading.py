@@ -1,0 +1,186 @@
+"""A whole slide, open in OpenSlide: what it says of itself, and the pixels of a region."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from cervix_engine.errors import BackendUnavailableError, TileDecodeError, TileReadError
+from cervix_engine.extras import require_installed
+from cervix_engine.tiles.preprocess import open_listed, resize_into
+from cervix_engine.tiles.slides.grid import Region, SlideShape, nearest_level
+from cervix_engine.tiles.tile import TileStamp
+from cervix_engine.values import Pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+
+def openslide() -> Any:
+    """The library.
+
+    Raises:
+        BackendUnavailableError: it is not installed, or is not whole.
+    """
+    require_installed("slides", "openslide", work="reading whole slides")
+    try:
+        import openslide as library
+    except (ImportError, OSError) as error:
+        raise BackendUnavailableError(f"OpenSlide cannot be loaded ({error}): pip install '.[slides]'") from error
+    return library
+
+
+class OpenSlide:
+    """A slide, open until it is closed. After an error of OpenSlide it cannot be read any more.
+
+    Args:
+        path: the slide's file.
+        stamp: what it was when it was listed; None takes whatever lies there.
+
+    Raises:
+        TileReadError: it is not there or not what was listed, or OpenSlide does not know its format, or cannot open it.
+        ListingError: the machine has no descriptors or memory left.
+        BackendUnavailableError: there is no OpenSlide.
+    """
+
+    def __init__(self, path: Path | str, *, stamp: TileStamp | None = None) -> None:
+        self._path = os.fspath(path)
+        library = openslide()
+        with open_listed(self._path, stamp=stamp):
+            pass  # what the file system says is clearer than what OpenSlide makes of it
+        try:
+            self._slide = library.OpenSlide(self._path)
+        except library.OpenSlideUnsupportedFormatError as error:
+            raise TileReadError("not_a_slide", "OpenSlide does not know the file's format") from error
+        except library.OpenSlideError as error:
+            raise TileReadError("broken_slide", self._words(error)) from error
+        self._errors: type[Exception] = library.OpenSlideError
+        try:
+            self.shape = self._read_shape()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def __enter__(self) -> OpenSlide:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_shape(self) -> SlideShape:
+        with self._slide_errors():
+            known = self._slide.properties
+            width, height = self._slide.dimensions
+            downsamples = tuple(map(float, self._slide.level_downsamples))
+        bounds = [known.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        area = Region(*map(int, bounds)) if all(bounds) else Region(0, 0, width, height)
+        mpp_x, mpp_y = (_number(known.get(f"openslide.mpp-{axis}")) for axis in "xy")
+        return SlideShape(area, mpp_x, mpp_y, downsamples)
+
+    def tile(self, region: Region, tile_px: int) -> Pixels:
+        """A tile, `uint8 (tile_px, tile_px, 3)` RGB, from the level that is nearest above its resolution.
+
+        Raises:
+            TileDecodeError: the region cannot be decoded.
+        """
+        level = nearest_level(self.shape.downsamples, min(region.width, region.height) / tile_px)
+        pixels = self.region(region, level)
+        out = np.empty((tile_px, tile_px, 3), np.uint8)
+        resize_into(out, pixels)
+        return out
+
+    def region(self, region: Region, level: int) -> Pixels:
+        """A region of level 0 as it is on `level`: RGB, what is transparent over the slide's background colour.
+
+        Raises:
+            TileDecodeError: it cannot be decoded.
+        """
+        downsample = self.shape.downsamples[level]
+        size = max(1, round(region.width / downsample)), max(1, round(region.height / downsample))
+        with self._slide_errors():
+            picture = self._slide.read_region((region.x, region.y), level, size)
+        pixels = np.asarray(picture)
+        if pixels[..., 3].min() < 255:
+            return np.asarray(self._on_background(picture))
+        opaque: Pixels = np.empty((*pixels.shape[:2], 3), np.uint8)
+        cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB, dst=opaque)
+        return opaque
+
+    def _on_background(self, picture: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        with self._slide_errors():
+            colour = self._slide.properties.get("openslide.background-color", "ffffff")
+        composed = Image.new("RGB", picture.size, f"#{colour}")
+        composed.paste(picture, mask=picture)
+        return composed
+
+    @contextmanager
+    def _slide_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise TileDecodeError("corrupt", self._words(error)) from error
+
+    def _words(self, error: Exception) -> str:
+        """What OpenSlide says, without the names of files, which can identify patients."""
+        log.debug("%r: %s", self._path, error)
+        path, words = Path(self._path), str(error)
+        for name in (self._path, str(path.with_suffix("")), str(path.parent), path.name, path.stem):
+            words = words.replace(name, "…")
+        return words
+
+
+class OpenSlides:
+    """The slides that a process has open: the last few that it read, since its tiles come slide by slide."""
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._open: OrderedDict[str, OpenSlide] = OrderedDict()
+
+    def get(self, path: str, *, stamp: TileStamp | None = None) -> OpenSlide:
+        """The slide at `path`, which is opened where it is not open; `stamp` as `OpenSlide`.
+
+        Raises:
+            TileReadError, ListingError, BackendUnavailableError: as `OpenSlide`.
+        """
+        if path in self._open:
+            with open_listed(path, stamp=stamp):
+                self._open.move_to_end(path)
+            return self._open[path]
+        opened = self._open[path] = OpenSlide(path, stamp=stamp)
+        if len(self._open) > self._most:
+            self._open.popitem(last=False)[1].close()
+        return opened
+
+    def drop(self, path: str) -> None:
+        """Close a slide, if it is open: after an error it would fail for ever."""
+        if slide := self._open.pop(path, None):
+            slide.close()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
