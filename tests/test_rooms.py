@@ -25,7 +25,19 @@ PACKAGES = {
 # at the package's root, a module; those in one tuple stand side by side and are one room.
 ROOMS: dict[str, list[tuple[str, ...]]] = {
     "cervix_engine": [
-        ("errors", "values", "files", "machine", "gpu", "contract", "privacy", "version", "locks", "extras"),
+        (
+            "errors",
+            "values",
+            "files",
+            "machine",
+            "gpu",
+            "contract",
+            "privacy",
+            "version",
+            "locks",
+            "extras",
+            "decisions",
+        ),
         ("tiles",),
         ("bundle",),
         ("backends",),

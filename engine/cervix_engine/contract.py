@@ -21,6 +21,9 @@ from cervix_engine.files import write_json
 Category = Literal["normal", "benign", "abnormal"]
 ExifPolicy = Literal["ignore", "apply"]
 
+# Of probabilities in a table, and of what they are compared with.
+DECIMALS = 6
+
 # A table's `pred` column holds it: spreadsheets take a leading '-' for a formula.
 _CLASS_NAME = re.compile(r"\w[\w-]*")
 
@@ -77,6 +80,44 @@ SIPAKMED_CLASSES: tuple[TileClass, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """How a tile's probabilities become decisions: which tiles are called abnormal, and which a person must see.
+
+    Every number has at most six decimal places, as a table's probabilities have, so that a table's own digits decide.
+
+    Attributes:
+        abnormal_at: a tile is called abnormal where the abnormal classes' probabilities add up to this, or more.
+        review_below: a person must see a tile whose confidence is below this; 0 asks for none.
+        review_within: likewise where that sum is no farther than this from `abnormal_at`.
+        sensitivity: the share of abnormal cells that `abnormal_at` was chosen to find; None where nobody chose it so.
+    """
+
+    abnormal_at: float
+    review_below: float = 0.0
+    review_within: float = 0.0
+    sensitivity: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("abnormal_at", "review_below", "review_within", "sensitivity"):
+            value = getattr(self, name)
+            if name == "sensitivity" and value is None:
+                continue
+            # `type`: JSON's true is an int to Python. A NaN fails the comparison.
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise ContractError(f"operating point: {name} {value!r}, expected a number from 0 to 1")
+            if round(value, DECIMALS) != value:
+                raise ContractError(f"operating point: {name} {value!r}, expected at most {DECIMALS} decimal places")
+        if not self.abnormal_at:
+            raise ContractError("operating point: abnormal_at 0 calls every tile abnormal, expected more")
+
+    @property
+    def review_band(self) -> tuple[float, float]:
+        """The lowest and the highest sum at which a person must see a tile, both included."""
+        low, high = self.abnormal_at - self.review_within, self.abnormal_at + self.review_within
+        return round(max(0.0, low), DECIMALS), round(min(1.0, high), DECIMALS)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelContract:
     """Immutable meaning of a model's input and output.
 
@@ -94,6 +135,8 @@ class ModelContract:
         scaled_decoding: whether a JPEG of at least twice (four times) the input size on both axes is decoded at 1/2
             (1/4), which is faster and gives other pixels: a model is trained and certified with it, or without it.
             Where an EXIF orientation turns the pixels, none is.
+        operating_point: what a laboratory decides by; None where none was chosen. Then a tile's category is that of its
+            most probable class.
 
     Raises:
         ContractError: if a value is outside what the engine implements.
@@ -108,6 +151,7 @@ class ModelContract:
     temperature: float = 1.0
     tile_statistics: tuple[TileStatistic, ...] = field(default=())
     scaled_decoding: bool = False
+    operating_point: OperatingPoint | None = None
 
     schema: ClassVar[str] = "cervix/contract/1"
 
@@ -128,24 +172,44 @@ class ModelContract:
             raise ContractError(f"scaled_decoding {self.scaled_decoding!r}: expected true or false")
         if not 0 < self.temperature < math.inf:
             raise ContractError(f"temperature {self.temperature}: expected a positive number")
+        if self.operating_point is not None:
+            self._check_decisions()
+
+    def _check_decisions(self) -> None:
+        if "abnormal" not in self.categories or len(self.categories) < 2:
+            raise ContractError("operating point: expected classes that are abnormal, and others")
+        for item in self.classes:
+            alike = [other.name for other in self.classes if other.category == item.name]
+            if item.name in get_args(Category) and alike != [item.name]:
+                raise ContractError(
+                    f"operating point: prob_{item.name} would be both that class and that category: rename the class"
+                )
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(item.name for item in self.classes)
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The clinical categories that its classes have, from normal to abnormal."""
+        return tuple(name for name in get_args(Category) if any(item.category == name for item in self.classes))
 
     def to_json(self) -> dict[str, Any]:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values["input_size"] = list(self.input_size)
         for key in ("classes", "tile_statistics"):
             values[key] = [_plain(item) for item in values[key]]
-        # Named only where it is true: a reader that does not know it must refuse it, and needs to know nothing else.
+        # Named only where they say something: a reader that does not know them must refuse that, and nothing else.
         if not self.scaled_decoding:
             del values["scaled_decoding"]
+        del values["operating_point"]
+        if self.operating_point is not None:
+            values["operating_point"] = _plain(self.operating_point)
         return {"schema": self.schema, **values}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelContract:
-        """Build a contract from its JSON form; unknown keys are refused, and missing ones but for `scaled_decoding`.
+        """Build a contract from its JSON form; unknown keys are refused, and missing ones but for the optional two.
 
         Raises:
             ContractError: the data are not a contract of this schema.
@@ -153,7 +217,8 @@ class ModelContract:
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != cls.schema:
             raise ContractError(f"contract schema {schema!r}: expected {cls.schema!r}")
-        values = {"scaled_decoding": False, **{key: value for key, value in data.items() if key != "schema"}}
+        optional = {"scaled_decoding": False, "operating_point": None}
+        values = {**optional, **{key: value for key, value in data.items() if key != "schema"}}
         known = {item.name for item in fields(cls)}
         if values.keys() != known:
             raise ContractError(f"contract keys differ: {sorted(values.keys() ^ known)}")
@@ -161,6 +226,8 @@ class ModelContract:
             values["classes"] = tuple(TileClass(**item) for item in values["classes"])
             values["tile_statistics"] = tuple(TileStatistic(**item) for item in values["tile_statistics"])
             values["input_size"] = tuple(values["input_size"])
+            if "operating_point" in data:
+                values["operating_point"] = OperatingPoint(**data["operating_point"])
             return cls(**values)
         except (TypeError, KeyError) as error:
             raise ContractError(f"contract is malformed: {error}") from error
@@ -182,5 +249,5 @@ class ModelContract:
         return cls.from_json(data)
 
 
-def _plain(item: TileClass | TileStatistic) -> dict[str, Any]:
+def _plain(item: TileClass | TileStatistic | OperatingPoint) -> dict[str, Any]:
     return {entry.name: getattr(item, entry.name) for entry in fields(item)}

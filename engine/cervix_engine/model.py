@@ -27,7 +27,8 @@ from cervix_engine.backends.device import Device
 from cervix_engine.backends.lent import Lent
 from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.contract import Category, ModelContract
+from cervix_engine.contract import DECIMALS, Category, ModelContract
+from cervix_engine.decisions import Decisions
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.run.batch import RunSetup, predict_folder
 from cervix_engine.run.config import BatchConfig, RunOptions
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 Name = str | os.PathLike[str]
 
+# What only the answers of a model with an operating point have.
+_DECISIONS = ("prob_abnormal", "abnormal", "review")
+
 
 @dataclass(frozen=True, slots=True)
 class TileAnswer:
@@ -54,9 +58,11 @@ class TileAnswer:
         height, width: of the tile in pixels, before the resize; None where it could not be decoded.
         pred: the most probable class; None where the tile failed, as are `confidence` and `category`.
         confidence: its probability.
-        category: its clinical category.
+        category: its clinical category; with an operating point, the most probable one.
         probabilities: in the order of `Answers.class_names`; empty where the tile failed.
         error: `kind: message` where the tile failed, else None.
+        prob_abnormal, abnormal, review: what the operating point decides, as in a table; None where there is none, and
+            where the tile failed.
     """
 
     path: str | None
@@ -67,6 +73,9 @@ class TileAnswer:
     category: Category | None
     probabilities: tuple[float, ...]
     error: str | None
+    prob_abnormal: float | None = None
+    abnormal: bool | None = None
+    review: bool | None = None
 
     @property
     def ok(self) -> bool:
@@ -75,10 +84,11 @@ class TileAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Answers(Sequence[TileAnswer]):
-    """One answer for each tile that was asked, in the same order."""
+    """One answer for each tile that was asked, in the same order; `is_decided` where there is an operating point."""
 
     class_names: tuple[str, ...]
     rows: tuple[TileAnswer, ...]
+    is_decided: bool = False
 
     @overload
     def __getitem__(self, index: int) -> TileAnswer: ...
@@ -100,6 +110,8 @@ class Answers(Sequence[TileAnswer]):
         """By column, a value for each tile: those of `TileAnswer`, with `prob_<class>` for the probabilities."""
         table: dict[str, list[Any]] = {}
         for field in fields(TileAnswer):
+            if field.name in _DECISIONS and not self.is_decided:
+                continue
             if field.name != "probabilities":
                 table[field.name] = [getattr(row, field.name) for row in self.rows]
                 continue
@@ -213,7 +225,7 @@ class Model:
             answers = self._session.infer(pixels).tolist()
             for tile, answer in zip(some, answers, strict=True):
                 rows.append(self._row(None, tile.shape[0], tile.shape[1], tuple(answer)))
-        return Answers(self.contract.class_names, tuple(rows))
+        return Answers(self.contract.class_names, tuple(rows), self.contract.operating_point is not None)
 
     def predict_files(self, paths: Iterable[Name]) -> Answers:
         """Read, decode and predict files: one answer for each, also for those that cannot be.
@@ -232,7 +244,7 @@ class Model:
         with closing(self._session.predict(batches_of(tiles, self._session.batch_size), root=root)) as results:
             for result in results:
                 rows += map(self._answer, names[len(rows) :], result.outcomes)
-        return Answers(self.contract.class_names, tuple(rows))
+        return Answers(self.contract.class_names, tuple(rows), self.contract.operating_point is not None)
 
     def predict_folder(self, folder: Name, *, out: Name, **options: Unpack[RunOptions]) -> RunRecord:
         """Predict every tile below a folder into one durable table, as `cervix-batch` does; goes on with a partial run.
@@ -271,7 +283,12 @@ class Model:
     def _row(self, path: str | None, height: int, width: int, probabilities: tuple[float, ...]) -> TileAnswer:
         confidence = max(probabilities)
         best = self.contract.classes[probabilities.index(confidence)]
-        return TileAnswer(path, height, width, best.name, confidence, best.category, probabilities, None)
+        if self.contract.operating_point is None:
+            return TileAnswer(path, height, width, best.name, confidence, best.category, probabilities, None)
+        decided = Decisions(self.contract)(probabilities)
+        abnormal = decided.sums[self.contract.categories.index("abnormal")] / 10**DECIMALS
+        decisions = (abnormal, decided.abnormal, decided.review)
+        return TileAnswer(path, height, width, best.name, confidence, decided.category, probabilities, None, *decisions)
 
 
 def _require_tiles(tiles: Pixels | list[Pixels], contract: ModelContract) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract, TileClass, TileStatistic
+from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract, OperatingPoint, TileClass, TileStatistic
 from cervix_engine.errors import ContractError
 
 Validate = Callable[[str, Any], None]
@@ -150,3 +151,21 @@ def test_a_class_needs_a_known_category_and_a_display_name() -> None:
 def test_a_statistic_is_ordered_and_finite(values: tuple[float, float, float]) -> None:
     with pytest.raises(ContractError, match="height_px"):
         TileStatistic("height_px", *values)
+
+
+def test_an_operating_point_is_an_optional_key(contract: ModelContract, validate: Callable[[str, Any], None]) -> None:
+    assert "operating_point" not in contract.to_json()
+    decided = replace(contract, operating_point=OperatingPoint(0.2, 0.5, 0.05, 0.98))
+    document = json.loads(json.dumps(decided.to_json()))
+    validate("contract", document)
+    assert ModelContract.from_json(document) == decided
+    assert OperatingPoint(0.2, review_within=0.3).review_band == (0.0, 0.5)
+    for broken in ({**document["operating_point"], "more": 1}, {"review_below": 0.5}, None, 0.2):
+        with pytest.raises(ContractError):
+            ModelContract.from_json({**document, "operating_point": broken})
+
+
+@pytest.mark.parametrize("at", [0, 1.1, -0.1, math.nan, True, "0.5", 0.1234567])
+def test_an_operating_point_is_a_share_of_six_digits(at: Any) -> None:
+    with pytest.raises(ContractError, match="abnormal_at"):
+        OperatingPoint(at)

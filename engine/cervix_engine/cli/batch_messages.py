@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cervix_engine.backends.survey import Way
     from cervix_engine.bundle.certificate import Certificate
+    from cervix_engine.contract import OperatingPoint
     from cervix_engine.run.dry_run import Forecast
     from cervix_engine.run.record import RunRecord
     from cervix_engine.run.session import Session
@@ -26,9 +27,19 @@ def choice_lines(model: Path, session: Session) -> Iterator[str]:
     info, certificate, digest = session.backend.info, session.certificate, session.provenance.bundle_digest
     certified = f"certified, {_changes(certificate)}" if certificate else f"no certificate{_CERTIFY}"
     yield f"{model} ({digest[:12]}): {info.precision} on {info.backend} {info.version}, {certified}"
+    if point := session.contract.operating_point:
+        yield f"operating point: {point_words(point)}"
     for way in session.passed_over:
         what = f"{way.combination.precision} on {way.combination.backend}"
         yield f"not taken: {what}, {way.tiles_per_sec:.1f} tiles/s when it was certified: {_why_not(way)}"
+
+
+def point_words(point: OperatingPoint) -> str:
+    """What an operating point calls abnormal, and what it asks a person to see."""
+    low, high = point.review_band
+    chosen = f" (chosen for {point.sensitivity:.1%} of abnormal cells)" if point.sensitivity is not None else ""
+    review = f"confidence below {point.review_below:g}, or probability from {low:g} to {high:g}"
+    return f"abnormal from a probability of {point.abnormal_at:g} on{chosen}; review: {review}"
 
 
 def _changes(certificate: Certificate) -> str:

@@ -77,6 +77,21 @@ _OPTIONS = (
         is_flag=True,
         help="Add a column quality, which flags tiles that look blank, blurred, dark, off_colour and so on.",
     ),
+    click.option(
+        "--abnormal-at",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Call a tile abnormal from this probability on (column abnormal). [default: the bundle's]",
+    ),
+    click.option(
+        "--review-below",
+        type=click.FloatRange(0, 1),
+        help="Ask a person to see tiles below this confidence (column review). [default: the bundle's]",
+    ),
+    click.option(
+        "--review-within",
+        type=click.FloatRange(0, 1),
+        help="Likewise tiles whose probability lies this close to --abnormal-at. [default: the bundle's]",
+    ),
     click.option("--hash", "hash_tiles", is_flag=True, help="Add a column sha256: the digest of each tile's bytes."),
     click.option(
         "--coords",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
-    from cervix_engine.table.compare import TableComparison
+    from cervix_engine.table.compare import Change, TableComparison
 
 _FILE = click.Path(path_type=Path)
 SHOWN = 20
@@ -52,18 +53,27 @@ def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite:
 def _lines(comparison: TableComparison, *, labels: int) -> list[str]:
     changes = sorted(comparison.changes, key=lambda change: -change.margin)
     lines = [
-        f"{comparison.tiles} tiles in both tables; {len(changes)} decisions changed; "
-        f"largest difference of a probability {comparison.max_absdiff:.6f}"
+        f"{comparison.tiles} tiles in both tables; {len(changes)} decision{'s' * (len(changes) != 1)} changed"
+        f"{_kinds(changes)}; largest difference of a probability {comparison.max_absdiff:.6f}"
     ]
     if comparison.only_new or comparison.only_old:
         lines.append(f"{comparison.only_new} tiles only in the new table, {comparison.only_old} only in the old one")
     for change in changes[:SHOWN]:
         label = f"   truly {change.label}" if change.label else ""
         margins = f"{_margin(change.old_margin)} -> {_margin(change.new_margin)}"
-        lines.append(f"  {change.path}: {change.old} -> {change.new}   margin {margins}{label}")
+        what = f"{change.kind} " if change.kind in ("category", "abnormal", "review") else ""
+        lines.append(f"  {change.path}: {what}{change.old} -> {change.new}   margin {margins}{label}")
     if len(changes) > SHOWN:
         lines.append(f"  … and {len(changes) - SHOWN} more with smaller margins: --out writes all")
     return [*lines, *_label_lines(comparison, labels)]
+
+
+def _kinds(changes: list[Change]) -> str:
+    """How many of each kind, where an operating point makes several."""
+    kinds = Counter(change.kind for change in changes)
+    if not kinds.keys() & {"category", "abnormal", "review"}:
+        return ""
+    return f" ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
 
 
 def _label_lines(comparison: TableComparison, labels: int) -> list[str]:

@@ -66,7 +66,7 @@ def gather(table: Table, *, categories: tuple[Category, ...], locator: Locating 
     Raises:
         UsageError: a row is not what `cervix-batch` writes.
     """
-    findings = Findings(table, categories, SlideSummaries(table.class_names, categories))
+    findings = Findings(table, categories, SlideSummaries(table.class_names, categories, is_decided=table.is_decided))
     findings.classes = [0] * len(table.class_names)
     index = {name: at for at, name in enumerate(table.class_names)}
     suspicious, uncertain = _Best(top), _Best(top)
@@ -103,7 +103,7 @@ def _count_failure(findings: Findings, row: Row) -> None:
 
 def _pick(row: Row, categories: tuple[Category, ...]) -> Pick:
     second, first = sorted(row.probabilities)[-2:]
-    abnormal = sum(p for p, category in zip(row.probabilities, categories, strict=True) if category == "abnormal")
+    abnormal = row.abnormal_sum([at for at, category in enumerate(categories) if category == "abnormal"])
     return Pick(row, abnormal, first - second)
 
 

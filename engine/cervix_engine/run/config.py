@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from cervix_engine.backends.device import ANY, Device
 from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.contract import ModelContract, OperatingPoint
+from cervix_engine.errors import ContractError, OutputError, UsageError
 from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
-from cervix_engine.run.journal import InputRules
+from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import record_beside
 from cervix_engine.run.session import SessionRequest
 from cervix_engine.run.tuning import Auto
@@ -24,6 +25,9 @@ from cervix_engine.table.formats import require_writer
 from cervix_engine.table.locations import coords_beside_slides, identified, slides_identified
 from cervix_engine.table.names import escape_name
 from cervix_engine.tiles.discover import refuse_root
+
+# Where `abnormal_at` is not asked for, and the bundle has none: more abnormal than not.
+_NO_POINT = 0.5
 
 
 class RunOptions(TypedDict, total=False):
@@ -63,6 +67,8 @@ class BatchConfig:
         follow_links: whether links that lead out of the folder are followed, to files and to folders.
         keep_finished: whether a finished table that this run would make again is taken as it is; else it is refused.
         command: the command line that asked for it, for the record.
+        abnormal_at, review_below, review_within: what a tile is decided by, as in `OperatingPoint`; None takes an
+            earlier run's own, else the bundle's.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
@@ -87,13 +93,36 @@ class BatchConfig:
     retry_failures: bool = False
     keep_finished: bool = False
     command: str | None = None
+    abnormal_at: float | None = None
+    review_below: float | None = None
+    review_within: float | None = None
 
     @property
     def record_path(self) -> Path:
         return record_beside(self.out)
 
-    def request(self, bundle: Bundle, *, began: float) -> SessionRequest:
-        """The session that is asked for; `began` as there."""
+    def contract(self, bundle: Bundle, earlier: RunIdentity | None = None) -> ModelContract:
+        """The bundle's, with the operating point that is asked for, else that of the `earlier` run whose rows are kept.
+
+        Raises:
+            UsageError: there can be no such operating point, or none for the classes of this bundle.
+        """
+        point = earlier.operating_point if earlier else bundle.contract.operating_point
+        names = ("abnormal_at", "review_below", "review_within")
+        asked = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if point is None and not asked:
+            return replace(bundle.contract, operating_point=None)
+        point = point or OperatingPoint(_NO_POINT)
+        changed = any(value != getattr(point, name) for name, value in asked.items())
+        try:
+            # What the threshold was chosen for is no longer true of another one.
+            kept = point if not changed else replace(point, **asked, sensitivity=None)
+            return replace(bundle.contract, operating_point=kept)
+        except ContractError as error:
+            raise UsageError(str(error)) from error
+
+    def request(self, bundle: Bundle, *, began: float, earlier: RunIdentity | None = None) -> SessionRequest:
+        """The session that is asked for; `began` as there, `earlier` as in `contract`."""
         return SessionRequest(
             bundle,
             precision=self.precision,
@@ -103,6 +132,7 @@ class BatchConfig:
             workers=self.workers,
             require_parity=self.require_parity,
             began=began,
+            meaning=self.contract(bundle, earlier),
         )
 
     def optional_columns(self, kept: Collection[str]) -> tuple[str, ...]:

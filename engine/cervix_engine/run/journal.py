@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.backends.device import ComputesOn
+from cervix_engine.contract import OperatingPoint
 from cervix_engine.errors import OutputError, ResumeMismatchError
 from cervix_engine.files import atomic_path, output_errors, sha256_bytes
 from cervix_engine.tiles.listing import Listing
@@ -43,7 +44,7 @@ class RunIdentity:
     """Everything that a row can depend on. Equal identities give byte-identical tables.
 
     `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
-    What follows it is as in `InputRules`.
+    What follows it is as in `InputRules`, and then in `OperatingPoint`, None where the rows decide nothing.
     """
 
     root: str
@@ -61,6 +62,16 @@ class RunIdentity:
     coords: str | None = None
     slide: str | None = None
     follow_links: bool = False
+    abnormal_at: float | None = None
+    review_below: float | None = None
+    review_within: float | None = None
+
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """What its rows decide by; None where they decide nothing."""
+        if self.abnormal_at is None or self.review_below is None or self.review_within is None:
+            return None
+        return OperatingPoint(self.abnormal_at, self.review_below, self.review_within)
 
     @property
     def rules(self) -> InputRules:

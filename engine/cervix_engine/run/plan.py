@@ -27,7 +27,7 @@ from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.config import BatchConfig
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import RunRecord, record_of
-from cervix_engine.run.session import Session, SessionRequest
+from cervix_engine.run.session import Session, SessionRequest, decided_by
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.locations import check_slides, slides_for_run
@@ -138,16 +138,20 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
         if config.keep_finished and not partial and (record := _made_alike(config, bundle)):
             return Done(record)
         _require_free(config.out)
-    request = config.request(bundle, began=began)
     earlier = partial or (base.identity if base else None)
+    request = config.request(bundle, began=began, earlier=earlier)
     if earlier is None:
         return Plan("fresh", request, config.optional_columns(()), config.rules())
     return _going_on(config, request, earlier, partial=partial, base=base)
 
 
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
-    same_kind = config.retry_failures == (finished.retry_of is not None)
-    return same_kind and (finished.root, finished.bundle_digest) == (os.fspath(config.tiles.resolve()), bundle.digest)
+    asked = (os.fspath(config.tiles.resolve()), bundle.digest)
+    return (
+        config.retry_failures == (finished.retry_of is not None)
+        and asked == (finished.root, finished.bundle_digest)
+        and decided_by(config.contract(bundle, finished).operating_point) == decided_by(finished.operating_point)
+    )
 
 
 def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
@@ -158,6 +162,7 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
     except (OutputError, OSError):
         return None
     made = record.identity
+    contract = config.contract(bundle, made)
     asked = replace(
         made,
         root=os.fspath(config.tiles.resolve()),
@@ -165,8 +170,9 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
         backend=config.backend or made.backend,
         precision=made.precision if config.precision == "auto" else config.precision,
         batch_size=_batch_size(config.batch_size, made),
-        columns=RowFormat(bundle.contract, optional=config.optional_columns(made.columns)).columns,
+        columns=RowFormat(contract, optional=config.optional_columns(made.columns)).columns,
         **asdict(config.rules(made.rules)),
+        **decided_by(contract.operating_point),
     )
     return record if whole and record.status == "done" and asked == made else None
 
@@ -221,8 +227,9 @@ def _going_on(
         backend=backend,
         precision=precision,
         batch_size=batch_size,
-        columns=RowFormat(request.bundle.contract, optional=optional).columns,
+        columns=RowFormat(request.contract, optional=optional).columns,
         **asdict(rules),
+        **decided_by(request.contract.operating_point),
     )
     plan.require_same(as_asked)
     return plan

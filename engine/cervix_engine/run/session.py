@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from cervix_engine.backends.survey import Way
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import read_fingerprint
-from cervix_engine.contract import ModelContract
+from cervix_engine.contract import ModelContract, OperatingPoint
 from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import Provenance
@@ -54,6 +55,7 @@ class SessionRequest:
         require_parity: refuse to run without a certificate.
         keep_batch_size: whether rows of such batches exist already, so that a GPU's memory must not halve them.
         began: when the start began, by `time.perf_counter`.
+        meaning: the bundle's contract with another operating point; None takes the bundle's own.
     """
 
     bundle: Bundle
@@ -65,6 +67,12 @@ class SessionRequest:
     require_parity: bool = False
     keep_batch_size: bool = False
     began: float = field(default_factory=time.perf_counter)
+    meaning: ModelContract | None = None
+
+    @property
+    def contract(self) -> ModelContract:
+        """What the answers mean."""
+        return self.meaning or self.bundle.contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class Session:
     """A loaded model and how it is used. One thread at a time may ask it.
 
     Attributes:
-        contract, backend: of its bundle; the backend is loaded.
+        contract, backend: of its bundle, with the operating point that is asked for; the backend is loaded.
         batch_size: tiles a batch. Answers can depend on it, so every batch has this size, the last one padded.
         workers: decode processes; None keeps as many as feed the model. No answer depends on them.
         provenance: where its answers come from, and what its start showed and took.
@@ -190,7 +198,7 @@ class Session:
         self, listing: Listing, *, optional: Collection[str] = (), rules: InputRules = DEFAULT_RULES
     ) -> RunIdentity:
         """Everything that rows of `listing` depend on, with these `optional` columns, read by these rules."""
-        info = self.backend.info
+        info, point = self.backend.info, self.contract.operating_point
         with output_errors("cannot read the listing"):
             listing_sha256 = sha256_file(listing.path)
         return RunIdentity(
@@ -206,7 +214,14 @@ class Session:
             columns=RowFormat(self.contract, optional=optional).columns,
             listing_sha256=listing_sha256,
             **asdict(rules),
+            **decided_by(point),
         )
+
+
+def decided_by(point: OperatingPoint | None) -> dict[str, Any]:
+    """An operating point as part of what a run is."""
+    names = ("abnormal_at", "review_below", "review_within")
+    return {name: getattr(point, name) if point else None for name in names}
 
 
 @contextmanager
@@ -244,4 +259,4 @@ def open_session(
         )
         workers = None if request.workers == "auto" else request.workers
         certified = (chosen.certificate, chosen.passed_over)
-        yield Session(bundle.contract, backend, batch_size, workers, provenance, listing, *certified)
+        yield Session(request.contract, backend, batch_size, workers, provenance, listing, *certified)

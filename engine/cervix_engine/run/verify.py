@@ -10,17 +10,22 @@ from __future__ import annotations
 import csv
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from cervix_engine.contract import Category
+from cervix_engine.decisions import Rule, in_millionths, most_probable, yes_or_no
 from cervix_engine.errors import OutputError, TileReadError, UsageError
 from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.record import RunRecord, TableDigests, checks_path, record_beside, record_of, row_check
+from cervix_engine.table.columns import probability_column
 from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
@@ -144,10 +149,38 @@ def _moved(indices: list[int]) -> set[int]:
 
 def _check_books(table: Path, record: RunRecord) -> list[Finding]:
     """The conservation law once more, on the rows themselves."""
-    counts = Counter(row["status"] for row in _rows(table))
-    if counts == Counter(ok=record.ok, failed=record.failed) and counts.total() == record.found:
-        return []
-    return [Finding("books", None, f"the rows say {dict(counts)}, the run {record.ok} ok and {record.failed} failed")]
+    counts: Counter[str] = Counter()
+    contradicts, findings = _contradicts(table, record.identity), []
+    for line, row in enumerate(_rows(table), start=2):
+        counts[row["status"]] += 1
+        if contradicts(row):
+            message = "category, abnormal or review is not what its digits say at the run's operating point"
+            findings.append(Finding("decision", line, message))
+    if counts != Counter(ok=record.ok, failed=record.failed) or counts.total() != record.found:
+        said = f"the rows say {dict(counts)}, the run {record.ok} ok and {record.failed} failed"
+        findings.append(Finding("books", None, said))
+    return findings
+
+
+def _contradicts(table: Path, identity: RunIdentity) -> Callable[[dict[str, str]], bool]:
+    """Whether a row decides otherwise than its own digits do."""
+    if identity.operating_point is None:
+        return lambda _: False
+    rule = Rule.of(identity.operating_point)
+    columns = Table.open(table).columns
+    categories = [name for name in get_args(Category) if probability_column(name) in columns]
+
+    def contradicts(row: dict[str, str]) -> bool:
+        if row["status"] != "ok":
+            return False
+        confidence, *sums = (
+            in_millionths(float(row[name])) for name in ("confidence", *map(probability_column, categories))
+        )
+        abnormal = sums[-1]
+        answers = (yes_or_no(rule.calls_abnormal(abnormal)), yes_or_no(rule.asks_for_review(confidence, abnormal)))
+        return (most_probable(categories, sums), *answers) != (row["category"], row["abnormal"], row["review"])
+
+    return contradicts
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:

@@ -4,16 +4,27 @@
 
 The second group is empty in the row of a failed tile. The last are optional. Names and geometry are WSInfer's where it
 has them, so that its QuPath tools read the table.
+
+Where the model has an operating point, the second group ends in its decisions:
+
+    … category prob_<category>… abnormal review
+
+A class that is called like a category is the whole of it, and its column serves for both. So a `prob_` column that is
+called like a category is a category's alone where it stands behind `category`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import get_args
+
+from cervix_engine.contract import Category
 
 IDENTITY = ("path", "slide_id")
 GEOMETRY = ("minx", "miny", "width", "height")
 OUTCOME = ("status", "error")
 OPTIONAL = ("quality", "sha256")
+DECISIONS = ("abnormal", "review")
 
 # What every table has beside the probabilities.
 REQUIRED = (*IDENTITY, *GEOMETRY, "pred", "confidence", "category", *OUTCOME)
@@ -21,14 +32,26 @@ REQUIRED = (*IDENTITY, *GEOMETRY, "pred", "confidence", "category", *OUTCOME)
 _PROBABILITY = "prob_"
 
 
-def predicted_columns(class_names: Iterable[str]) -> tuple[str, ...]:
-    """The columns that a failed tile leaves empty."""
-    return (*GEOMETRY, "pred", "confidence", *map(probability_column, class_names), "category")
+def predicted_columns(class_names: Collection[str], categories: Collection[Category] = ()) -> tuple[str, ...]:
+    """The columns that a failed tile leaves empty; `categories` are those in use, where there is an operating point."""
+    columns = (*GEOMETRY, "pred", "confidence", *map(probability_column, class_names), "category")
+    if not categories:
+        return columns
+    sums = (probability_column(name) for name in categories if name not in class_names)
+    return (*columns, *sums, *DECISIONS)
 
 
-def table_columns(class_names: Iterable[str], optional: Collection[str] = ()) -> tuple[str, ...]:
+def table_columns(
+    class_names: Collection[str], optional: Collection[str] = (), *, categories: Collection[Category] = ()
+) -> tuple[str, ...]:
     """All columns of a table, in order; `optional` names those of `OPTIONAL` that it has."""
-    return (*IDENTITY, *predicted_columns(class_names), *OUTCOME, *(name for name in OPTIONAL if name in optional))
+    chosen = (name for name in OPTIONAL if name in optional)
+    return (*IDENTITY, *predicted_columns(class_names, categories), *OUTCOME, *chosen)
+
+
+def are_decided(columns: Collection[str]) -> bool:
+    """Whether rows hold the decisions of an operating point."""
+    return set(DECISIONS) <= set(columns)
 
 
 def probability_column(class_name: str) -> str:
@@ -37,7 +60,11 @@ def probability_column(class_name: str) -> str:
 
 def class_names(columns: Iterable[str]) -> tuple[str, ...]:
     """The classes whose probabilities a table has, in its order."""
-    return tuple(name.removeprefix(_PROBABILITY) for name in columns if name.startswith(_PROBABILITY))
+    columns = tuple(columns)
+    behind = columns[columns.index("category") :] if are_decided(columns) and "category" in columns else ()
+    sums = {probability_column(name) for name in get_args(Category)}.intersection(behind)
+    found = (name for name in columns if name.startswith(_PROBABILITY) and name not in sums)
+    return tuple(name.removeprefix(_PROBABILITY) for name in found)
 
 
 def column_type(name: str) -> type[int] | type[float] | type[str]:

@@ -1,4 +1,8 @@
-"""Two tables of the same tiles: every decision that changed, how sure each was, and who is right if that is known."""
+"""Two tables of the same tiles: every decision that changed, how sure each was, and who is right if that is known.
+
+Where both hold the decisions of an operating point, a tile whose class is the same may still be called abnormal in one
+and not in the other, or be one that a person must see in one alone. Each of these is a change of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cervix_engine.decisions import yes_or_no
 from cervix_engine.errors import UsageError
 from cervix_engine.table.csv_input import read_csv
 from cervix_engine.table.formats import write_csv
@@ -21,11 +26,11 @@ COLUMNS = ("path", "slide_id", "change", "old", "old_margin", "new", "new_margin
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tile whose decision is another one now.
+    """A tile one of whose decisions is another one now.
 
     Attributes:
-        kind: `class`, `failed` (now), or `predicted` (now).
-        old, new: the class, or the failure's reason.
+        kind: `class`, `failed` (now), `predicted` (now); or the column: `category`, `abnormal`, `review`.
+        old, new: the class or the failure's reason; the category; yes or no.
         old_margin, new_margin: first minus second probability; None where the tile failed.
         label: the true class where it is known.
     """
@@ -172,12 +177,22 @@ def _count(comparison: TableComparison, new: Row, old: Row, label: str | None) -
     if new.pred is not None and old.pred is not None:
         pairs = zip(new.probabilities, old.probabilities, strict=True)
         comparison.max_absdiff = max(comparison.max_absdiff, *(abs(a - b) for a, b in pairs))
-    if new.pred == old.pred:
+    for kind, before, now in _changed(new, old):
+        comparison.changes.append(Change(new.path, new.slide_id, kind, before, _margin(old), now, _margin(new), label))
+
+
+def _changed(new: Row, old: Row) -> Iterator[tuple[str, str, str]]:
+    """(What, old, new) of each decision that differs."""
+    if new.pred != old.pred:
+        kind = "failed" if new.pred is None else "predicted" if old.pred is None else "class"
+        yield kind, _decision(old), _decision(new)
+    if new.abnormal is None or old.abnormal is None:
         return
-    kind = "failed" if new.pred is None else "predicted" if old.pred is None else "class"
-    comparison.changes.append(
-        Change(new.path, new.slide_id, kind, _decision(old), _margin(old), _decision(new), _margin(new), label)
-    )
+    if new.category != old.category:
+        yield "category", str(old.category), str(new.category)
+    for kind, before, now in (("abnormal", old.abnormal, new.abnormal), ("review", old.review, new.review)):
+        if before != now:
+            yield kind, yes_or_no(bool(before)), yes_or_no(bool(now))
 
 
 def _decision(row: Row) -> str:

@@ -1,7 +1,7 @@
 """A table's tiles as QuPath's objects: one GeoJSON file a slide, in the layout that WSInfer's converter writes too.
 
 QuPath reads a FeatureCollection of polygons in full-resolution pixels, with `objectType`, `classification` (name and
-colour) and `measurements` among the properties.
+colour), `measurements` and `metadata` (an operating point's decisions, as text) among the properties.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import Category
+from cervix_engine.decisions import yes_or_no
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import fsync_folder
 from cervix_engine.table.columns import probability_column
@@ -68,6 +69,11 @@ def feature(row: Row, location: Location, class_names: tuple[str, ...]) -> dict[
     corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
     colour = list(COLOURS[row.category]) if row.category else None
     measurements = {probability_column(name): value for name, value in zip(class_names, row.probabilities, strict=True)}
+    decisions = {}
+    if row.abnormal is not None and row.review is not None:
+        measurements[probability_column("abnormal")] = row.prob_abnormal or 0.0
+        answers = {"category": row.category, "abnormal": yes_or_no(row.abnormal), "review": yes_or_no(row.review)}
+        decisions = {"metadata": answers}
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, f"{location.slide_id}\n{row.path}")),
@@ -78,6 +84,7 @@ def feature(row: Row, location: Location, class_names: tuple[str, ...]) -> dict[
             "isLocked": True,
             "classification": {"name": row.pred, "color": colour},
             "measurements": {**measurements, "confidence": row.confidence},
+            **decisions,
         },
     }
 

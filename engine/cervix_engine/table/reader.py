@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
@@ -11,10 +11,15 @@ from typing import NamedTuple, get_args
 
 from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract
 from cervix_engine.errors import UsageError
-from cervix_engine.table.columns import REQUIRED, class_names, probability_column
+from cervix_engine.table.columns import DECISIONS, REQUIRED, are_decided, class_names, probability_column
 from cervix_engine.table.csv_input import NumberedRows, check_header, repeated, whole_number
 from cervix_engine.table.formats import numbered_cells
 from cervix_engine.table.names import unescape_name
+
+_YES_OR_NO = {"yes": True, "no": False}
+
+# A class above this has more than half of all, however the digits were rounded: its row's category is its own.
+_MAJORITY = 0.51
 
 _CATEGORIES: dict[str, Category] = {name: name for name in get_args(Category)}
 
@@ -40,6 +45,8 @@ class Row(NamedTuple):
         probabilities: in the table's order of classes; empty where the tile failed.
         error: `kind: message` where the tile failed.
         quality: flags such as `blank`; empty where there are none or the run looked for none.
+        prob_abnormal, abnormal, review: what the operating point decided; None where the tile failed, and in tables of
+            models that have none.
     """
 
     number: int
@@ -54,6 +61,15 @@ class Row(NamedTuple):
     category: Category | None
     error: str | None
     quality: tuple[str, ...]
+    prob_abnormal: float | None = None
+    abnormal: bool | None = None
+    review: bool | None = None
+
+    def abnormal_sum(self, abnormal: Sequence[int]) -> float:
+        """The probability of being abnormal, as written, else of the classes at these indices; 0 for a failed tile."""
+        if self.prob_abnormal is not None:
+            return self.prob_abnormal
+        return sum([self.probabilities[at] for at in abnormal]) if self.probabilities else 0.0
 
     @property
     def box(self) -> Box | None:
@@ -89,6 +105,11 @@ class Table:
         needed = (*REQUIRED, *([] if len(names) > 1 else [probability_column("<class>")]))
         check_header(path, columns, needed, expected="a table of cervix-batch")
         return cls(path, tuple(columns), names)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether its rows hold the decisions of an operating point."""
+        return are_decided(self.columns)
 
     def rows(self) -> Iterator[Row]:
         """Every row, in order.
@@ -126,7 +147,9 @@ class Table:
         known = {item.name: item.category for item in SIPAKMED_CLASSES}
         found: dict[str, Category] = {}
         for row in self.rows():
-            if row.pred is not None and row.category is not None:
+            # Where there is an operating point, a category may be that of other classes together.
+            sure = not self.is_decided or row.confidence > _MAJORITY
+            if row.pred is not None and row.category is not None and sure:
                 found[row.pred] = row.category
                 if len(found) == len(self.class_names):
                     break
@@ -189,6 +212,8 @@ class _RowParser:
         self._status, self._error, self._quality = at["status"], at["error"], at.get("quality")
         self._probabilities = [at[probability_column(name)] for name in class_names(columns)]
         self._classes = frozenset(class_names(columns))
+        names = (probability_column("abnormal"), *DECISIONS)
+        self._decided = [at[name] for name in names] if are_decided(columns) else None
 
     def __call__(self, number: int, cells: list[str]) -> Row:
         flags = cells[self._quality] if self._quality is not None else ""
@@ -213,4 +238,12 @@ class _RowParser:
             raise ValueError(f"status {status!r}, class {pred!r} and category {cells[self._category]!r} are no row's")
         probabilities = tuple([float(cells[at]) for at in self._probabilities])
         confidence = float(cells[self._confidence])
-        return Row(*tile, pred, confidence, probabilities, category, None, quality)
+        return Row(*tile, pred, confidence, probabilities, category, None, quality, *self._decisions(cells))
+
+    def _decisions(self, cells: list[str]) -> tuple[float, bool, bool] | tuple[()]:
+        if self._decided is None:
+            return ()
+        probability, abnormal, review = (cells[at] for at in self._decided)
+        if abnormal not in _YES_OR_NO or review not in _YES_OR_NO:
+            raise ValueError(f"abnormal {abnormal!r} and review {review!r}: expected yes or no")
+        return float(probability), _YES_OR_NO[abnormal], _YES_OR_NO[review]

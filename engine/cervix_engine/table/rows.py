@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from cervix_engine.contract import ModelContract, TileClass
+from cervix_engine.decisions import Decisions, yes_or_no
 from cervix_engine.table.columns import OPTIONAL, predicted_columns, table_columns
 from cervix_engine.table.coordinates import BY_NAMES, NAMES, FolderSlides, Locating, Slides
 from cervix_engine.table.formats import csv_cell, csv_text
@@ -25,9 +26,10 @@ _BY_FOLDER = FolderSlides("root")
 class RowFormat:
     """Turns outcomes into rows.
 
-    `pred` is the argmax of the unrounded probabilities, `%.6f` is for the reader. A failed tile's prediction
-    columns are empty, never zero. `slides` names a tile's slide, and `locator` finds its location, which may name the
-    slide too. `optional` names columns of `columns.OPTIONAL`.
+    `pred` is the argmax of the unrounded probabilities, `%.6f` is for the reader; what follows from an operating point
+    is decided by what is written. A failed tile's prediction columns are empty, never zero. `slides` names a tile's
+    slide, and `locator` finds its location, which may name the slide too. `optional` names columns of
+    `columns.OPTIONAL`.
     """
 
     def __init__(
@@ -42,9 +44,14 @@ class RowFormat:
         self._locator = locator
         self._classes = contract.classes
         self._notes = [_NOTE_CELLS[name] for name in OPTIONAL if name in optional]
-        self._failed_cells = [""] * len(predicted_columns(contract.class_names))
+        categories = contract.categories if contract.operating_point else ()
+        self._decisions = Decisions(contract) if categories else None
+        # A class that is called like a category is the whole of it: one column serves for both.
+        self._sums = [at for at, name in enumerate(categories) if name not in contract.class_names]
+        self._failed_cells = [""] * len(predicted_columns(contract.class_names, categories))
         self._predictions = [_prediction_format(item, len(self._classes)) for item in self._classes]
-        self.columns = table_columns(contract.class_names, optional)
+        self._decided = f"%s{',%.6f' * (1 + len(self._classes))},%s{',%.6f' * len(self._sums)},%s,%s,ok,"
+        self.columns = table_columns(contract.class_names, optional, categories=categories)
 
     @classmethod
     def for_run(
@@ -81,21 +88,19 @@ class RowFormat:
         optional = [cell(notes) for cell in self._notes]
         if isinstance(outcome, TileFailure):
             return [name, slide, *self._failed_cells, "failed", outcome.reason, *optional]
-        probabilities = outcome.probabilities
+        geometry = map(str, location.box) if location else ("", "", str(size.width), str(size.height))
+        return [name, slide, *geometry, *self._predicted(outcome.probabilities), "ok", "", *optional]
+
+    def _predicted(self, probabilities: tuple[float, ...]) -> list[str]:
+        """The cells from `pred` on."""
         confidence = max(probabilities)
         best = self._classes[probabilities.index(confidence)]
-        return [
-            name,
-            slide,
-            *(map(str, location.box) if location else ("", "", str(size.width), str(size.height))),
-            best.name,
-            f"{confidence:.6f}",
-            *[f"{value:.6f}" for value in probabilities],
-            best.category,
-            "ok",
-            "",
-            *optional,
-        ]
+        cells = [best.name, *[f"{value:.6f}" for value in (confidence, *probabilities)]]
+        if self._decisions is None:
+            return [*cells, best.category]
+        decided = self._decisions(probabilities)
+        sums = [f"{decided.sums[at] / 1e6:.6f}" for at in self._sums]
+        return [*cells, decided.category, *sums, yes_or_no(decided.abnormal), yes_or_no(decided.review)]
 
     def lines(self, tiles: Iterable[TileRef], outcomes: Iterable[Outcome], notes: Iterable[TileNotes]) -> bytes:
         """The rows of a batch as CSV: what `csv_line` makes of each `row`, in a third of the time."""
@@ -112,10 +117,27 @@ class RowFormat:
         else:
             slide, geometry = location.slide_id, ",".join(map(str, location.box))
         confidence = max(probabilities)
-        prediction = self._predictions[probabilities.index(confidence)] % (confidence, *probabilities)
+        best = probabilities.index(confidence)
+        if self._decisions is None:
+            prediction = self._predictions[best] % (confidence, *probabilities)
+        else:
+            prediction = self._decided_cells(self._classes[best].name, confidence, probabilities)
         optional = "".join([f",{csv_cell(cell(notes))}" for cell in self._notes])
         names = f"{csv_cell(escape_name(tile.path))},{csv_cell(escape_name(slide))}"
         return f"{names},{geometry},{prediction}{optional}\n"
+
+    def _decided_cells(self, best: str, confidence: float, probabilities: tuple[float, ...]) -> str:
+        assert self._decisions is not None
+        decided = self._decisions(probabilities)
+        return self._decided % (
+            best,
+            confidence,
+            *probabilities,
+            decided.category,
+            *[decided.sums[at] / 1e6 for at in self._sums],
+            yes_or_no(decided.abnormal),
+            yes_or_no(decided.review),
+        )
 
 
 def _prediction_format(best: TileClass, classes: int) -> str:

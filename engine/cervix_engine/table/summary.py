@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +53,8 @@ class SlideSummary:
     Attributes:
         tiles, failed: found, and those without a prediction; shares are of the predicted ones.
         classes: one share a class, in the model's order.
-        abnormal: tiles whose predicted class is abnormal.
+        abnormal: tiles that the operating point calls abnormal; where there is none, whose predicted class is.
+        review: tiles that a person must see; None where there is no operating point.
         mean_abnormal: mean probability of the abnormal classes together.
         suspects: the tiles with the largest such probability, the most suspicious first.
         flags: what makes the numbers uncertain, such as `few_tiles` or `blank 12`.
@@ -64,6 +65,7 @@ class SlideSummary:
     failed: int
     classes: tuple[Share, ...]
     abnormal: Share
+    review: Share | None
     mean_abnormal: float
     mean_confidence: float
     suspects: tuple[Suspect, ...]
@@ -73,10 +75,12 @@ class SlideSummary:
 class _Totals:
     """A slide's running sums. There may be as many as tiles, so it holds no more than it must."""
 
-    __slots__ = ("abnormal_sum", "confidence_sum", "counts", "failed", "quality", "suspects", "tiles")
+    __slots__ = (
+        *("abnormal", "abnormal_sum", "confidence_sum", "counts", "failed", "quality", "review", "suspects", "tiles"),
+    )
 
     def __init__(self, classes: int) -> None:
-        self.tiles = self.failed = 0
+        self.tiles = self.failed = self.abnormal = self.review = 0
         self.counts = [0] * classes
         self.confidence_sum = self.abnormal_sum = 0.0
         self.suspects: list[tuple[float, int, str]] = []
@@ -89,10 +93,14 @@ class SlideSummaries:
     Args:
         class_names, categories: in the model's order.
         top: how many suspects a slide keeps.
+        is_decided: whether rows hold the decisions of an operating point.
     """
 
-    def __init__(self, class_names: Sequence[str], categories: Sequence[Category], *, top: int = 5) -> None:
+    def __init__(
+        self, class_names: Sequence[str], categories: Sequence[Category], *, top: int = 5, is_decided: bool = False
+    ) -> None:
         self.class_names = tuple(class_names)
+        self.is_decided = is_decided
         self._index = {name: at for at, name in enumerate(class_names)}
         self._abnormal = [at for at, category in enumerate(categories) if category == "abnormal"]
         self._top = top
@@ -110,10 +118,11 @@ class SlideSummaries:
         if row.pred is None:
             totals.failed += 1
             return 0.0
-        probability = 0.0
-        for at in self._abnormal:
-            probability += row.probabilities[at]
-        totals.counts[self._index[row.pred]] += 1
+        probability = row.abnormal_sum(self._abnormal)
+        called = self._index[row.pred]
+        totals.counts[called] += 1
+        totals.abnormal += called in self._abnormal if row.abnormal is None else row.abnormal
+        totals.review += bool(row.review)
         totals.confidence_sum += row.confidence
         totals.abnormal_sum += probability
         keep_largest(totals.suspects, (probability, -row.number, row.path), self._top)
@@ -134,7 +143,8 @@ class SlideSummaries:
             tiles=totals.tiles,
             failed=totals.failed,
             classes=tuple(Share(count, predicted) for count in totals.counts),
-            abnormal=Share(sum(totals.counts[at] for at in self._abnormal), predicted),
+            abnormal=Share(totals.abnormal, predicted),
+            review=Share(totals.review, predicted) if self.is_decided else None,
             mean_abnormal=totals.abnormal_sum / predicted if predicted else 0.0,
             mean_confidence=totals.confidence_sum / predicted if predicted else 0.0,
             suspects=tuple(Suspect(*item) for item in sorted(totals.suspects, reverse=True)),
@@ -167,11 +177,12 @@ def write_summary(path: Path, slides: SlideSummaries, *, top: int = 5) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_csv(path, _header(slides.class_names, top), (_cells(slide, top) for slide in slides))
+    write_csv(path, _header(slides, top), (_cells(slide, top) for slide in slides))
 
 
-def _header(class_names: Iterable[str], top: int) -> list[str]:
-    shares = [f"{kind}_{name}" for name in (*class_names, "abnormal") for kind in ("tiles", "share", "low", "high")]
+def _header(slides: SlideSummaries, top: int) -> list[str]:
+    counted = (*slides.class_names, "abnormal", *(["review"] if slides.is_decided else []))
+    shares = [f"{kind}_{name}" for name in counted for kind in ("tiles", "share", "low", "high")]
     suspects = [column for rank in range(1, top + 1) for column in (f"suspect_{rank}", f"suspect_{rank}_probability")]
     means = ["mean_abnormal_probability", "mean_confidence"]
     return ["slide_id", "tiles", "failed", *shares, *means, "flags", *suspects, "note"]
@@ -180,7 +191,7 @@ def _header(class_names: Iterable[str], top: int) -> list[str]:
 def _cells(slide: SlideSummary, top: int) -> list[str]:
     cells = [slide.slide_id, str(slide.tiles), str(slide.failed)]
     predicted = slide.tiles > slide.failed
-    for share in (*slide.classes, slide.abnormal):
+    for share in filter(None, (*slide.classes, slide.abnormal, slide.review)):
         numbers = (share.value, *share.interval) if predicted else ()
         # A slide without a single prediction has no shares: empty cells, never zeros.
         cells += [str(share.count), *(f"{number:.4f}" for number in numbers), *[""] * (3 - len(numbers))]
