@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,8 @@ from click.testing import CliRunner
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import OutputExistsError
 from cervix_engine.tiles.preprocess import decode
-from cervix_train.synthetic import KINDS, draw_tile, main, write_drawn
+from cervix_train.synthetic import KINDS, draw_tile, write_drawn, write_slides
+from cervix_train.synthetic.__main__ import main
 
 NAMES = [item.name for item in SIPAKMED_CLASSES]
 
@@ -106,3 +109,24 @@ def test_the_command(tmp_path: Path) -> None:
     assert again.exit_code == 2
     assert again.stderr.startswith("error: ")
     assert again.stderr.count("\n") == 1
+
+
+def test_slides_have_places_groups_and_a_stain_of_their_own(tmp_path: Path) -> None:
+    write_slides(tmp_path / "a", tiles=41, slides=3, seed=1)
+    rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
+    assert Counter(row["group"] for row in rows) == {"slide_01": 14, "slide_02": 14, "slide_03": 13}
+    assert {row["path"].split("/")[0] for row in rows if row["group"] == "slide_02"} == {"slide_02"}
+    named = [re.fullmatch(r"(slide_\d\d)/x(\d+)_y(\d+)\.png", row["path"]) for row in rows]
+    places = {match.groups() for match in named if match}
+    assert len(places) == 41, "every tile has a place of its own"
+    assert all(int(x) % 160 == int(y) % 160 == 0 for _, x, y in places)
+    abnormal = Counter(row["group"] for row in rows if row["label"] in ("cervix_dyk", "cervix_koc"))
+    assert abnormal == {"slide_01": 1, "slide_02": 10, "slide_03": 1}
+    write_slides(tmp_path / "b", tiles=41, slides=3, seed=1)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_two_ways_to_lay_tiles_out_exclude_each_other(tmp_path: Path) -> None:
+    for options, message in ((["--flat", "--slides", "2"], "choose one"), (["--slides", "201"], "only 200 tiles")):
+        done = CliRunner().invoke(main, [str(tmp_path / "out"), *options])
+        assert (done.exit_code, message in done.stderr, (tmp_path / "out").exists()) == (2, True, False)

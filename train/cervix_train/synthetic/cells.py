@@ -1,25 +1,13 @@
-"""Draws Pap-smear-like cells of five visibly different kinds, so that demo and tests need no data of others.
+"""Draws one cell of one of five kinds.
 
-The five kinds carry SIPaKMeD's class names and exaggerate what tells those apart: size of nucleus and
-cytoplasm, outline, stain and the koilocytes' halo. They are drawings: nothing that is learnt from them says
-anything about real cells.
-
-    python -m cervix_train.synthetic OUT --tiles 200 --seed 0
+The kinds carry SIPaKMeD's class names and exaggerate what tells those apart: size of nucleus and cytoplasm, outline,
+stain and the koilocytes' halo.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
-
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.contract import SIPAKMED_CLASSES
-from cervix_engine.errors import OutputExistsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +17,7 @@ if TYPE_CHECKING:
 Colour = tuple[int, int, int]
 Range = tuple[float, float]
 
-CELLS_PER_FIELD = 2
+LARGEST_PX = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +66,11 @@ KINDS: dict[str, CellKind] = {
 }
 
 
-def draw_tile(label: str, *, field: int, cell: int, seed: int) -> Pixels:
-    """Draw one cell: `uint8 (height, width, 3)` RGB, 70 to 160 px a side.
+def draw_tile(label: str, *, field: int, cell: int, seed: int, all_kinds_alike: bool = False) -> Pixels:
+    """Draw one cell: `uint8 (height, width, 3)` RGB, 70 to `LARGEST_PX` px a side.
 
-    The pixels depend on the arguments alone, never on how many tiles are drawn. Cells of one `field` share
-    its stain, light and focus, as on a real slide.
+    The pixels depend on the arguments alone, never on how many tiles are drawn. Cells of one kind and `field` share
+    its stain, light and focus; with `all_kinds_alike` those of every kind do, as on a real slide.
 
     Raises:
         KeyError: `label` is not one of `KINDS`.
@@ -92,7 +80,7 @@ def draw_tile(label: str, *, field: int, cell: int, seed: int) -> Pixels:
 
     kind = KINDS[label]
     kind_index = list(KINDS).index(label)
-    slide = np.random.default_rng([seed, kind_index, field])
+    slide = np.random.default_rng([seed, field] if all_kinds_alike else [seed, kind_index, field])
     gain = slide.normal(1.0, 0.07) * slide.normal(1.0, 0.03, 3)
     blur, noise = slide.uniform(0.4, 1.3), slide.uniform(1.5, 5.0)
     rng = np.random.default_rng([seed, kind_index, field, cell])
@@ -103,54 +91,6 @@ def draw_tile(label: str, *, field: int, cell: int, seed: int) -> Pixels:
     canvas = cv2.GaussianBlur(canvas, (0, 0), blur) * gain.astype(np.float32)
     canvas += rng.normal(0.0, noise, canvas.shape).astype(np.float32)
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-
-
-def write_drawn(out: Path, *, tiles: int, seed: int = 0, flat: bool = False) -> None:
-    """Write `tiles` drawn tiles, as many of each class as of any other (give or take one).
-
-    Args:
-        out: a new or empty folder. It gets one folder per class with tiles named `FFF_CC.png` (field, cell);
-            with `flat`, one folder `tiles/` whose names say nothing, and `manifest.csv` with path, label
-            and group.
-        tiles: how many in all.
-        seed: the same seed gives the same pixels.
-        flat: see `out`.
-
-    Raises:
-        OutputExistsError: `out` is not empty.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExistsError(f"{out} exists and is not an empty folder")
-    rows = []
-    for index, (label, field, cell) in enumerate(_listing(tiles)):
-        name = f"tiles/{index:06d}.png" if flat else f"{label}/{field:03d}_{cell:02d}.png"
-        _write_png(out / name, draw_tile(label, field=field, cell=cell, seed=seed))
-        rows.append((name, label, f"{label}/{field:03d}"))
-    if flat:
-        _write_manifest(out / "manifest.csv", rows)
-
-
-def _listing(tiles: int) -> Iterator[tuple[str, int, int]]:
-    """(label, field, cell), the classes taking turns."""
-    labels = [item.name for item in SIPAKMED_CLASSES]
-    for index in range(tiles):
-        turn = index // len(labels)
-        yield labels[index % len(labels)], 1 + turn // CELLS_PER_FIELD, 1 + turn % CELLS_PER_FIELD
-
-
-def _write_png(path: Path, pixels: Pixels) -> None:
-    import cv2
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())
-
-
-def _write_manifest(path: Path, rows: list[tuple[str, str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "label", "group"))
-        writer.writerows(rows)
 
 
 Canvas = Any  # float32 (height, width, 3), 0..255
@@ -256,25 +196,3 @@ def _fill(canvas: Canvas, outline: np.ndarray, colour: Colour, *, density: float
         weight *= (0.6 + 0.4 * np.exp(-inside / 4))[..., None]
     canvas *= 1 - weight
     canvas += weight * np.array(colour, np.float32)
-
-
-@click.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--tiles", type=click.IntRange(1), default=200, show_default=True, help="Number of tiles to draw.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seed of the drawing: the same seed gives the same tiles.",
-)
-@click.option("--flat", is_flag=True, help="Draw into one folder without classes, and write manifest.csv beside it.")
-@cervix_errors
-def main(out: Path, tiles: int, seed: int, flat: bool) -> None:
-    """Draw a data set of synthetic cells into the folder OUT."""
-    write_drawn(out, tiles=tiles, seed=seed, flat=flat)
-    click.echo(f"drew {tiles} tiles into {out}", err=True)
-
-
-if __name__ == "__main__":
-    main()
