@@ -27,6 +27,7 @@ from cervix_engine.run.session import Session
 from cervix_engine.run.stream.stream import batches_of
 from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.table.rows import RowFormat
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.values import Pixels
 
 Run = Callable[[], float]
@@ -56,9 +57,9 @@ def engine(tiles: Path, bundle: Bundle, backend: Backend, *, batch_size: int, wo
         began = time.perf_counter()
         out.unlink(missing_ok=True)
         with TableTransaction(out) as table:
-            listing = table.list_tiles(tiles)
+            listing = table.list_tiles(Folder(tiles))
             with table.begin(session.identity(listing), listing, backend=backend.info, provenance=provenance):
-                predicted = session.predict(batches_of(listing, batch_size), root=tiles)
+                predicted = session.predict(batches_of(listing, batch_size), source=listing.source)
                 with table.shards(RowFormat(bundle.contract)) as shards, closing(predicted) as results:
                     for result in results:
                         shards.write(result)

@@ -31,6 +31,7 @@ from cervix_engine.run.session import Session
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.sources.folder import Folder
 from common import Rate, describe, interleave, sample_tiles
 from contenders import encode_anew
 
@@ -45,13 +46,13 @@ def in_processes(stack: ExitStack, listing: Listing, workers: int) -> Work:
     session = Session(CONTRACT, FakeBackend(), BATCH_SIZE, workers, Provenance("0" * 64, None, 0.0, 0.0), listing)
     setup = BenchSetup.of(session, tuple(listing), out=listing.path)
     steps = PipelineSteps.real(setup)
-    return stack.enter_context(decoding(setup, steps, steps.source))
+    return stack.enter_context(decoding(setup, steps, steps.tile))
 
 
 def in_threads(stack: ExitStack, listing: Listing, threads: int) -> Work:
     """The same by a pool of threads."""
     pool = stack.enter_context(ThreadPoolExecutor(threads))
-    paths = [listing.root / tile.path for tile in listing]
+    paths = [Path(str(listing.source)) / tile.path for tile in listing]
     shares = [paths[start::threads] for start in range(threads)]
 
     def share(paths: list[Path]) -> int:
@@ -84,7 +85,7 @@ def main(tiles: Path, side: int, suffix: str, count: int, workers: str, rounds: 
         folder = Path(name)
         sample_tiles(tiles, folder / "tiles", count=count)
         encode_anew(folder / "tiles", side=side, suffix=suffix)
-        listing = discover(folder / "tiles", spool=folder)
+        listing = discover(Folder(folder / "tiles"), spool=folder)
 
         runs: dict[str, Callable[[], float]] = {}
         for number in map(int, workers.split(",")):

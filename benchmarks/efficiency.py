@@ -21,6 +21,7 @@ from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.run.session import Session, SessionRequest, open_session
 from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.sources.folder import Folder
 from common import Rate, describe, interleave, race_options, sample_tiles
 
 # One round of a figure, in `interleave`'s turn.
@@ -39,7 +40,7 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample_tiles(tiles, folder / "tiles", count=count)
-        with open_session(request, list_tiles=lambda: discover(folder / "tiles", spool=folder)) as session:
+        with open_session(request, list_tiles=lambda: discover(Folder(folder / "tiles"), spool=folder)) as session:
             rates = measured(session, count=count, rounds=rounds, out=folder / "preds.csv")
     publish(rates, report)
 
@@ -51,7 +52,7 @@ def measured(session: Session, *, count: int, rounds: int, out: Path) -> dict[st
     steps = PipelineSteps.real(setup)
     with (
         inferring(session.backend, setup.batch(setup.batch_size)) as infer,
-        decoding(setup, steps, steps.source) as prepare,
+        decoding(setup, steps, steps.tile) as prepare,
     ):
         return interleave(
             {

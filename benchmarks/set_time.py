@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from cervix_engine.backends.base import Pending
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.contract import ModelContract
+from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import TileSize, TileStamp
 from cervix_engine.values import Pixels, Probabilities
 
@@ -28,7 +28,7 @@ class SetTimeStep:
     def __call__(
         self,
         out: Pixels,
-        data: bytes,  # noqa: ARG002 - as `preprocess_into`
+        data: bytes | Pixels,  # noqa: ARG002 - as `preprocess_into`
         /,
         *,
         contract: ModelContract,  # noqa: ARG002
@@ -42,7 +42,7 @@ class SetTimeStep:
         return TileSize(*out.shape[:2])
 
 
-def nothing(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:  # noqa: ARG001 - as `read_tile`
+def nothing(reader: TileReader, path: str, stamp: TileStamp | None, /) -> bytes:  # noqa: ARG001 - as `read_tile_of`
     """In place of a tile's bytes."""
     return b""
 

@@ -24,9 +24,10 @@ from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.run.record import Provenance
 from cervix_engine.run.session import Session
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import PARENT, StreamStats
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileRef
 from common import describe
 from set_time import SetTimeStep, SimulatedGpus, nothing
@@ -52,13 +53,13 @@ def run(folder: Path, *, gpus: int, rate: float, decode_s: float, batch_size: in
     wanted = gpus * rate
     workers = max(1, math.ceil(HEADROOM * wanted * decode_s))
     backend = SimulatedGpus(gpus, batch_s=batch_size / rate, batch_size=batch_size)
-    listing = discover(folder / "tiles", spool=folder)
+    listing = discover(Folder(folder / "tiles"), spool=folder)
     session = Session(CONTRACT, backend, batch_size, workers, Provenance("0" * 64, None, 0.0, 0.0), listing)
     tiles = tuple(repeat(TileRef(0, "tile 0000000.jpg"), batch_size * math.ceil(wanted * seconds / batch_size)))
     setup, stats = BenchSetup.of(session, tiles, out=folder / "preds.csv"), StreamStats()
-    source = TileSource(nothing, SetTimeStep(decode_s))
+    steps = TileSteps(nothing, SetTimeStep(decode_s))
     began = time.perf_counter()
-    with closing(session.predict(setup.batches(), root=folder, source=source, stats=stats)) as results:
+    with closing(session.predict(setup.batches(), source=listing.source, steps=steps, stats=stats)) as results:
         written = setup.write_table(results)
     took_s = time.perf_counter() - began
     (parent,) = [stage for stage in stats.stages() if stage.stage == PARENT]

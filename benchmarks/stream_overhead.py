@@ -78,12 +78,13 @@ def run(tiles: Path, out: Path, *, decoded: bool) -> Passed:
     from cervix_engine.run.session import Session
     from cervix_engine.run.tuning import DEFAULT_BATCH_SIZE
     from cervix_engine.tiles.discover import discover
+    from cervix_engine.tiles.sources.folder import Folder
 
     contract, backend = ModelContract(SIPAKMED_CLASSES), FakeBackend()
     began = time.perf_counter()
     spool = out.with_suffix(".listing")
     spool.mkdir(exist_ok=True)
-    listing = discover(tiles, spool=spool)
+    listing = discover(Folder(tiles), spool=spool)
     listed = time.perf_counter() - began
     provenance = Provenance("0" * 64, None, 0.0, 0.0)
     session = Session(contract, backend, DEFAULT_BATCH_SIZE, usable_cpus(), provenance, listing)

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cervix_engine.errors import OutputError
+
+if TYPE_CHECKING:
+    from cervix_engine.values import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,9 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_bytes(data: bytes | memoryview) -> str:
-    """Hex SHA-256 of bytes in memory."""
-    return hashlib.sha256(data).hexdigest()
+def sha256_bytes(data: bytes | memoryview | Pixels) -> str:
+    """Hex SHA-256 of bytes in memory, or of pixels row by row."""
+    return hashlib.sha256(data if isinstance(data, bytes | memoryview) else data.tobytes()).hexdigest()
 
 
 def fsync_folder(folder: Path) -> None:

@@ -36,6 +36,7 @@ from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Chosen, Session, SessionRequest, choose_backend, open_session
 from cervix_engine.run.stream.stream import batches_of
 from cervix_engine.tiles.preprocess import resize_into
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileRef
 from cervix_engine.values import Pixels, Probabilities
 
@@ -237,11 +238,11 @@ class Model:
         names = [os.fspath(path) for path in paths]
         if not names:
             raise UsageError("no files: pass at least one path")
-        root = Path(os.sep)
+        source = Folder(Path(os.sep))
         # Joined to the root again by whoever reads; the working folder may change meanwhile.
         tiles = (TileRef(at, os.path.abspath(name).lstrip(os.sep)) for at, name in enumerate(names))  # noqa: PTH100
         rows: list[TileAnswer] = []
-        with closing(self._session.predict(batches_of(tiles, self._session.batch_size), root=root)) as results:
+        with closing(self._session.predict(batches_of(tiles, self._session.batch_size), source=source)) as results:
             for result in results:
                 rows += map(self._answer, names[len(rows) :], result.outcomes)
         return Answers(self.contract.class_names, tuple(rows), self.contract.operating_point is not None)
@@ -262,7 +263,7 @@ class Model:
         """
         bundle, info = self._request.bundle, self.info
         config = BatchConfig(
-            tiles=Path(folder),
+            tiles=folder,
             out=Path(out),
             model=bundle.root,
             precision=info.precision,

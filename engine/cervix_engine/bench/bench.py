@@ -26,6 +26,7 @@ from cervix_engine.machine import software, usable_cpus
 from cervix_engine.run.session import SessionRequest, open_session
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
+from cervix_engine.tiles.sources.open import open_source
 
 # The model alone is measured up to the first of these that does not fit; a CPU's rate no longer grows beyond 64.
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -91,7 +92,8 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         folder = Path(name)
 
         def list_tiles() -> Listing:
-            return discover(config.tiles or copy_golden(bundle, folder / "tiles"), spool=folder, follow_links=True)
+            source = open_source(config.tiles or copy_golden(bundle, folder / "tiles"), follow_links=True)
+            return discover(source, spool=folder)
 
         with open_session(request, list_tiles=list_tiles) as session:
             tiles = usable_tiles(session.listing, contract=bundle.contract, count=config.count)
@@ -125,7 +127,7 @@ def measure(
         ),
         backend=steps.backend.info,
         tiles=len(setup.tiles),
-        tiles_bytes=sum(setup.path(tile).stat().st_size for tile in setup.tiles),
+        tiles_bytes=sum(tile.stamp.size_bytes for tile in setup.tiles if tile.stamp),
         batch_size=setup.batch_size,
         workers=setup.workers,
         gate=meter.gate,

@@ -21,7 +21,8 @@ from cervix_engine.run.stream.stream import BatchResult, batches_of
 from cervix_engine.run.transaction import DEFAULT_SHARD, TableTransaction
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
-from cervix_engine.tiles.preprocess import decode, preprocess_into, read_tile
+from cervix_engine.tiles.preprocess import preprocess, preprocess_into
+from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import TileRef
 from cervix_engine.values import Pixels
 
@@ -73,9 +74,6 @@ class BenchSetup:
         """What a run predicts."""
         return batches_of(chain.from_iterable(repeat(self.tiles, self.passes)), self.batch_size)
 
-    def path(self, tile: TileRef) -> Path:
-        return self.listing.root / tile.path
-
     def write_table(self, results: Iterable[BatchResult]) -> int:
         """Write results to fsynced shards and make them the table, as a run does.
 
@@ -97,8 +95,9 @@ class BenchSetup:
         """A batch of real pixels, `uint8 (batch_size, height, width, 3)`; tiles repeat where there are too few."""
         chosen = [self.tiles[index % len(self.tiles)] for index in range(batch_size)]
         pixels = np.empty((batch_size, *self.contract.input_size, 3), np.uint8)
+        reader = self.listing.source.reader()
         for out, tile in zip(pixels, chosen, strict=True):
-            preprocess_into(out, read_tile(self.path(tile)), contract=self.contract)
+            preprocess_into(out, reader.read(tile.path, tile.stamp), contract=self.contract)
         return pixels
 
 
@@ -108,10 +107,11 @@ def usable_tiles(listing: Listing, *, contract: ModelContract, count: int) -> tu
     Raises:
         UsageError: none can.
     """
-    usable = (tile for tile in listing if _decodes(listing.root / tile.path, contract))
+    reader = listing.source.reader()
+    usable = (tile for tile in listing if _decodes(reader, tile, contract))
     tiles = tuple(islice(usable, count))
     if not tiles:
-        raise UsageError(f"no tile in {listing.root} can be decoded")
+        raise UsageError(f"no tile in {listing.source} can be decoded")
     return tiles
 
 
@@ -128,9 +128,9 @@ def copy_golden(bundle: Bundle, folder: Path) -> Path:
     return folder
 
 
-def _decodes(path: Path, contract: ModelContract) -> bool:
+def _decodes(reader: TileReader, tile: TileRef, contract: ModelContract) -> bool:
     try:
-        decode(read_tile(path), contract=contract)
+        preprocess(reader.read(tile.path, tile.stamp), contract=contract)
     except TileError:
         return False
     return True

@@ -23,12 +23,12 @@ import numpy as np
 
 from cervix_engine.backends import Backend
 from cervix_engine.backends.base import compute_at_once
-from cervix_engine.bench.free_steps import Remembered, ResizedOnly, already_filled, its_name
+from cervix_engine.bench.free_steps import Decoded, Remembered, already_filled
 from cervix_engine.bench.measure import Latency, Meter, Rate, Work
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.errors import InferenceError
-from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.values import Pixels
 
@@ -68,15 +68,15 @@ def end_to_end(setup: BenchSetup, steps: PipelineSteps, *, meter: Meter) -> Rate
 
 def stage_rates(setup: BenchSetup, steps: PipelineSteps, *, meter: Meter) -> tuple[StageRate, ...]:
     """Every stage alone, in the order in which a tile meets them."""
-    read, decode = steps.source.read, steps.source.preprocess_into
-    sources: dict[StageName, TileSource] = {
-        "read": TileSource(read, already_filled),
-        "decode": TileSource(Remembered(), decode),
-        "resize": TileSource(its_name, ResizedOnly()),
+    read, decode = steps.tile.read, steps.tile.preprocess_into
+    of_workers: dict[StageName, TileSteps] = {
+        "read": TileSteps(read, already_filled),
+        "decode": TileSteps(Remembered(), decode),
+        "resize": TileSteps(Decoded(setup.contract), decode),
     }
     rates = []
-    for stage, source in sources.items():
-        with decoding(_few(setup, stage), steps, source) as work:
+    for stage, tile_steps in of_workers.items():
+        with decoding(_few(setup, stage), steps, tile_steps) as work:
             rates.append(StageRate(stage, setup.workers, meter.rate(work)))
     slot, results = setup.batch(setup.batch_size), _ready_results(setup, steps)
     rates.append(StageRate("copy", 1, meter.rate(_copying(slot))))
@@ -114,7 +114,7 @@ def _batch_rate(backend: Backend, pixels: Pixels, meter: Meter) -> BatchRate:
 def stream_of(setup: BenchSetup, steps: PipelineSteps) -> Generator[BatchResult, None, None]:
     """The stream of a measured run."""
     session = replace(setup.session, backend=steps.backend)
-    return session.predict(setup.batches(), root=setup.listing.root, source=steps.source)
+    return session.predict(setup.batches(), source=setup.listing.source, steps=steps.tile)
 
 
 def _ready_results(setup: BenchSetup, steps: PipelineSteps) -> list[BatchResult]:
@@ -134,10 +134,10 @@ def _copying(slot: Pixels) -> Work:
 
 
 @contextmanager
-def decoding(setup: BenchSetup, steps: PipelineSteps, source: TileSource) -> Iterator[Work]:
-    """Rounds of the decode workers alone, which do what `source` says, handed out and collected as in a run."""
+def decoding(setup: BenchSetup, steps: PipelineSteps, tile_steps: TileSteps) -> Iterator[Work]:
+    """Rounds of the decode workers alone, which do what `tile_steps` say, handed out and collected as in a run."""
     endless = replace(setup, passes=sys.maxsize)
-    with closing(stream_of(endless, steps.workers_only(setup, source))) as results:
+    with closing(stream_of(endless, steps.workers_only(setup, tile_steps))) as results:
         yield lambda: sum(len(result.outcomes) for result in islice(results, setup.batches_a_pass))
 
 

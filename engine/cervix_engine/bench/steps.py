@@ -10,9 +10,8 @@ from cervix_engine.backends import Backend
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bench.free_steps import Remembered, already_filled, nothing
 from cervix_engine.bench.setup import BenchSetup
-from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import BatchResult
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 
 # What a run can be bound by. Resizing belongs to `decode`: one worker does both, one after the other.
 Bound = Literal["read", "decode", "infer", "write"]
@@ -23,37 +22,37 @@ class PipelineSteps:
     """What a measured run is made of.
 
     Attributes:
-        source: how the decode workers come to pixels.
+        tile: how the decode workers come to pixels.
         backend: loaded.
         write: takes results as they come, and returns the number of tiles.
     """
 
-    source: TileSource
+    tile: TileSteps
     backend: Backend
     write: Callable[[Iterable[BatchResult]], int]
 
     @classmethod
     def real(cls, setup: BenchSetup) -> PipelineSteps:
         """Those of a run."""
-        return cls(TileSource(read_tile, preprocess_into), setup.session.backend, setup.write_table)
+        return cls(TileSteps(), setup.session.backend, setup.write_table)
 
     def without(self, stage: Bound, setup: BenchSetup) -> PipelineSteps:
         """The same steps, with one stage that costs nothing."""
         if stage == "read":
-            return replace(self, source=replace(self.source, read=Remembered()))
+            return replace(self, tile=replace(self.tile, read=Remembered()))
         if stage == "decode":
-            return replace(self, source=replace(self.source, preprocess_into=already_filled))
+            return replace(self, tile=replace(self.tile, preprocess_into=already_filled))
         if stage == "infer":
             return replace(self, backend=FakeBackend(classes=len(setup.contract.classes)))
         return replace(self, write=_count)
 
     def filled(self, setup: BenchSetup) -> PipelineSteps:
         """The same steps without reading, decoding and a model: what is left is the stream's own work."""
-        return self.workers_only(setup, TileSource(nothing, already_filled))
+        return self.workers_only(setup, TileSteps(nothing, already_filled))
 
-    def workers_only(self, setup: BenchSetup, source: TileSource) -> PipelineSteps:
-        """Steps in which decode workers do what `source` says, and nobody anything else."""
-        return replace(self, source=source).without("infer", setup)
+    def workers_only(self, setup: BenchSetup, tile: TileSteps) -> PipelineSteps:
+        """Steps in which decode workers do what `tile` says, and nobody anything else."""
+        return replace(self, tile=tile).without("infer", setup)
 
 
 def _count(results: Iterable[BatchResult]) -> int:

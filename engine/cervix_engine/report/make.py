@@ -19,6 +19,7 @@ from cervix_engine.table.geojson import write_geojson
 from cervix_engine.table.locations import locating_for_table
 from cervix_engine.table.reader import Table
 from cervix_engine.table.summary import write_summary
+from cervix_engine.tiles.sources.open import open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ReportConfig:
 
     table: Path
     out: Path | None = None
-    tiles: Path | None = None
+    tiles: str | os.PathLike[str] | None = None
     summary: Path | None = None
     geojson: Path | None = None
     coords: str | None = None
@@ -53,7 +54,8 @@ def make_report(config: ReportConfig) -> Findings:
         facts = load_facts(config.table, bundle=bundle, tiles=findings.tiles, failed=findings.failed)
         # Only display names and the EXIF rule are taken from it, and SIPaKMeD's are the defaults of both.
         contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
-        write_page(findings, facts, path, tiles=config.tiles, contract=contract, overwrite=config.overwrite)
+        tiles = open_source(config.tiles) if config.tiles else None
+        write_page(findings, facts, path, tiles=tiles, contract=contract, overwrite=config.overwrite)
 
     _make_each(
         (config.summary, lambda path: write_summary(path, findings.slides)),
@@ -94,8 +96,8 @@ def check_config(config: ReportConfig) -> None:
     """
     if not (config.out or config.summary or config.geojson):
         raise UsageError("nothing to make: name --out, --summary or --geojson")
-    if config.tiles is not None and not os.path.isdir(config.tiles):  # noqa: PTH112 - Path.is_dir raises on long names
-        raise UsageError(f"no such folder of tiles: {config.tiles}")
+    if config.tiles is not None:
+        open_source(config.tiles).check()
     targets = [path for path in (config.out, config.summary, config.geojson) if path]
     if len({os.path.realpath(path) for path in (*targets, config.table)}) <= len(targets):
         raise UsageError("table, --out, --summary and --geojson must all be different")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from cervix_engine.extras import require_installed
 from cervix_engine.files import atomic_path
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick
-from cervix_engine.report.pictures import Thumbnail, thumbnail
+from cervix_engine.report.pictures import Thumbnail, thumbnails
 from cervix_engine.report.slide_map import SlideMap, draw_map
 from cervix_engine.table.geojson import COLOURS
 from cervix_engine.table.summary import Share, SlideSummary
+from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.version import __version__
 
 # What bounds the file, however large the table: about 12 kB a picture, 1 kB a slide, 5 kB a map.
@@ -50,7 +53,13 @@ class Card:
 
 
 def write_page(
-    findings: Findings, facts: Facts, out: Path, *, tiles: Path | None, contract: ModelContract, overwrite: bool = False
+    findings: Findings,
+    facts: Facts,
+    out: Path,
+    *,
+    tiles: TileSource | None,
+    contract: ModelContract,
+    overwrite: bool = False,
 ) -> None:
     """Render the report and write it, atomically.
 
@@ -58,7 +67,7 @@ def write_page(
         findings: what `gather` made of the table.
         facts: of run and model.
         out: where the HTML goes.
-        tiles: the folder that the table's paths are relative to; None leaves the gallery without pictures.
+        tiles: where the table's tiles come from; None leaves the gallery without pictures.
         contract: how tiles are decoded, and what the classes are called.
         overwrite: whether a file that lies there may be replaced.
 
@@ -78,8 +87,10 @@ def write_page(
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def render(findings: Findings, facts: Facts, *, tiles: Path | None, contract: ModelContract) -> str:
+def render(findings: Findings, facts: Facts, *, tiles: TileSource | None, contract: ModelContract) -> str:
     """The page's text."""
+    picks = (findings.suspicious[:MAX_GALLERY], findings.uncertain[:MAX_GALLERY])
+    pictures = thumbnails(tiles, {pick.row.path for pick in chain(*picks)}, contract=contract) if tiles else {}
     slides = _notable(findings)
     style, script = _resource("style.css"), _resource("script.js")
     return str(
@@ -93,8 +104,8 @@ def render(findings: Findings, facts: Facts, *, tiles: Path | None, contract: Mo
             histogram=_bars(findings),
             slides=slides,
             maps=_maps(findings, slides),
-            suspicious=_cards(findings.suspicious, tiles, contract),
-            uncertain=_cards(findings.uncertain, tiles, contract),
+            suspicious=_cards(picks[0], pictures),
+            uncertain=_cards(picks[1], pictures),
             has_pictures=tiles is not None,
             style=style,
             script=script,
@@ -167,9 +178,6 @@ def _maps(findings: Findings, slides: list[SlideSummary]) -> list[SlideMap]:
     return [draw_map(slide_id, findings.points[slide_id]) for slide_id in chosen[:MAX_MAPS]]
 
 
-def _cards(picks: list[Pick], tiles: Path | None, contract: ModelContract) -> list[Card]:
+def _cards(picks: list[Pick], pictures: Mapping[str, Thumbnail]) -> list[Card]:
     without = Thumbnail(None, "no --tiles given")
-    return [
-        Card(pick, thumbnail(tiles, pick.row.path, contract=contract) if tiles else without)
-        for pick in picks[:MAX_GALLERY]
-    ]
+    return [Card(pick, pictures.get(pick.row.path, without)) for pick in picks]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError
+from cervix_engine.files import scratch_folder
 from cervix_engine.table.names import unescape_name
+from cervix_engine.tiles.listing import ABSENT, Record
+from cervix_engine.tiles.sources.source import TileReader, TileSource
+from cervix_engine.tiles.tile import TileStamp
 
 THUMBNAIL_PX = 160
 JPEG_QUALITY = 82
@@ -24,24 +28,37 @@ class Thumbnail:
     reason: str = ""
 
 
-def thumbnail(root: Path, cell: str, *, contract: ModelContract) -> Thumbnail:
-    """The picture of the tile that a table names `cell`, below `root`; at most `THUMBNAIL_PX` wide and high."""
+def thumbnails(source: TileSource, cells: Collection[str], *, contract: ModelContract) -> dict[str, Thumbnail]:
+    """The pictures of tiles, by what a table calls them; each at most `THUMBNAIL_PX` wide and high.
+
+    A table may come from somebody else: what it names is looked for in the source, and opened nowhere else.
+    """
+    # In the order of a listing, in which a source finds them soonest.
+    names = {os.fsencode(unescape_name(cell)): cell for cell in cells}
+    reader = source.reader()
+    with scratch_folder() as spool:
+        records = source.again(sorted(names), spool=spool)
+        return {names[record[0]]: _thumbnail(reader, record, contract) for record in records}
+
+
+def _thumbnail(reader: TileReader, record: Record, contract: ModelContract) -> Thumbnail:
     import cv2
 
-    from cervix_engine.tiles.preprocess import decode, read_tile
+    from cervix_engine.tiles.preprocess import decode
 
-    path = _inside(root, cell)
-    if path is None:
-        return Thumbnail(None, "outside the folder of tiles")
+    name, size, mtime_ns, where = record
+    if (size, mtime_ns) == ABSENT:
+        return Thumbnail(None, "not among these tiles")
     try:
-        pixels = decode(read_tile(path), contract=contract)
+        data = reader.read(os.fsdecode(name), TileStamp(size, mtime_ns, where.decode()))
+        pixels = decode(data, contract=contract) if isinstance(data, bytes) else data
     except TileError as error:
         return Thumbnail(None, str(error))
     height, width = pixels.shape[:2]
     scale = THUMBNAIL_PX / max(height, width)
     if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return _jpeg(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return _jpeg(cv2.resize(pixels, size_px, interpolation=cv2.INTER_AREA))
     return _jpeg(pixels)
 
 
@@ -58,12 +75,3 @@ def data_uri(kind: str, pixels: Any) -> str:
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == "jpeg" else []
     _, encoded = cv2.imencode(f".{kind}", pixels, options)
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
-
-
-def _inside(root: Path, cell: str) -> Path | None:
-    # A table may come from somebody else: it must not make this program open files of its choice.
-    try:
-        path = Path(os.path.realpath(root / unescape_name(cell)))
-    except (OSError, ValueError):
-        return None
-    return path if path.is_relative_to(os.path.realpath(root)) else None

@@ -1,4 +1,4 @@
-"""The main job: a folder of tiles in, one finished table out, and a record of what happened."""
+"""The main job: tiles in, one finished table out, and a record of what happened."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cervix_engine.run.record import RunRecord, utc_now
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.shards import ShardWriter
 from cervix_engine.run.stream.fork_server import fork_server
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StreamStats
-from cervix_engine.run.stream.stream import BatchResult, batches_of
+from cervix_engine.run.stream.steps import TileSteps
+from cervix_engine.run.stream.stream import TILE_STEPS, BatchResult, batches_of
 from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.tile import TileFailure
@@ -48,14 +48,14 @@ class RunSetup:
     Attributes:
         choose: gives the backend.
         open_table: takes a table's place.
-        source: how a tile becomes pixels; None reads and decodes it.
+        steps: from a tile's name to its pixels.
         listed: told what a new run will predict, before a model is loaded; it may raise to refuse that.
         opened: told of the session, before the first tile.
     """
 
     choose: Choose = choose_backend
     open_table: Callable[..., TableTransaction] = TableTransaction
-    source: TileSource | None = None
+    steps: TileSteps = TILE_STEPS
     listed: Callable[[Listing, InputRules], None] = no_objection
     opened: Callable[[Session], None] = no_words
 
@@ -66,7 +66,7 @@ DEFAULT_SETUP = RunSetup()
 def predict_folder(
     config: BatchConfig, *, progress: Progress = no_progress, setup: RunSetup = DEFAULT_SETUP
 ) -> RunRecord:
-    """Predict every tile below `config.tiles` and write the table and its `.run.json`; go on with a partial run.
+    """Predict every tile of `config.tiles` and write the table and its `.run.json`; go on with a partial run.
 
     Args:
         config: what is asked.
@@ -86,14 +86,14 @@ def predict_folder(
             return plan.record
 
         def list_tiles() -> Listing:
-            listing = plan.list_tiles(table, config.tiles)
+            listing = plan.list_tiles(table)
             if plan.kind == "fresh":
                 setup.listed(listing, plan.rules)
             return listing
 
         with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
             setup.opened(session)
-            return _predict(config, plan, session, table, source=setup.source, progress=progress)
+            return _predict(config, plan, session, table, steps=setup.steps, progress=progress)
 
 
 def _predict(
@@ -102,7 +102,7 @@ def _predict(
     session: Session,
     table: TableTransaction,
     *,
-    source: TileSource | None,
+    steps: TileSteps,
     progress: Progress,
 ) -> RunRecord:
     """Predict what the table still lacks, and commit it."""
@@ -119,7 +119,7 @@ def _predict(
         stats, started = StreamStats(), time.perf_counter()
         missing = table.missing(batches_of(session.listing, session.batch_size))
         predicted = session.predict(
-            missing, root=session.listing.root, columns=plan.optional, stats=stats, source=source
+            missing, source=session.listing.source, columns=plan.optional, stats=stats, steps=steps
         )
         row_format = plan.row_format(session, table)
         books = _Books(begun.resumed, begun.failed, begun.found, config.budget, progress)

@@ -24,7 +24,8 @@ from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import require_writer
 from cervix_engine.table.locations import coords_beside_slides, identified, slides_identified
 from cervix_engine.table.names import escape_name
-from cervix_engine.tiles.discover import refuse_root
+from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.tiles.sources.source import TileSource
 
 # Where `abnormal_at` is not asked for, and the bundle has none: more abnormal than not.
 _NO_POINT = 0.5
@@ -50,7 +51,7 @@ class BatchConfig:
     """What was asked of a run.
 
     Attributes:
-        tiles: the root folder.
+        tiles: where tiles come from, as `open_source` takes it.
         out: where the table goes; its suffix says the format, see `table/formats.py`.
         model: the bundle's folder; `expect_digest`, a hex SHA-256, pins it.
         precision, backend, device, batch_size, workers, require_parity: as in `SessionRequest`; what is left to choose
@@ -72,7 +73,7 @@ class BatchConfig:
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
     """
 
-    tiles: Path
+    tiles: str | os.PathLike[str]
     out: Path
     model: Path
     precision: RequestedPrecision = "auto"
@@ -154,6 +155,10 @@ class BatchConfig:
             follow_links=self.follow_links or before.follow_links,
         )
 
+    def source(self, rules: InputRules | None = None) -> TileSource:
+        """Where tiles come from, read by the rules of a run; without these, as asked."""
+        return open_source(self.tiles, follow_links=rules.follow_links if rules else self.follow_links)
+
     def arguments(self) -> dict[str, Any]:
         """What was asked, by option, for the run's record."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -178,15 +183,15 @@ def check_paths(config: BatchConfig) -> None:
         UsageError: the tiles are no folder, or the table's name or place cannot be one.
         OutputError: there is no folder for the table.
     """
-    parent, tiles, out = config.out.parent, _mode(config.tiles), _mode(config.out)
-    if not stat.S_ISDIR(tiles):
-        raise refuse_root(config.tiles, exists=bool(tiles))
+    source = config.source()
+    source.check()
+    parent, out = config.out.parent, _mode(config.out)
     if not stat.S_ISDIR(_mode(parent)):
         raise OutputError(f"no such folder for the table: {parent}")
     if out and not stat.S_ISREG(out):
         # With --overwrite, the rename at the end would replace even a device.
         raise UsageError(f"{config.out} is a folder or special file, expected a file name for the table")
-    if parent.resolve().is_relative_to(config.tiles.resolve()):
+    if source.holds(config.out):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
     if config.coords or config.slide:

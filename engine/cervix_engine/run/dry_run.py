@@ -72,13 +72,14 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
     """
     began, rules = time.perf_counter(), config.rules()
     check_paths(config)
+    source = config.source(rules)
     fork_server()  # it starts while the model is loaded
     request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
     with scratch_folder() as folder:
 
         def list_tiles() -> Listing:
-            listing = discover(config.tiles, spool=folder, follow_links=rules.follow_links)
-            check_slides(slides_for_run(rules.slide, config.tiles), listing.paths())
+            listing = discover(source, spool=folder)
+            check_slides(slides_for_run(rules.slide, source.slide_name), listing.paths())
             setup.listed(listing, rules)
             return listing
 
@@ -116,12 +117,12 @@ def _predict(session: Session, *, columns: Collection[str], rules: InputRules) -
         optional=columns,
         slide=rules.slide,
         coords=rules.coords,
-        root=listing.root,
+        root_name=listing.source.slide_name,
         paths=listing.paths(),
     )
     seen, ends, done = _Sample(), [time.perf_counter()], [0]
     batches = _spread(listing, session.batch_size)
-    with closing(session.predict(batches, root=listing.root, columns=columns)) as results:
+    with closing(session.predict(batches, source=listing.source, columns=columns)) as results:
         for result in results:
             _add(seen, result, rows)
             ends.append(time.perf_counter())

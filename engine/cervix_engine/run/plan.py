@@ -16,7 +16,6 @@ for is taken from it, and what is asked for otherwise is refused.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -34,6 +33,7 @@ from cervix_engine.table.locations import check_slides, slides_for_run
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
+from cervix_engine.tiles.sources.source import TileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Plan:
         kind: see above.
         request: the session that it needs.
         optional: the table's columns beyond the standard ones.
-        rules: how the folder is read.
+        rules: how the tiles are found and named.
+        source: where they come from.
         partial: the identity of the partial run that goes on.
         base: the finished table whose failed rows are predicted again.
     """
@@ -60,25 +61,31 @@ class Plan:
     request: SessionRequest
     optional: tuple[str, ...]
     rules: InputRules
+    source: TileSource
     partial: RunIdentity | None = None
     base: RunRecord | None = None
 
-    def list_tiles(self, table: TableTransaction, root: Path) -> Listing:
-        """The tiles of this run below `root`, listed where `table` keeps them."""
+    def list_tiles(self, table: TableTransaction) -> Listing:
+        """The tiles of this run, listed where `table` keeps them."""
         if self.kind == "resume":
-            return table.stored_listing(root)
+            return table.stored_listing(self.source)
         if self.base:
-            return table.list_failed(root, self.base)
-        listing = table.list_tiles(root, follow_links=self.rules.follow_links)
-        check_slides(slides_for_run(self.rules.slide, root), listing.paths())
+            return table.list_failed(self.source, self.base)
+        listing = table.list_tiles(self.source)
+        check_slides(slides_for_run(self.rules.slide, self.source.slide_name), listing.paths())
         return listing
 
     def row_format(self, session: Session, table: TableTransaction) -> RowFormat:
         """How the rows of this run are written: what names mean rests on all tiles of the table."""
-        root, rules = session.listing.root, self.rules
+        rules = self.rules
         paths = Table.open(table.out).paths() if self.base else session.listing.paths()
         return RowFormat.for_run(
-            session.contract, optional=self.optional, slide=rules.slide, coords=rules.coords, root=root, paths=paths
+            session.contract,
+            optional=self.optional,
+            slide=rules.slide,
+            coords=rules.coords,
+            root_name=self.source.slide_name,
+            paths=paths,
         )
 
     def identity(self, session: Session) -> RunIdentity:
@@ -141,12 +148,13 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
     earlier = partial or (base.identity if base else None)
     request = config.request(bundle, began=began, earlier=earlier)
     if earlier is None:
-        return Plan("fresh", request, config.optional_columns(()), config.rules())
+        rules = config.rules()
+        return Plan("fresh", request, config.optional_columns(()), rules, config.source(rules))
     return _going_on(config, request, earlier, partial=partial, base=base)
 
 
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
-    asked = (os.fspath(config.tiles.resolve()), bundle.digest)
+    asked = (config.source().identity, bundle.digest)
     return (
         config.retry_failures == (finished.retry_of is not None)
         and asked == (finished.root, finished.bundle_digest)
@@ -165,7 +173,7 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
     contract = config.contract(bundle, made)
     asked = replace(
         made,
-        root=os.fspath(config.tiles.resolve()),
+        root=config.source().identity,
         bundle_digest=bundle.digest,
         backend=config.backend or made.backend,
         precision=made.precision if config.precision == "auto" else config.precision,
@@ -218,11 +226,12 @@ def _going_on(
     backend, batch_size = config.backend or earlier.backend, _batch_size(config.batch_size, earlier)
     request = replace(request, precision=precision, backend=backend, batch_size=batch_size, keep_batch_size=True)
     optional, rules = config.optional_columns(earlier.columns), config.rules(earlier.rules)
-    plan = Plan("resume" if partial else "retry", request, optional, rules, partial, base)
+    source = config.source(rules)
+    plan = Plan("resume" if partial else "retry", request, optional, rules, source, partial, base)
     # What needs no model to be seen is refused before one is looked for, and the machine blamed.
     as_asked = replace(
         earlier,
-        root=os.fspath(config.tiles.resolve()),
+        root=source.identity,
         bundle_digest=request.bundle.digest,
         backend=backend,
         precision=precision,

@@ -7,12 +7,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +27,14 @@ from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import Provenance
 from cervix_engine.run.stream.slot import TileBatch
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
-from cervix_engine.run.stream.stream import BatchResult, StreamSettings, stream
+from cervix_engine.run.stream.steps import TileSteps
+from cervix_engine.run.stream.stream import TILE_STEPS, BatchResult, StreamSettings, stream
 from cervix_engine.run.tuning import Auto, choose_batch_size, fit_memory, golden_sample, sample_of
 from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
+from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.values import Pixels, Probabilities
 
 DEFAULT_RULES = InputRules(coords=NAMES, slide=FOLDER)
@@ -152,31 +151,31 @@ class Session:
         self,
         batches: Iterable[TileBatch],
         *,
-        root: Path,
+        source: TileSource,
         columns: Collection[str] = (),
         stats: StreamStats | None = None,
-        source: TileSource | None = None,
+        steps: TileSteps = TILE_STEPS,
     ) -> Generator[BatchResult, None, None]:
         """Read, decode and infer batches of tiles; closing the generator stops all that works for it.
 
         Args:
             batches: each of at most `batch_size` tiles.
-            root: the folder that their paths are relative to.
+            source: that their paths are relative to.
             columns: the table's; `sha256` and `quality` among them ask for those notes of each tile.
-            stats, source: as `stream` takes them.
+            stats, steps: as `stream` takes them.
 
         Raises:
             CervixError: whatever stopped the stream first.
         """
         settings = StreamSettings(
-            root,
+            source,
             self.contract,
             self.batch_size,
             self.workers,
             hash_tiles="sha256" in columns,
             judge_quality="quality" in columns,
         )
-        return stream(batches, backend=self.backend, settings=settings, stats=stats or StreamStats(), source=source)
+        return stream(batches, backend=self.backend, settings=settings, stats=stats or StreamStats(), steps=steps)
 
     def infer(self, pixels: Pixels) -> Probabilities:
         """Compute `float32 (N, classes)` probabilities of `uint8 (N, height, width, 3)` RGB tiles of the input size.
@@ -202,7 +201,7 @@ class Session:
         with output_errors("cannot read the listing"):
             listing_sha256 = sha256_file(listing.path)
         return RunIdentity(
-            root=os.fspath(listing.root.resolve()),
+            root=listing.source.identity,
             bundle_digest=self.provenance.bundle_digest,
             artefact_sha256=info.artefact_sha256,
             backend=info.backend,
@@ -242,7 +241,7 @@ def open_session(
     bundle, chosen = request.bundle, choose(request)
     listing = list_tiles() if list_tiles else None
 
-    def sample() -> Sequence[bytes]:
+    def sample() -> Sequence[bytes | Pixels]:
         return sample_of(listing) if listing else golden_sample(bundle)
 
     with chosen.backend as backend:

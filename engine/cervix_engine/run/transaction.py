@@ -57,6 +57,7 @@ from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import compared, discover
 from cervix_engine.tiles.listing import Listing, list_again
+from cervix_engine.tiles.sources.source import TileSource
 
 JOURNAL = "journal.jsonl"
 DEFAULT_SHARD = ShardSize()
@@ -158,26 +159,26 @@ class TableTransaction:
 
     # ---- what is to be predicted
 
-    def stored_listing(self, root: Path) -> Listing:
-        """The listing of the loaded run, as it was made when that began, and how the folder differs by now."""
+    def stored_listing(self, source: TileSource) -> Listing:
+        """The listing of the loaded run, as it was made when that began, and how its source differs by now."""
         journal = self.journal
-        stored = Listing(root, self.folder / "listing", journal.found, journal.ignored, journal.ignored_by)
+        stored = Listing(source, self.folder / "listing", journal.found, journal.ignored, journal.ignored_by)
         if journal.identity.retry_of:  # it holds the failed tiles alone
             return stored
-        return compared(stored, spool=self.folder, follow_links=journal.identity.follow_links)
+        return compared(stored, spool=self.folder)
 
-    def list_tiles(self, root: Path, *, follow_links: bool = False) -> Listing:
-        """List the tiles below `root` for a new run."""
-        return discover(root, spool=self.empty_folder(), follow_links=follow_links)
+    def list_tiles(self, source: TileSource) -> Listing:
+        """List the tiles of a source for a new run."""
+        return discover(source, spool=self.empty_folder())
 
-    def list_failed(self, root: Path, base: RunRecord) -> Listing:
+    def list_failed(self, source: TileSource, base: RunRecord) -> Listing:
         """List the tiles of the table's failed rows for a new run, in the table's order, as they are now."""
         spool = self.empty_folder()
         with output_errors(f"cannot read {self.out}"):
             failed = (row.path for row in Table.open(self.out).rows() if row.error is not None)
             names = (os.fsencode(unescape_name(path)) for path in failed)
-            stored = Listing(root, spool / "listing", 0, base.ignored, base.ignored_by)
-            return list_again(names, stored, follow_links=base.identity.follow_links)
+            stored = Listing(source, spool / "listing", 0, base.ignored, base.ignored_by)
+            return list_again(names, stored)
 
     def empty_folder(self) -> Path:
         """A new folder for a run's files; whatever partial run lay there is discarded."""

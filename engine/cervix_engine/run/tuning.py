@@ -21,7 +21,7 @@ from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import DeviceMemoryError, InferenceError, TileError
 from cervix_engine.tiles.listing import Listing
-from cervix_engine.tiles.preprocess import preprocess, read_tile
+from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.values import Pixels
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class NoTileError(ValueError):
 
 def choose_batch_size(
     backend: Backend,
-    sample: Callable[[], Sequence[bytes]],
+    sample: Callable[[], Sequence[bytes | Pixels]],
     *,
     contract: ModelContract,
     asked: int | Auto | None,
@@ -54,7 +54,7 @@ def choose_batch_size(
 
     Args:
         backend: loaded.
-        sample: gives encoded tiles to measure with; only asked where something is measured.
+        sample: gives tiles to measure with; only asked where something is measured.
         contract: how they are decoded.
         asked: what is asked.
         usual: what an engine was found to be fastest at; None where nothing was.
@@ -95,20 +95,20 @@ def golden_sample(bundle: Bundle) -> list[bytes]:
     return [bundle.read(tile.file) for tile in GoldenSet.load(bundle).tiles[:SAMPLED_TILES]]
 
 
-def sample_of(listing: Listing) -> list[bytes]:
+def sample_of(listing: Listing) -> list[bytes | Pixels]:
     """Some of a run's tiles, evenly spread: those of one folder are often alike."""
     wanted = {part * listing.found // SAMPLED_TILES for part in range(SAMPLED_TILES)}
-    data = []
+    data, reader = [], listing.source.reader()
     for tile in listing:
         if tile.index in wanted:
             with suppress(TileError):
-                data.append(read_tile(listing.root / tile.path))
+                data.append(reader.read(tile.path, tile.stamp))
     return data
 
 
 def tune(
     backend: Backend,
-    sample: Sequence[bytes],
+    sample: Sequence[bytes | Pixels],
     *,
     contract: ModelContract,
     budget_s: float = 10.0,
@@ -118,7 +118,7 @@ def tune(
 
     Args:
         backend: loaded; what is chosen is for its number of inference threads.
-        sample: encoded tiles such as will come, at least one of which can be decoded.
+        sample: tiles such as will come, at least one of which can be decoded.
         contract: how they are decoded.
         budget_s: larger batches are not tried once so many seconds are spent.
         clock: for tests.
@@ -139,7 +139,7 @@ def smallest_as_fast(rates: dict[int, float]) -> int:
     return min(size for size, rate in rates.items() if rate >= AS_FAST * best)
 
 
-def _decoded(data: bytes, contract: ModelContract) -> Pixels | None:
+def _decoded(data: bytes | Pixels, contract: ModelContract) -> Pixels | None:
     try:
         return preprocess(data, contract=contract)
     except TileError:

@@ -8,11 +8,13 @@ also says whether the tiles are still those that were predicted.
 from __future__ import annotations
 
 import csv
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import get_args
 
@@ -22,14 +24,17 @@ import numpy.typing as npt
 from cervix_engine.contract import Category
 from cervix_engine.decisions import Rule, in_millionths, most_probable, yes_or_no
 from cervix_engine.errors import OutputError, TileReadError, UsageError
-from cervix_engine.files import sha256_bytes, sha256_file
+from cervix_engine.files import scratch_folder, sha256_bytes, sha256_file
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.record import RunRecord, TableDigests, checks_path, record_beside, record_of, row_check
 from cervix_engine.table.columns import probability_column
 from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
-from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.listing import Record
+from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.tiles.sources.source import TileReader
+from cervix_engine.tiles.tile import TileStamp
 
 RowChecks = npt.NDArray[np.uint64]
 
@@ -82,30 +87,35 @@ def _line_ends(lines: list[bytes]) -> list[Finding]:
     return [Finding("line_end", number, "this line does not end as it was written") for number in other]
 
 
-def verify_tiles(table: Path, root: Path) -> list[Finding]:
-    """Hash the tiles below `root` again and compare with the table's column `sha256`.
+def verify_tiles(table: Path, tiles: str | os.PathLike[str]) -> list[Finding]:
+    """Hash the tiles of a source again and compare with the table's column `sha256`.
 
     Returns:
         The rows whose tile is gone, cannot be read, or has other bytes than those that were predicted.
 
     Raises:
-        UsageError: there is no such folder, or the table has no column of that name.
+        UsageError: there is no such source, or the table has no column of that name.
     """
-    if not root.is_dir():
-        raise UsageError(f"no such folder: {root}")
+    source = open_source(tiles, follow_links=True)
+    source.check()
     if "sha256" not in Table.open(table).columns:
         raise UsageError(f"{table} has no column sha256 to compare tiles with: cervix-batch --hash writes one")
-    findings = []
-    for line, row in enumerate(_rows(table), start=2):
-        # A tile that could not be read had no bytes to hash.
-        if row["sha256"] and (finding := _tile_finding(root, row, line)):
-            findings.append(finding)
+    # A tile that could not be read had no bytes to hash.
+    hashed, named = tee((line, row) for line, row in enumerate(_rows(table), start=2) if row["sha256"])
+    names = (os.fsencode(unescape_name(row["path"])) for _, row in named)
+    reader, findings = source.reader(), []
+    with scratch_folder() as spool:
+        for (line, row), record in zip(hashed, source.again(names, spool=spool), strict=True):
+            if finding := _tile_finding(reader, record, row["sha256"], line):
+                findings.append(finding)
     return findings
 
 
-def _tile_finding(root: Path, row: dict[str, str], line: int) -> Finding | None:
+def _tile_finding(reader: TileReader, record: Record, sha256: str, line: int) -> Finding | None:
+    name, size, mtime_ns, where = record
     try:
-        same = sha256_bytes(read_tile(root / unescape_name(row["path"]))) == row["sha256"]
+        data = reader.read(os.fsdecode(name), TileStamp(size, mtime_ns, where.decode()))
+        same = sha256_bytes(data) == sha256
     except TileReadError as error:
         return Finding("tile_gone", line, f"this row's tile cannot be read: {error}")
     return None if same else Finding("tile_changed", line, "this row's tile has other bytes than were predicted")

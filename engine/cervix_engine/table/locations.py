@@ -156,18 +156,18 @@ def locating_for_table(table: Table, coords: str | None, *, names_slides: bool =
     return Locator.for_table(table, pattern=coords, names_slides=names_slides)
 
 
-def slides_for_run(slide: str | None, root: Path) -> Slides:
+def slides_for_run(slide: str | None, root_name: str) -> Slides:
     """What names the slides of a run's tiles.
 
     Args:
         slide: `coordinates.FOLDER`, a pattern such as `{slide}/tiles/*`, a CSV file with `path,slide_id`, or what
             `slides_identified` made of one; None as runs once did, by the bare name of the folder.
-        root: of the tiles.
+        root_name: the slide of tiles that lie in no folder.
 
     Raises:
         UsageError: the pattern names no slide, or the file cannot be used.
     """
-    folders = FolderSlides(root.resolve().name or "root", bare=slide is None)
+    folders = FolderSlides(root_name, bare=slide is None)
     if slide in (None, FOLDER):
         return folders
     if _is_file(slide):
@@ -200,7 +200,7 @@ def slides_identified(slide: str) -> str:
     Raises:
         UsageError: as `slides_for_run`.
     """
-    slides_for_run(slide, Path())
+    slides_for_run(slide, "")
     return NamedFile.read(slide, what="slides").identity if _is_file(slide) else slide
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.decisions import Decisions, yes_or_no
@@ -61,7 +60,7 @@ class RowFormat:
         optional: Collection[str],
         slide: str | None,
         coords: str | None,
-        root: Path,
+        root_name: str,
         paths: Iterable[str],
     ) -> RowFormat:
         """How a run writes its rows.
@@ -70,14 +69,14 @@ class RowFormat:
             contract: of its model.
             optional: names of further columns.
             slide, coords: how names are read, as in `locations.slides_for_run` and `locating_for_run`.
-            root: of the tiles.
+            root_name: the slide of tiles that lie in no folder.
             paths: of all tiles.
 
         Raises:
             UsageError: a file that is named there cannot be used.
         """
         locator = locating_for_run(coords or NAMES, slide=slide, paths=paths)
-        return cls(contract, optional=optional, slides=slides_for_run(slide, root), locator=locator)
+        return cls(contract, optional=optional, slides=slides_for_run(slide, root_name), locator=locator)
 
     def row(self, tile: TileRef, outcome: Outcome, notes: TileNotes = NO_NOTES) -> list[str]:
         """The cells of one row, in the order of `columns`."""

@@ -1,7 +1,8 @@
-"""What was found below a folder of tiles, on disk: one record a tile, in byte order of the paths.
+"""What was found in a source of tiles, on disk: one record a tile, in byte order of the paths.
 
-A record is `path NUL size NUL mtime_ns NUL`, of the real file where the path is a link. The listing is written once and
-then read, by the run and by whoever resumes it: what was found is decided there and nowhere else.
+A record is `path NUL size NUL mtime_ns NUL`, of the real file where the path is a link. Where one file holds many
+tiles, as an archive does, it is `path NUL size NUL mtime_ns@where NUL`. The listing is written once and then read, by
+the run and by whoever resumes it: what was found is decided there and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,20 +17,27 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from cervix_engine.errors import ListingError, OutputError
+from cervix_engine.errors import OutputError
 from cervix_engine.tiles.tile import TileRef, TileStamp
+
+if TYPE_CHECKING:
+    from cervix_engine.tiles.sources.source import TileSource
 
 # 16,384 records of about 100 bytes: the sort holds a few MB however many tiles there are.
 RUN_LENGTH = 16_384
 
-Record = tuple[bytes, int, int]  # path relative to the root, size in bytes, mtime in ns
+# Path in its source, size in bytes, time of change in ns, and where in its source it lies, for its reader.
+Record = tuple[bytes, int, int, bytes]
+
+# Size and time of a tile that is gone.
+ABSENT = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class FolderChanges:
-    """How a folder differs from its listing, by the names of its tiles."""
+    """How a source differs from its listing, by the names of its tiles."""
 
     added: int
     removed: int
@@ -43,15 +51,15 @@ class Listing:
     """The tiles that were found, on disk.
 
     Attributes:
-        root: the folder that paths are relative to.
+        source: that paths are relative to.
         path: the file of records.
         found: number of tiles.
         ignored: files passed over, and folders that were not entered.
         ignored_by: how many of these for which of `discover.REASONS`; empty where that is not known.
-        changes: how the folder differs by now from a listing that was stored; None where it was listed just now.
+        changes: how the source differs by now from a listing that was stored; None where it was listed just now.
     """
 
-    root: Path
+    source: TileSource
     path: Path
     found: int
     ignored: int
@@ -59,12 +67,12 @@ class Listing:
     changes: FolderChanges | None = None
 
     def __iter__(self) -> Iterator[TileRef]:
-        for index, (name, size, mtime_ns) in enumerate(self.records()):
-            yield TileRef(index, os.fsdecode(name), TileStamp(size, mtime_ns))
+        for index, (name, size, mtime_ns, where) in enumerate(self.records()):
+            yield TileRef(index, os.fsdecode(name), TileStamp(size, mtime_ns, where.decode()))
 
     def paths(self) -> Iterator[str]:
         """The path of each tile, in order."""
-        return (os.fsdecode(name) for name, _, _ in self.records())
+        return (os.fsdecode(name) for name, *_ in self.records())
 
     def records(self) -> Iterator[Record]:
         """Every record, in order.
@@ -79,52 +87,24 @@ class Listing:
             raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
 
 
-class SameRoot:
-    """Tells a tile that cannot be read from an input share that has gone: then no tile can, and the run must stop."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._device = self._now()
-
-    def require(self) -> None:
-        """Raises ListingError where the root is not the folder, on the device, that it was at the start."""
-        if self._now() != self._device:
-            raise ListingError(f"the folder of tiles is gone or was replaced: {self._root}")
-
-    def _now(self) -> tuple[int, int] | None:
-        try:
-            status = self._root.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+def absent(name: bytes) -> Record:
+    """The record of a tile that is gone: an empty file of no time, which it cannot be read as."""
+    return name, *ABSENT, b""
 
 
-def list_again(names: Iterable[bytes], listing: Listing, *, follow_links: bool = False) -> Listing:
+def list_again(names: Iterable[bytes], listing: Listing) -> Listing:
     """Write `listing` anew: tiles that were found before, in the order given, as they are now.
 
-    One that is gone, or leads out of the root by now where links are not followed, is listed as an empty file of no
-    time, which it cannot be read as.
+    One that is gone is listed as `absent`.
 
     Raises:
         OutputError: the listing cannot be written.
     """
-    top = os.path.realpath(os.fsencode(listing.root)) + b"/"
-    inside = b"/" if follow_links else top
-    records = ((name, *_size_and_time(top + name, inside)) for name in names)
+    records = listing.source.again(names, spool=listing.path.parent)
     try:
         return replace(listing, found=_write_records(listing.path, records))
     except OSError as error:
         raise OutputError(f"cannot write the listing {listing.path}: {error.strerror}") from error
-
-
-def _size_and_time(path: bytes, inside: bytes) -> tuple[int, int]:
-    try:
-        if os.path.realpath(path).startswith(inside):
-            status = os.stat(path)  # noqa: PTH116 - bytes
-            return status.st_size, status.st_mtime_ns
-    except (OSError, ValueError):
-        pass
-    return 0, 0
 
 
 def write_sorted(records: Iterable[Record], spool: Path, *, run_length: int = RUN_LENGTH) -> int:
@@ -154,15 +134,15 @@ def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> F
     alone: Counter[str] = Counter()
     try:
         with ExitStack() as stack:
-            listed = ((name, "listing") for name, _, _ in listing.records())
-            there = ((name, "folder") for name, _, _ in _merged(_sorted_runs(now, spool), stack))
+            listed = ((name, "listing") for name, *_ in listing.records())
+            there = ((name, "source") for name, *_ in _merged(_sorted_runs(now, spool), stack))
             for _, group in groupby(heapq.merge(listed, there, key=itemgetter(0)), key=itemgetter(0)):
                 sides = [side for _, side in group]
                 if len(sides) == 1:
                     alone[sides[0]] += 1
     except OSError as error:
-        raise OutputError(f"cannot compare the folder with its listing in {spool}: {error.strerror}") from error
-    return FolderChanges(added=alone["folder"], removed=alone["listing"])
+        raise OutputError(f"cannot compare the tiles with their listing in {spool}: {error.strerror}") from error
+    return FolderChanges(added=alone["source"], removed=alone["listing"])
 
 
 def _merged(runs: Iterable[IO[bytes]], stack: ExitStack) -> Iterator[Record]:
@@ -180,7 +160,8 @@ def _sorted_runs(records: Iterable[Record], spool: Path, run_length: int = RUN_L
 
 
 def _encode(record: Record) -> bytes:
-    return b"%b\0%d\0%d\0" % record
+    name, size, mtime_ns, where = record
+    return b"%b\0%d\0%d@%b\0" % record if where else b"%b\0%d\0%d\0" % (name, size, mtime_ns)
 
 
 def _write_records(path: Path, records: Iterable[Record]) -> int:
@@ -200,5 +181,6 @@ def read_records(file: IO[bytes]) -> Iterator[Record]:
         # Records have three fields; what does not fill one waits for the next block.
         whole = len(fields) // 3 * 3
         for at in range(0, whole, 3):
-            yield fields[at], int(fields[at + 1]), int(fields[at + 2])
+            mtime_ns, _, where = fields[at + 2].partition(b"@")
+            yield fields[at], int(fields[at + 1]), int(mtime_ns), where
         rest = b"\0".join([*fields[whole:], rest])

@@ -127,11 +127,12 @@ def _divisor(header: TileHeader, contract: ModelContract) -> int:
 
 
 def preprocess_into(
-    out: Pixels, data: bytes, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+    out: Pixels, data: bytes | Pixels, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
 ) -> TileSize:
     """Decode `data` and resize it straight into `out`, `uint8 (height, width, 3)` of the contract's input size.
 
-    `look` is shown the tile at its own size, before the resize.
+    `data` may also be pixels already, `uint8 (height, width, 3)` RGB. `look` is shown the tile at its own size, before
+    the resize.
 
     Returns:
         The tile's own size, before the resize.
@@ -139,6 +140,11 @@ def preprocess_into(
     Raises:
         TileDecodeError, TileShapeError: as `decode`; `out` is then left as it was.
     """
+    if not isinstance(data, bytes):
+        if look is not None:
+            look(data)
+        resize_into(out, data)
+        return TileSize(*data.shape[:2])
     header = inspect(data)
     divisor = _divisor(header, contract)
     pixels = _decode(data, header, contract, divisor=divisor)
@@ -149,8 +155,8 @@ def preprocess_into(
     return TileSize(header.height, header.width) if divisor > 1 else TileSize(*pixels.shape[:2])
 
 
-def preprocess(data: bytes, *, contract: ModelContract) -> Pixels:
-    """Decode and resize one encoded tile to a new `uint8 (height, width, 3)` RGB array of the input size."""
+def preprocess(data: bytes | Pixels, *, contract: ModelContract) -> Pixels:
+    """Decode and resize one tile to a new `uint8 (height, width, 3)` RGB array of the input size."""
     out = np.empty((*contract.input_size, 3), np.uint8)
     preprocess_into(out, data, contract=contract)
     return out

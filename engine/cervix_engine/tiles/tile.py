@@ -10,10 +10,17 @@ Stage = Literal["read", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class TileStamp:
-    """What tells a file from what it was when it was listed: its size and the time of its last change."""
+    """What tells a tile from what it was when it was listed.
+
+    Attributes:
+        size_bytes: of its file.
+        mtime_ns: of the last change of its file, or of the one that holds many tiles.
+        where: in such a file it lies, in the words of its source; empty where a tile is a file of its own.
+    """
 
     size_bytes: int
     mtime_ns: int
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,7 @@ class TileRef:
 
     Attributes:
         index: in the listing, from 0.
-        path: relative to the root, `/`-separated, undecodable bytes as surrogate escapes. It is the
+        path: relative to its source, `/`-separated, undecodable bytes as surrogate escapes. It is the
             tile's identity: a stem alone is not unique.
         stamp: the file as it was listed; None where any will do.
     """

@@ -17,6 +17,7 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, stream
 from cervix_engine.table.csv_input import read_csv
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileFailure, TileRef
 from cervix_engine.values import Pixels, Probabilities
 
@@ -91,7 +92,7 @@ def received(tiles: ParityTiles, *, contract: ModelContract, batch_size: int) ->
     refs = [TileRef(index, path) for index, path in enumerate(tiles.paths)]
     starts = range(0, len(refs), batch_size)
     batches = [TileBatch(k, tuple(refs[start : start + batch_size])) for k, start in enumerate(starts)]
-    settings = StreamSettings(tiles.root, contract, batch_size)
+    settings = StreamSettings(Folder(tiles.root), contract, batch_size)
     results = list(stream(batches, backend=recorder, settings=settings, stats=StreamStats()))
     outcomes = [outcome for result in results for outcome in result.outcomes]
     failures = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, TileFailure)}

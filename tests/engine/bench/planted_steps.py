@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.preprocess import preprocess_into
+from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import TileSize, TileStamp
 from cervix_engine.values import Pixels
 
 SLOW_S = 0.004
 
 
-def slow_read(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
+def slow_read(reader: TileReader, path: str, stamp: TileStamp | None, /) -> bytes | Pixels:
     time.sleep(SLOW_S)
-    return read_tile(path, stamp=stamp)
+    return reader.read(path, stamp)
 
 
-def slow_decode(out: Pixels, data: bytes, /, *, contract: ModelContract, look: object = None) -> TileSize:
+def slow_decode(out: Pixels, data: bytes | Pixels, /, *, contract: ModelContract, look: object = None) -> TileSize:
     time.sleep(SLOW_S)
     return preprocess_into(out, data, contract=contract)
 

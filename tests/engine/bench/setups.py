@@ -13,10 +13,10 @@ from cervix_engine.bench.setup import BenchSetup, usable_tiles
 from cervix_engine.bench.steps import PipelineSteps
 from cervix_engine.run.record import Provenance
 from cervix_engine.run.session import Session
-from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.tiles.discover import discover
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.sources.folder import Folder
 from engine.bench.planted_steps import SLOW_S, slow_decode, slow_read
 from engine.run.support import CONTRACT
 
@@ -29,7 +29,7 @@ BATCH_SIZE = 4
 def bench_setup(tiles: Path, scratch: Path, *, backend: FakeBackend | None = None) -> BenchSetup:
     """The first tiles below `tiles`, two workers, batches of four."""
     scratch.mkdir()
-    listing = discover(tiles, spool=scratch)
+    listing = discover(Folder(tiles), spool=scratch)
     provenance = Provenance("0" * 64, None, 0.0, 0.0)
     session = Session(CONTRACT, backend or FakeBackend(), BATCH_SIZE, 2, provenance, listing)
     usable = usable_tiles(listing, contract=CONTRACT, count=24)
@@ -52,8 +52,8 @@ def slowed(setup: BenchSetup, what: str) -> PipelineSteps:
     """
     real = PipelineSteps.real(setup).without("write", setup)
     return {
-        "read": replace(real, source=TileSource(slow_read, preprocess_into)),
-        "decode": replace(real, source=TileSource(read_tile, slow_decode)),
+        "read": replace(real, tile=TileSteps(slow_read)),
+        "decode": replace(real, tile=TileSteps(preprocess_into=slow_decode)),
         "infer": replace(real, backend=FakeBackend(seconds_per_batch=BATCH_SIZE * SLOW_S)),
         "write": replace(real, write=slow_write(real.write)),
     }[what]

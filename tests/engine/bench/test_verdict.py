@@ -12,7 +12,7 @@ from cervix_engine.bench.measure import Rate
 from cervix_engine.bench.stages import StageName, StageRate, end_to_end
 from cervix_engine.bench.steps import Bound, PipelineSteps
 from cervix_engine.bench.verdict import Capacities, FreedRun, Verdict, judge
-from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.steps import TileSteps
 from engine.bench.planted_steps import Traced
 from engine.bench.setups import QUICK, bench_setup, slowed
 from engine.run.support import SpyBackend, read_table
@@ -108,10 +108,8 @@ def test_a_stage_that_is_made_free_is_not_done(tiles: Path, tmp_path: Path, stag
     setup, traces = bench_setup(tiles, tmp_path / "scratch"), tmp_path / "traces"
     traces.mkdir()
     real = PipelineSteps.real(setup)
-    source = TileSource(
-        Traced(real.source.read, traces / "read"), Traced(real.source.preprocess_into, traces / "decode")
-    )
-    steps = PipelineSteps(source, SpyBackend(real.backend), Traced(real.write, traces / "write")).without(stage, setup)
+    tile = TileSteps(Traced(real.tile.read, traces / "read"), Traced(real.tile.preprocess_into, traces / "decode"))
+    steps = PipelineSteps(tile, SpyBackend(real.backend), Traced(real.write, traces / "write")).without(stage, setup)
     end_to_end(setup, steps, meter=QUICK)
     done = {path.name for path in traces.iterdir()}
     if isinstance(steps.backend, SpyBackend) and steps.backend.digests:

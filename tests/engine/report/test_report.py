@@ -177,7 +177,7 @@ def test_a_table_cannot_make_the_page_show_other_files(write_table: WriteTable, 
     assert _run(table, "--tiles", tmp_path / "tiles", "--out", out).exit_code == 0
     text = out.read_text(encoding="utf-8")
     assert "data:image/jpeg" not in text
-    assert text.count("outside the folder of tiles") == 2 * 3
+    assert text.count("not among these tiles") == 2 * 4
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_table_cannot_make_the_page_show_other_files(write_table: WriteTable, 
         (["--out", "{}/none/r.html"], "no such folder"),
         (["--out", "{}/preds.csv"], "must all be different"),
         (["--out", "{}"], "is a folder"),
-        (["--out", "{}/r.html", "--tiles", "{}/none"], "no such folder of tiles"),
+        (["--out", "{}/r.html", "--tiles", "{}/none"], "no such folder"),
         (["--out", "{}/r.html", "--coords", "{x}"], "expected {x} and {y}"),
         (["--out", "{}/r.html", "--model", "{}/none"], "no bundle"),
         (["--geojson", "{}/preds.csv.run"], "no tile"),

@@ -47,9 +47,8 @@ from cervix_engine.errors import UsageError
 from cervix_engine.run.batch import RunSetup
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.stream.fork_server import fork_server
-from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.verify import verify_table
-from cervix_engine.tiles.preprocess import preprocess_into
 from engine.run.injector import CHANGING, LISTING, MARKS, InjectedRead, Injector, error, kill, short_write
 from engine.run.support import beside, choose_fake, draw_folder, drawn_tile, finished_files, run_setup, work_folder
 
@@ -254,7 +253,7 @@ def at_every_tile(campaign: Campaign) -> Iterator[dict[str, Any]]:
 
     def start(at: int) -> Child:
         read = InjectedRead(campaign.tiles, at)
-        return campaign.start(setup=replace(campaign.setup, source=TileSource(read, preprocess_into)))
+        return campaign.start(setup=replace(campaign.setup, steps=TileSteps(read)))
 
     for finding in findings(campaign, start, old=False, steps=count(1)):
         rows = finding["rows"]

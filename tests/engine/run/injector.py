@@ -19,8 +19,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import TileStamp
+from cervix_engine.values import Pixels
 
 # Where steps are named: a copy of standard error, which a command takes from native code.
 MARKS = 100
@@ -181,7 +182,7 @@ def error(number: int) -> Callable[[], None]:
 
 
 class InjectedRead:
-    """`read_tile`, one step of which fails with EIO: it is taken in a decode worker, of which there must be only one.
+    """`read_tile_of`, one step of which fails with EIO: it is taken in a decode worker, of which there must be one.
 
     The worker names the step where this process does.
 
@@ -198,13 +199,13 @@ class InjectedRead:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_run": os.getpid()}  # it is pickled by the process that runs
 
-    def __call__(self, path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
+    def __call__(self, reader: TileReader, path: str, stamp: TileStamp | None, /) -> bytes | Pixels:
         if not self._watched:
             self._watched = True
             os.dup2(os.open(f"/proc/{self._run}/fd/{MARKS}", os.O_WRONLY), MARKS)
             tiles, at = self._step
             Injector({tiles: READING}, at, error(errno.EIO)).install()
-        return read_tile(path, stamp=stamp)
+        return reader.read(path, stamp)
 
 
 def kill() -> None:

@@ -32,6 +32,7 @@ from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess, preprocess_into, read_tile
+from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef, TileSize
 from cervix_engine.values import Pixels, Probabilities
 
@@ -224,8 +225,8 @@ def run_setup(
     def stop(*_: object, **__: object) -> NoReturn:
         raise error or KeyboardInterrupt
 
-    def list_tiles(table: TableTransaction, root: Path, *, follow_links: bool) -> Listing:
-        listing = TableTransaction.list_tiles(table, root, follow_links=follow_links)
+    def list_tiles(table: TableTransaction, source: TileSource) -> Listing:
+        listing = TableTransaction.list_tiles(table, source)
         if once_listed:
             once_listed()
         return listing

@@ -17,6 +17,7 @@ from cervix_engine.run.budget import SHARE_AFTER_TILES, FailureBudget
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
 from cervix_engine.run.transaction import State, TableTransaction
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileRef
 from engine.run.support import CONTRACT, draw_folder, read_table
 
@@ -77,7 +78,7 @@ def test_a_run_over_its_budget_goes_on_with_a_larger_one(bundle: Bundle, spoilt:
 def test_a_share_that_vanishes_stops_the_run(tmp_path: Path) -> None:
     root = draw_folder(tmp_path / "share", 40)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("tile_*"))
-    settings = StreamSettings(root=root, contract=CONTRACT, batch_size=4, workers=1)
+    settings = StreamSettings(Folder(root), contract=CONTRACT, batch_size=4, workers=1)
     tiles = [TileRef(index, name) for index, name in enumerate(names)]
     results = stream(batches_of(tiles, 4), backend=FakeBackend(), settings=settings, stats=StreamStats())
     next(results)
@@ -92,7 +93,7 @@ def test_one_tile_that_vanishes_is_a_row(bundle: Bundle, tmp_path: Path) -> None
     (root / "dangling.png").write_bytes(b"x")
     names = [TileRef(0, "dangling.png")]
     (root / "dangling.png").unlink()
-    settings = StreamSettings(root=root, contract=CONTRACT, batch_size=4, workers=1)
+    settings = StreamSettings(Folder(root), contract=CONTRACT, batch_size=4, workers=1)
     (result,) = stream(batches_of(names, 4), backend=FakeBackend(), settings=settings, stats=StreamStats())
     assert str(result.outcomes[0]).count("unreadable") == 1
 

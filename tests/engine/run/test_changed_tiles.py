@@ -13,6 +13,7 @@ from cervix_engine.errors import TileReadError
 from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileStamp
 from engine.run.support import draw_folder, drawn_tile, read_table, run_setup
 
@@ -57,7 +58,7 @@ def assert_only_that_one_failed(config: BatchConfig) -> None:
 
 @CHANGES
 def test_between_listing_and_reading(config: BatchConfig, change: Change) -> None:
-    setup = run_setup(once_listed=lambda: change(config.tiles / CHANGED))
+    setup = run_setup(once_listed=lambda: change(Path(config.tiles) / CHANGED))
     assert predict_folder(config, setup=setup).failures == {"changed": 1}
     assert_only_that_one_failed(config)
 
@@ -70,7 +71,7 @@ def test_before_a_resume(config: BatchConfig, change: Change) -> None:
     # The folder's own tiles come last: behind those of "slide_a" and "slide_b".
     with pytest.raises(KeyboardInterrupt):
         predict_folder(config, progress=stop)
-    change(config.tiles / CHANGED)
+    change(Path(config.tiles) / CHANGED)
     report = predict_folder(config)
     assert report.resumed > 0
     assert report.failures == {"changed": 1}
@@ -80,7 +81,7 @@ def test_before_a_resume(config: BatchConfig, change: Change) -> None:
 def test_the_stamp_is_the_file_s_behind_a_link(tmp_path: Path) -> None:
     draw_folder(tmp_path / "study", 1)
     (tmp_path / "study" / "link.jpg").symlink_to("tile_00000.jpg")
-    listing = discover(tmp_path / "study", spool=tmp_path)
+    listing = discover(Folder(tmp_path / "study"), spool=tmp_path)
     for tile in listing:
         assert read_tile(tmp_path / "study" / tile.path, stamp=tile.stamp)
 

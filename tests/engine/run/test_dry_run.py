@@ -71,7 +71,7 @@ def test_a_folder_smaller_than_the_sample_is_all_sampled(
 
 
 def test_failures_of_the_sample_are_said(config: BatchConfig) -> None:
-    for tile in config.tiles.rglob("*.png"):
+    for tile in Path(config.tiles).rglob("*.png"):
         tile.write_bytes(b"no tile")
     done = CliRunner().invoke(main, [*arguments(config), "--dry-run"])
     assert done.exit_code == 0, done.output
@@ -103,7 +103,7 @@ def test_as_an_event(config: BatchConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda config: config.tiles / "none", UsageError),
+        (lambda config: Path(config.tiles) / "none", UsageError),
         (lambda config: config.out.parent, UsageError),  # an empty folder
     ],
 )

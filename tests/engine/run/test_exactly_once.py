@@ -461,9 +461,9 @@ def test_the_same_folder_by_another_path_goes_on(
     run.interrupt()
     link = tmp_path / "link"
     link.symlink_to(run.config.tiles, target_is_directory=True)
-    monkeypatch.chdir(run.config.tiles.parent)
+    monkeypatch.chdir(Path(run.config.tiles).parent)
     run.interrupt(3, tiles=link)
-    run(tiles=Path(run.config.tiles.name))
+    run(tiles=Path(Path(run.config.tiles).name))
     assert_finished(run, undisturbed)
 
 
@@ -488,7 +488,7 @@ def test_the_batch_size_and_workers_of_a_resume_are_free_when_not_given(run: Run
 
 
 def test_a_resume_keeps_to_its_stored_listing(run: Run, undisturbed: bytes, tmp_path: Path) -> None:
-    moving = tmp_path / "moving" / run.config.tiles.name
+    moving = tmp_path / "moving" / Path(run.config.tiles).name
     shutil.copytree(run.config.tiles, moving)
     run.interrupt(tiles=moving)
     shutil.copy(moving / "tile_00000.jpg", moving / "later.jpg")

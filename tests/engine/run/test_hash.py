@@ -42,15 +42,17 @@ def test_the_bytes_of_every_tile_are_hashed(config: BatchConfig) -> None:
     assert len(rows) == 26
     assert list(rows[0])[-2:] == ["error", "sha256"]
     for row in rows:
-        assert row["sha256"] == hashlib.sha256((config.tiles / unescape_name(row["path"])).read_bytes()).hexdigest()
+        assert (
+            row["sha256"] == hashlib.sha256((Path(config.tiles) / unescape_name(row["path"])).read_bytes()).hexdigest()
+        )
     assert [row["path"] for row in rows if row["status"] == "failed"] == ["cut.png"]
 
 
 def test_a_tile_that_cannot_be_read_has_no_hash(config: BatchConfig) -> None:
-    (config.tiles / UNREADABLE).symlink_to(config.tiles / "cut.png")
+    (Path(config.tiles) / UNREADABLE).symlink_to(Path(config.tiles) / "cut.png")
     with pytest.raises(KeyboardInterrupt):
         predict_folder(config, progress=interrupt)
-    (config.tiles / UNREADABLE).unlink()
+    (Path(config.tiles) / UNREADABLE).unlink()
     predict_folder(config)
     (row,) = [row for row in read_table(config.out) if row["path"] == UNREADABLE]
     assert (row["error"].partition(":")[0], row["sha256"]) == ("unreadable", "")
@@ -86,10 +88,10 @@ def test_tiles_that_are_still_the_same(config: BatchConfig) -> None:
 def test_tiles_that_changed_or_went_away_are_named_by_their_row(config: BatchConfig) -> None:
     predict_folder(config)
     paths = [row["path"] for row in read_table(config.out)]
-    data = bytearray((config.tiles / "100%.png").read_bytes())
+    data = bytearray((Path(config.tiles) / "100%.png").read_bytes())
     data[-9] ^= 1
-    (config.tiles / "100%.png").write_bytes(data)
-    (config.tiles / paths[7]).unlink()
+    (Path(config.tiles) / "100%.png").write_bytes(data)
+    (Path(config.tiles) / paths[7]).unlink()
     found = {(finding.kind, finding.line) for finding in verify_tiles(config.out, config.tiles)}
     assert found == {("tile_changed", paths.index("100%25.png") + 2), ("tile_gone", 7 + 2)}
     assert verify_table(config.out) == []
@@ -100,7 +102,7 @@ def test_a_table_without_hashes_has_nothing_to_compare(config: BatchConfig) -> N
     with pytest.raises(UsageError, match="no column sha256"):
         verify_tiles(config.out, config.tiles)
     with pytest.raises(UsageError, match="no such folder"):
-        verify_tiles(config.out, config.tiles / "gone")
+        verify_tiles(config.out, Path(config.tiles) / "gone")
 
 
 def test_both_commands(config: BatchConfig) -> None:
@@ -108,7 +110,7 @@ def test_both_commands(config: BatchConfig) -> None:
     assert CliRunner().invoke(cervix_batch, arguments).exit_code == 3
     verify = [str(config.out), "--tiles", str(config.tiles)]
     assert CliRunner().invoke(cervix_verify, verify).exit_code == 0
-    (config.tiles / "cut.png").unlink()
+    (Path(config.tiles) / "cut.png").unlink()
     done = CliRunner().invoke(cervix_verify, verify)
     assert done.exit_code == 1
     line = [row["path"] for row in read_table(config.out)].index("cut.png") + 2

@@ -85,7 +85,7 @@ def test_table_summary_geojson_and_page_agree_tile_by_tile(config: BatchConfig, 
     picked = {pick.row.path: pick for pick in findings.suspicious}
     assert {name: f"{pick.abnormal:.6f}" for name, pick in picked.items()} == {n: c[3] for n, c in expected.items()}
     with fake_model(decided) as model:
-        files = [config.tiles / row["path"] for row in rows if row["status"] == "ok"]
+        files = [Path(config.tiles) / row["path"] for row in rows if row["status"] == "ok"]
         said = model.predict_files(files)
     assert [
         (item.category, "yes" if item.abnormal else "no", "yes" if item.review else "no", f"{item.prob_abnormal:.6f}")

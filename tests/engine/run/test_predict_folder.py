@@ -21,6 +21,7 @@ from cervix_engine.table.coordinates import FolderSlides
 from cervix_engine.table.names import escape_name
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.sources.folder import Folder
 from engine.run.support import (
     CLASS_NAMES,
     CONTRACT,
@@ -172,7 +173,7 @@ def test_good_rows_are_as_without_the_bad_ones(hard: Path, easy: Path, predict: 
 
 def test_the_table_is_the_plain_loop_s(hard: Path, predict: Predict, tiny_backend: object, tmp_path: Path) -> None:
     rows, _ = predict(hard, batch_size=4)
-    tiles = list(discover(hard, spool=tmp_path))
+    tiles = list(discover(Folder(hard), spool=tmp_path))
     row_format = RowFormat(CONTRACT, slides=FolderSlides(hard.name))
     outcomes = plain_outcomes(hard, tiles, tiny_backend, 4)  # type: ignore[arg-type]
     expected = [

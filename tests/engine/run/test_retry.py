@@ -93,8 +93,8 @@ def test_only_failed_rows_are_predicted_again(config: BatchConfig) -> None:
 
 
 def test_what_fails_again_keeps_a_row(config: BatchConfig) -> None:
-    (config.tiles / BAD[0]).unlink()
-    (config.tiles / BAD[1]).write_bytes(b"no tile")
+    (Path(config.tiles) / BAD[0]).unlink()
+    (Path(config.tiles) / BAD[1]).write_bytes(b"no tile")
     report = predict_folder(config)
     assert report.failures == {"empty": 1, "unknown_format": 1, "unreadable": 1}
     rows = {row["path"]: row["error"].partition(":")[0] for row in read_table(config.out) if row["error"]}
@@ -103,14 +103,14 @@ def test_what_fails_again_keeps_a_row(config: BatchConfig) -> None:
 
 def test_a_tile_that_leads_out_of_the_folder_by_now_is_refused(config: BatchConfig, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.png").write_bytes(drawn_tile(1))
-    (config.tiles / BAD[0]).unlink()
-    (config.tiles / BAD[0]).symlink_to(tmp_path / "elsewhere.png")
+    (Path(config.tiles) / BAD[0]).unlink()
+    (Path(config.tiles) / BAD[0]).symlink_to(tmp_path / "elsewhere.png")
     assert predict_folder(config).failures == {"changed": 1, "empty": 1}
 
 
 def test_again_and_again(config: BatchConfig) -> None:
     predict_folder(config)
-    (config.tiles / BAD[2]).write_bytes(drawn_tile(901))
+    (Path(config.tiles) / BAD[2]).write_bytes(drawn_tile(901))
     report = predict_folder(config)
     assert (report.ok, report.failed) == (TILES, 0)
     whole = config.out.read_bytes()
@@ -121,7 +121,7 @@ def test_again_and_again(config: BatchConfig) -> None:
 
 def test_with_hashes(config: BatchConfig) -> None:
     predict_folder(replace(config, retry_failures=False, overwrite=True, hash_tiles=True))
-    (config.tiles / BAD[2]).write_bytes(drawn_tile(901))
+    (Path(config.tiles) / BAD[2]).write_bytes(drawn_tile(901))
     predict_folder(config)  # --hash is the table's own
     assert verify_tiles(config.out, config.tiles) == []
     assert {row["status"] for row in read_table(config.out)} == {"ok"}
@@ -238,6 +238,6 @@ def test_the_command(config: BatchConfig) -> None:
     done = CliRunner().invoke(main, [*arguments, "--retry-failures"])
     assert done.exit_code == 3, done.output
     assert "26 tiles: 25 predicted, 1 failed (1 empty)" in done.stderr
-    (config.tiles / BAD[2]).write_bytes(drawn_tile(901))
+    (Path(config.tiles) / BAD[2]).write_bytes(drawn_tile(901))
     assert CliRunner().invoke(main, [*arguments, "--retry-failures"]).exit_code == 0
     assert CliRunner().invoke(main, [*arguments, "--retry-failures"]).exit_code == 0

@@ -69,12 +69,12 @@ def test_for_any_workers_and_any_order_of_the_folder(
 
 
 def test_for_a_folder_that_was_filled_in_another_order(config: BatchConfig, expected: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy" / config.tiles.name
-    names = [path.relative_to(config.tiles) for path in config.tiles.rglob("*") if path.is_file()]
+    copy = tmp_path / "copy" / Path(config.tiles).name
+    names = [path.relative_to(config.tiles) for path in Path(config.tiles).rglob("*") if path.is_file()]
     random.Random(3).shuffle(names)
     for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(config.tiles / name, copy / name)
+        shutil.copy(Path(config.tiles) / name, copy / name)
     predict_folder(replace(config, tiles=copy))
     assert config.out.read_bytes() == expected.read_bytes()
 

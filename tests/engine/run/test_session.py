@@ -15,6 +15,7 @@ from cervix_engine.run.session import Chosen, SessionRequest, open_session
 from cervix_engine.run.tuning import BATCH_SIZES, DEFAULT_BATCH_SIZE
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import CONTRACT, choose_fake, reference_probabilities
 
@@ -79,7 +80,7 @@ def test_tiles_are_listed_only_where_something_can_run_and_before_it_is_loaded(
 
     def list_tiles() -> Listing:
         order.append("list")
-        return discover(tiles, spool=tmp_path)
+        return discover(Folder(tiles), spool=tmp_path)
 
     class Loaded(FakeBackend):
         def __enter__(self) -> Loaded:

@@ -19,6 +19,7 @@ from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.journal import Journal, RunIdentity
 from cervix_engine.table.coordinates import FOLDER, FolderSlides, Locator, compile_slide_pattern
 from cervix_engine.table.locations import check_slides, slides_for_run, slides_identified
+from cervix_engine.tiles.sources.folder import Folder
 from engine.run.support import Invoke, drawn_tile, read_table, work_folder
 
 Validate = Callable[[str, Any], None]
@@ -247,7 +248,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(
 def test_a_folder_s_slide_is_its_path_or_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "study").mkdir()
     monkeypatch.chdir(tmp_path / "study")
-    slides, bare = slides_for_run(FOLDER, Path()), slides_for_run(None, Path())
+    slides, bare = slides_for_run(FOLDER, Folder(Path()).slide_name), slides_for_run(None, "study")
     paths = ("1.png", "s1/2.png", "case/s2/3.png")
     assert [slides(path) for path in paths] == ["study", "s1", "case/s2"]
     assert [bare(path) for path in paths] == ["study", "s1", "s2"]
@@ -271,9 +272,9 @@ def test_a_pattern_is_read_as_for_coordinates(pattern: str, path: str, slide: st
     assert compile_slide_pattern(pattern).slide(path) == slide
 
 
-def test_the_default_can_be_said(tmp_path: Path) -> None:
+def test_the_default_can_be_said() -> None:
     assert slides_identified(FOLDER) == FOLDER
-    assert slides_for_run(FOLDER, tmp_path)("a/b/c.png") == "a/b"
+    assert slides_for_run(FOLDER, "root")("a/b/c.png") == "a/b"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_a_warning_says_that_folders_name_slides_where_that_may_surprise(
 
 def test_no_tile_at_all_is_no_pattern_s_fault() -> None:
     with pytest.raises(UsageError, match="none of 1 tiles"):
-        check_slides(slides_for_run("{slide}/x/*", Path()), ["a/b/c.png"])
+        check_slides(slides_for_run("{slide}/x/*", "root"), ["a/b/c.png"])
 
 
 def test_names_are_kept_apart_only_where_they_must() -> None:

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
-from cervix_engine.run.stream.source import TileSource
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.table.names import escape_name, unescape_name
-from cervix_engine.tiles.preprocess import read_tile
 from engine.run.stream.planted_steps import defect
 from engine.run.support import draw_folder, drawn_tile, read_table
 
@@ -183,7 +182,7 @@ def test_no_name_is_said_when_a_run_is_refused_or_fails(
 
 def test_no_name_is_in_the_traceback_of_a_defect(planted: Path, bundle: Bundle) -> None:
     out = planted.parent / "preds.csv"
-    setup = RunSetup(source=TileSource(read_tile, defect))
+    setup = RunSetup(steps=TileSteps(preprocess_into=defect))
     done = CliRunner().invoke(main, [str(planted), "--out", str(out), "--model", str(bundle.root)], obj=setup)
     assert isinstance(done.exception, ZeroDivisionError)
     told = "".join(traceback.format_exception(done.exception))

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles.discover import Walk, compared, discover, ignored_words
+from cervix_engine.tiles.discover import compared, discover, ignored_words
 from cervix_engine.tiles.listing import FolderChanges, Listing, read_records, write_sorted
+from cervix_engine.tiles.sources.folder import Folder, Walk
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp", b".jp2", b".j2k")
 
@@ -49,7 +50,7 @@ def paths(listing: Listing) -> list[str]:
 def test_nested_folders_in_byte_order(root: Path, spool: Path) -> None:
     # '-' < '.' < '/' < '0': a folder's tiles do not simply follow its name.
     touch(root, "a/2.png", "a.png", "a-1.png", "a0.png", "Z.png", "a/b/1.png", "é.png", "z.png")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["Z.png", "a-1.png", "a.png", "a/2.png", "a/b/1.png", "a0.png", "z.png", "é.png"]
     assert [tile.index for tile in listing] == list(range(8))
     assert (listing.found, listing.ignored) == (8, 0)
@@ -59,7 +60,7 @@ def test_suffixes_in_any_case_and_what_is_ignored(root: Path, spool: Path) -> No
     good = [f"{index}{suffix.decode()}" for index, suffix in enumerate(SUFFIXES)]
     touch(root, *good, "u.JPG", "v.TiFf", "x.y.PNG")
     touch(root, "notes.txt", "png", "a.png.part", "b.svs", "sub/Thumbs.db", "c.png ")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert set(paths(listing)) == {*good, "u.JPG", "v.TiFf", "x.y.PNG"}
     assert listing.ignored == 6
     assert listing.ignored_by == {"suffix": 5, "whole_slide": 1}
@@ -67,7 +68,7 @@ def test_suffixes_in_any_case_and_what_is_ignored(root: Path, spool: Path) -> No
 
 def test_hidden_names_are_no_tiles_at_any_depth(root: Path, spool: Path) -> None:
     touch(root, "a.png", ".b.png", ".cache/c.png", ".cache/d.png", "d/.e/f.png", "d/.g.png", ".png")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["a.png"]
     # A folder that is not entered counts once.
     assert (listing.ignored, listing.ignored_by) == (5, {"hidden": 5})
@@ -75,12 +76,12 @@ def test_hidden_names_are_no_tiles_at_any_depth(root: Path, spool: Path) -> None
 
 def test_a_hidden_root_is_what_was_asked_for(tmp_path: Path, spool: Path) -> None:
     touch(tmp_path / ".hidden", "a.png")
-    assert paths(discover(tmp_path / ".hidden", spool=spool)) == ["a.png"]
+    assert paths(discover(Folder(tmp_path / ".hidden"), spool=spool)) == ["a.png"]
 
 
 def test_a_folder_named_like_a_tile_is_a_folder(root: Path, spool: Path) -> None:
     touch(root, "slide.png/1.png")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["slide.png/1.png"]
     assert listing.ignored == 0
 
@@ -93,7 +94,7 @@ def test_links_inside_the_root_are_tiles_and_links_out_of_it_are_not(root: Path,
     (root / "out.png").symlink_to(tmp_path / "outside.png")
     (root / "near.png").symlink_to("../study-2/near.png")  # a path that only begins like the root's
     (root / "dangling.png").symlink_to("a/gone.png")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["a/real.png", "absolute.png", "relative.png"]
     assert listing.ignored_by == {"link": 2, "gone": 1}
 
@@ -105,7 +106,7 @@ def test_links_to_folders_are_not_entered(root: Path, spool: Path, tmp_path: Pat
     (root / "a/up").symlink_to("..", target_is_directory=True)
     (root / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (root / "folder.png").symlink_to("a", target_is_directory=True)
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["a/1.png"]
     assert listing.ignored_by == {"link": 4}
 
@@ -115,7 +116,7 @@ def test_link_loops_end(root: Path, spool: Path) -> None:
     (root / "self.png").symlink_to("self.png")
     (root / "ping.png").symlink_to("pong.png")
     (root / "pong.png").symlink_to("ping.png")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["a.png"]
     assert listing.ignored_by == {"gone": 3}
 
@@ -124,7 +125,7 @@ def test_the_root_may_be_a_link(root: Path, spool: Path, tmp_path: Path) -> None
     touch(root, "a.png")
     (root / "b.png").symlink_to("a.png")
     (tmp_path / "link").symlink_to(root, target_is_directory=True)
-    listing = discover(tmp_path / "link", spool=spool)
+    listing = discover(Folder(tmp_path / "link"), spool=spool)
     assert paths(listing) == ["a.png", "b.png"]
 
 
@@ -135,7 +136,7 @@ def test_special_files_are_ignored_and_never_opened(root: Path, spool: Path, mon
     monkeypatch.chdir(root)  # a socket's path may have 107 bytes only
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
-        listing = discover(root, spool=spool)
+        listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["a.png"]
     assert listing.ignored_by == {"special": 2}
 
@@ -162,7 +163,7 @@ def test_a_folder_without_a_tile_is_refused_with_the_true_reason(
 ) -> None:
     touch(root, *names)
     with pytest.raises(UsageError) as refused:
-        discover(root, spool=spool)
+        discover(Folder(root), spool=spool)
     assert str(refused.value).startswith(f"no tiles in {root}: {reason}")
 
 
@@ -175,7 +176,7 @@ def test_a_folder_without_a_tile_is_refused_with_the_true_reason(
 )
 def test_what_systems_put_among_tiles_is_not_entered(root: Path, spool: Path, name: str) -> None:
     touch(root, "a.png", f"{name}/thumbnail.jpg", f"b/{name}/deep/thumbnail.jpg", f"{name}.png")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     hidden = name.startswith(".")
     assert paths(listing) == (["a.png"] if hidden else sorted(["a.png", f"{name}.png"]))
     assert listing.ignored_by == ({"hidden": 3} if hidden else {"system_folder": 2})
@@ -187,7 +188,7 @@ def test_a_synology_share_has_no_thumbnails_for_tiles(root: Path, spool: Path) -
     for tile in tiles:
         folder, _, name = tile.rpartition("/")
         touch(root, f"{folder}/@eaDir/{name}/SYNOPHOTO_THUMB_M.jpg", f"{folder}/@eaDir/{name}@SynoEAStream")
-    listing = discover(root, spool=spool)
+    listing = discover(Folder(root), spool=spool)
     assert paths(listing) == sorted(tiles)
     assert listing.ignored_by == {"system_folder": 3, "suffix": 1}
     assert ignored_words(listing.ignored_by) == "3 system folders, 1 with another suffix"
@@ -198,7 +199,7 @@ def test_what_is_passed_over_is_named_in_the_debug_log_alone(
 ) -> None:
     touch(root, "a.png", "doe/.b.png", "doe/c.txt", "@eaDir/d.png")
     with caplog.at_level(logging.DEBUG, "cervix_engine"):
-        discover(root, spool=spool)
+        discover(Folder(root), spool=spool)
     assert {(record.levelname, record.getMessage()) for record in caplog.records} == {
         ("DEBUG", "ignored, hidden: 'doe/.b.png'"),
         ("DEBUG", "ignored, suffix: 'doe/c.txt'"),
@@ -225,15 +226,15 @@ def test_a_snapshot_of_links_is_refused_as_such_and_followed_when_asked(snapshot
     with pytest.raises(
         UsageError, match=r"files \(3 links that lead elsewhere, 1 with another suffix\); --follow-links"
     ):
-        discover(snapshot, spool=spool)
-    listing = discover(snapshot, spool=spool, follow_links=True)
+        discover(Folder(snapshot), spool=spool)
+    listing = discover(Folder(snapshot, follow_links=True), spool=spool)
     assert paths(listing) == ["a.jpg", "slide_1/b.jpg", "slide_1/c.png"]
     assert listing.ignored_by == {"suffix": 1}
     # The stamps are those of the real files.
     assert [tile.stamp.size_bytes for tile in listing if tile.stamp] == [1, 2, 3]
-    assert compared(listing, spool=spool, follow_links=True).changes == FolderChanges(0, 0)
+    assert compared(listing, spool=spool).changes == FolderChanges(0, 0)
     # From above, the blobs lie inside the root, and their own names have no suffix.
-    above = discover(snapshot.parents[1], spool=spool)
+    above = discover(Folder(snapshot.parents[1]), spool=spool)
     assert paths(above) == [f"snapshots/0123abc/{name}" for name in ("a.jpg", "slide_1/b.jpg", "slide_1/c.png")]
 
 
@@ -244,8 +245,8 @@ def test_a_staged_folder_of_links_to_files_and_folders_elsewhere(root: Path, spo
     (root / "notes.txt").symlink_to(tmp_path / "work/notes.txt")
     (root / "gone.png").symlink_to(tmp_path / "work/gone.png")
     with pytest.raises(UsageError, match=r"\(2 links that lead elsewhere, 1 broken links or gone meanwhile, 1 with"):
-        discover(root, spool=spool)
-    listing = discover(root, spool=spool, follow_links=True)
+        discover(Folder(root), spool=spool)
+    listing = discover(Folder(root, follow_links=True), spool=spool)
     assert paths(listing) == ["slide_2/deep/z.png", "slide_2/y.png", "x.png"]
     assert listing.ignored_by == {"suffix": 1, "gone": 1}
 
@@ -258,7 +259,7 @@ def test_followed_links_that_lead_back_end(root: Path, spool: Path, tmp_path: Pa
     (root / "loop").symlink_to("loop")
     (root / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere/back").symlink_to(root, target_is_directory=True)
-    listing = discover(root, spool=spool, follow_links=True)
+    listing = discover(Folder(root, follow_links=True), spool=spool)
     assert paths(listing) == ["a/b/1.png", "out/2.png"]
     assert listing.ignored_by == {"link_loop": 3, "suffix": 1}
 
@@ -266,7 +267,7 @@ def test_followed_links_that_lead_back_end(root: Path, spool: Path, tmp_path: Pa
 def test_changes_of_a_folder_are_counted_by_name(root: Path, tmp_path: Path) -> None:
     touch(root, *(f"{folder}/{number}.png" for folder in "abc" for number in range(5)))
     (tmp_path / "stored").mkdir()
-    listing = discover(root, spool=tmp_path / "stored")
+    listing = discover(Folder(root), spool=tmp_path / "stored")
     assert compared(listing, spool=tmp_path).changes == FolderChanges(0, 0)
     for name in ("a/0.png", "b/2.png", "b/3.png", "c/4.png"):
         (root / name).unlink()
@@ -282,12 +283,12 @@ def test_changes_of_a_folder_are_counted_by_name(root: Path, tmp_path: Path) -> 
 def test_a_missing_root_and_a_file_are_refused(root: Path, spool: Path) -> None:
     touch(root, "a.png")
     with pytest.raises(UsageError, match="no such folder"):
-        discover(root / "gone", spool=spool)
+        discover(Folder(root / "gone"), spool=spool)
     with pytest.raises(UsageError, match="not a folder"):
-        discover(root / "a.png", spool=spool)
+        discover(Folder(root / "a.png"), spool=spool)
     touch(root, "b.svs")
     with pytest.raises(UsageError, match=r"b\.svs is a whole slide, expected a folder: a whole slide has to be cut"):
-        discover(root / "b.svs", spool=spool)
+        discover(Folder(root / "b.svs"), spool=spool)
 
 
 class Entries:
@@ -337,7 +338,7 @@ def test_a_folder_that_cannot_be_listed_stops_the_search(
 def test_a_tile_that_went_away_meanwhile_is_counted(root: Path) -> None:
     touch(root, "1.png", "s1/2.png", "s2/3.png")
     walk = Walk(root, scandir=lambda folder: Entries(folder, errno.ENOENT))
-    assert {name for name, _, _ in walk} == {b"1.png", b"s2/3.png"}
+    assert {name for name, *_ in walk} == {b"1.png", b"s2/3.png"}
     assert walk.ignored == {"gone": 1}
 
 
@@ -352,7 +353,7 @@ def test_a_tile_that_cannot_be_looked_at_stops_the_search_and_is_never_lost(root
 def test_a_spool_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     touch(root, "a.png")
     with pytest.raises(OutputError, match="cannot write the listing"):
-        discover(root, spool=tmp_path / "gone")
+        discover(Folder(root), spool=tmp_path / "gone")
 
 
 @pytest.mark.parametrize("run_length", [5, 64, 699, 700, 10_000])
@@ -362,14 +363,17 @@ def test_a_listing_of_many_sort_runs_equals_that_of_one(root: Path, spool: Path,
     touch(root, *(name.lstrip("/") for name in names))
     found = write_sorted(Walk(root), spool, run_length=run_length)
     assert found == 700
-    assert paths(Listing(root, spool / "listing", found, 0)) == sorted(name.lstrip("/") for name in names)
+    assert paths(Listing(Folder(root), spool / "listing", found, 0)) == sorted(name.lstrip("/") for name in names)
     assert {entry.name for entry in spool.iterdir()} == {"listing"}
 
 
 @pytest.mark.parametrize("block", range(1, 40))
 def test_records_are_read_whole_wherever_a_block_ends(block: int) -> None:
-    records = [(b"a/%d.png" % index, index * 37, 10**18 + index) for index in range(20)] + [(b"\xff\n.png", 0, -1)]
-    data = io.BytesIO(b"".join(b"%b\0%d\0%d\0" % record for record in records))
+    records = [(b"a/%d.png" % index, index * 37, 10**18 + index, b"") for index in range(20)]
+    records += [(b"\xff\n.png", 0, -1, b""), (b"in@an/archive.png", 7, 10**18, b"512"), (b"b.png", 7, 0, b"1:2@3")]
+    texts = [b"%b\0%d\0%d\0" % record[:3] for record in records[:-2]]
+    texts += [b"in@an/archive.png\x007\x001000000000000000000@512\x00", b"b.png\x007\x000@1:2@3\x00"]
+    data = io.BytesIO(b"".join(texts))
     reader = SimpleNamespace(read=lambda _: data.read(block))
     assert list(read_records(reader)) == records  # type: ignore[arg-type]
 
@@ -400,9 +404,9 @@ def test_any_names_that_a_file_system_can_hold(tree: set[tuple[tuple[bytes, ...]
                 pass
         if not expected:
             with pytest.raises(UsageError):
-                discover(root, spool=spool)
+                discover(Folder(root), spool=spool)
             return
-        found = list(discover(root, spool=spool))
+        found = list(discover(Folder(root), spool=spool))
         assert [os.fsencode(tile.path) for tile in found] == expected
         for tile in found:
             assert (root / tile.path).is_file()

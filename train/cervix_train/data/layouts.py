@@ -21,7 +21,8 @@ from pathlib import Path
 
 from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
 from cervix_engine.errors import DatasetError, ListingError
-from cervix_engine.tiles.discover import SYSTEM_FOLDERS, Walk, ignored_words
+from cervix_engine.tiles.discover import SYSTEM_FOLDERS, ignored_words
+from cervix_engine.tiles.sources.folder import Walk
 from cervix_train.data.dataset import Dataset, LabelledTile, Split
 from cervix_train.data.manifest import read_manifest
 from cervix_train.data.masks import FOLDERS as MASK_FOLDERS
@@ -84,7 +85,7 @@ class _Folders:
         self._labels = {name.lower(): item.name for item in classes for name in (item.name, item.display_name)}
         walk = Walk(root, follow_links=follow_links)
         try:
-            paths = [Path(os.fsdecode(name)) for name, _size, _time in walk]
+            paths = [Path(os.fsdecode(name)) for name, *_ in walk]
         except ListingError as error:
             raise DatasetError(f"{root}: {str(error).partition(';')[0]}") from error
         self._masks = masks_among(paths, class_folders=self._labels)

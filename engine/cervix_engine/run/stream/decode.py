@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import cv2
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import TileError, TileReadError
 from cervix_engine.files import sha256_bytes
-from cervix_engine.run.stream.source import TileSource
-from cervix_engine.tiles.listing import SameRoot
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.tiles.quality import quality_flags
+from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import NO_NOTES, TileFailure, TileNotes, TileRef, TileStamp
 from cervix_engine.values import Pixels
 
@@ -22,8 +20,10 @@ from cervix_engine.values import Pixels
 # one: objects would take the run longer to take or send than all of the rest.
 Decoded = tuple[int, int] | TileFailure
 
-# A tile as workers are told of it: its path below the root, and its size in bytes and time of change where both count.
-SentTile = tuple[str, tuple[int, int] | None]
+# A tile as workers are told of it: its path, and the values of its stamp where it has one.
+SentTile = tuple[str, tuple[int, int, str] | None]
+# And as they know it then.
+ExpectedTile = tuple[str, TileStamp | None]
 
 # Far more than the largest tile takes on a busy machine: what is not decoded by then never will be.
 TILE_SECONDS = 60.0
@@ -33,7 +33,14 @@ WORKER_BYTES = 4 * 2**30
 
 def to_send(tile: TileRef) -> SentTile:
     """What a worker needs to know of a tile."""
-    return tile.path, (tile.stamp.size_bytes, tile.stamp.mtime_ns) if tile.stamp else None
+    stamp = tile.stamp
+    return tile.path, (stamp.size_bytes, stamp.mtime_ns, stamp.where) if stamp else None
+
+
+def received(tile: SentTile) -> ExpectedTile:
+    """The inverse of `to_send`, in the worker."""
+    path, stamp = tile
+    return path, TileStamp(*stamp) if stamp else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +64,30 @@ class DecodeJob:
     """What all tiles of a stream have in common; each worker is told it once.
 
     Attributes:
-        root: the folder of tiles.
+        reader: of the source of tiles.
         shape: of all slots together, `(slots, batch, height, width, 3)`.
-        source: the steps from a file to pixels.
+        steps: from a tile's name to its pixels.
         hash_tiles, judge_quality: whether to note the SHA-256 of a tile's bytes, and the flags of its pixels.
     """
 
-    root: Path
+    reader: TileReader
     contract: ModelContract
     shape: tuple[int, ...]
-    source: TileSource
+    steps: TileSteps
     hash_tiles: bool = False
     judge_quality: bool = False
     limits: DecodeLimits = DEFAULT_LIMITS
-    _prefix: str = field(init=False)
-    _same_root: SameRoot = field(init=False)
-
-    def __post_init__(self) -> None:
-        root = self.root.absolute()  # workers have a working directory of their own
-        # Joined as text: a `Path` for each tile would cost as much as all of the rest of handing it on.
-        object.__setattr__(self, "_prefix", os.path.join(root, ""))  # noqa: PTH118
-        object.__setattr__(self, "_same_root", SameRoot(root))
 
     @property
     def takes_notes(self) -> bool:
         return self.hash_tiles or self.judge_quality
 
-    def decode(self, tile: SentTile, out: Pixels) -> tuple[Decoded, TileNotes]:
+    def decode(self, tile: ExpectedTile, out: Pixels) -> tuple[Decoded, TileNotes]:
         """Fill a tile's place in a slot, or blank it and say why.
 
         Raises:
             MemoryError: it takes more memory than a worker may have.
-            ListingError: the folder of tiles is gone, or the machine cannot read any.
+            ListingError: the source of tiles is gone, or the machine cannot read any.
         """
         path, stamp = tile
         digest, flags = "", tuple[str, ...]()
@@ -99,14 +98,14 @@ class DecodeJob:
 
         decoded: Decoded
         try:
-            data = self.source.read(self._prefix + path, stamp=TileStamp(*stamp) if stamp else None)
+            data = self.steps.read(self.reader, path, stamp)
             if self.hash_tiles:
                 digest = sha256_bytes(data)
             look = judge if self.judge_quality else None
             # Where it takes longer, SIGALRM ends this process: native code that hangs hears nothing else.
             signal.setitimer(signal.ITIMER_REAL, self.limits.tile_seconds)
             try:
-                size = self.source.preprocess_into(out, data, contract=self.contract, look=look)
+                size = self.steps.preprocess_into(out, data, contract=self.contract, look=look)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             decoded = size.height, size.width
@@ -116,7 +115,7 @@ class DecodeJob:
             raise
         except TileError as error:
             if isinstance(error, TileReadError):
-                self._same_root.require()
+                self.reader.require_there()
             # Blank, so that a neighbour's numbers cannot depend on what this place held before.
             out[...] = 0
             decoded = TileFailure("read" if isinstance(error, TileReadError) else "decode", str(error))

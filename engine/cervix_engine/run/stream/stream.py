@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from cervix_engine.backends.base import Backend
 from cervix_engine.contract import ModelContract
@@ -28,10 +27,10 @@ from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, DecodePool
 from cervix_engine.run.stream.inference import BatchResult, Inference
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot, TileBatch
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StreamStats
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.worker_count import WorkerCount
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.tiles.tile import TileRef
 
 __all__ = ["BatchResult", "StreamSettings", "batches_of", "stream"]
@@ -42,6 +41,7 @@ SPARE_SLOTS, TILES_A_WORKER, SPARE_TILES = 2, 16, 1024
 # Two shards' worth: the model goes on while one of them is made durable.
 UNWRITTEN_TILES = 8192
 ABANDONED_JOIN_S = 0.2
+TILE_STEPS = TileSteps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class StreamSettings:
     """How a stream runs. Only `batch_size` can touch a result's last digits; `workers` never does.
 
     Attributes:
-        root: the folder of tiles.
+        source: where the tiles come from.
         contract: what they are decoded to.
         batch_size: tiles a slot.
         workers: decode processes; None starts one a usable core, and keeps those that feed the model.
@@ -58,7 +58,7 @@ class StreamSettings:
         unwritten_tiles: predicted ones that may wait for the caller; more hold the stream back.
     """
 
-    root: Path
+    source: TileSource
     contract: ModelContract
     batch_size: int
     workers: int | None = None
@@ -85,13 +85,13 @@ class StreamSettings:
     def worker_count(self) -> WorkerCount:
         return WorkerCount(self.most_workers, chosen=self.workers is None)
 
-    def job(self, source: TileSource, *, slots: int) -> DecodeJob:
+    def job(self, steps: TileSteps, *, slots: int) -> DecodeJob:
         """What the workers are told, for so many slots."""
         return DecodeJob(
-            root=self.root,
+            reader=self.source.reader(),
             contract=self.contract,
             shape=(slots, self.batch_size, *self.contract.input_size, 3),
-            source=source,
+            steps=steps,
             hash_tiles=self.hash_tiles,
             judge_quality=self.judge_quality,
             limits=self.limits,
@@ -104,7 +104,7 @@ def stream(
     backend: Backend,
     settings: StreamSettings,
     stats: StreamStats,
-    source: TileSource | None = None,
+    steps: TileSteps = TILE_STEPS,
 ) -> Generator[BatchResult, None, None]:
     """Read, decode and infer `batches`; yield their results in the same order, also those of before a failure.
 
@@ -116,12 +116,12 @@ def stream(
         backend: loaded; the stream's inference thread owns it meanwhile.
         settings: where and how.
         stats: filled while the stream runs.
-        source: how a tile becomes pixels, by steps that workers can import; None takes those of `preprocess`.
+        steps: how a tile becomes pixels, by steps that workers can import.
 
     Raises:
         CervixError: whatever stopped the stream first.
     """
-    run = _Stream(batches, backend, settings, stats, source or TileSource(read_tile, preprocess_into))
+    run = _Stream(batches, backend, settings, stats, steps)
     # After an interrupt or early exit, do not wait for the batch in flight.
     wait_s: float | None = ABANDONED_JOIN_S
     with stats.running():
@@ -145,7 +145,7 @@ class _Stream:
         backend: Backend,
         settings: StreamSettings,
         stats: StreamStats,
-        source: TileSource,
+        steps: TileSteps,
     ) -> None:
         self.stop = Stop()
         slots = settings.spare_slots + backend.in_flight
@@ -156,7 +156,7 @@ class _Stream:
         self._stats = stats
         self._free: Channel[Slot] = Channel(self.stop, slots)
         self._in_order: Channel[Slot] = Channel(self.stop, slots)
-        job = settings.job(source, slots=slots)
+        job = settings.job(steps, slots=slots)
         self._memory = SharedPixels(job.shape)
         for number, pixels in enumerate(self._memory.pixels):
             self._free.put(Slot(self.stop, number, pixels))

@@ -26,7 +26,7 @@ from typing import NoReturn
 import cv2
 
 import cervix_engine.tiles.preprocess  # noqa: F401 - imported once, before forking, and not by each worker
-from cervix_engine.run.stream.decode import DecodeJob, SentTile
+from cervix_engine.run.stream.decode import DecodeJob, SentTile, received
 from cervix_engine.run.stream.memory import map_pixels
 
 # As large as the names of a chunk's tiles, of at most 4,096 bytes each.
@@ -143,8 +143,9 @@ def work(chunks: socket.socket, slots: int) -> None:
         chunks.send(pickle.dumps(None))
         while message := chunks.recv(MESSAGE_BYTES):
             began = time.perf_counter()
-            slot, start, tiles = pickle.loads(message)  # noqa: S301
-            places = pixels[slot, start:]
+            slot, start, sent = pickle.loads(message)  # noqa: S301
+            tiles, places = list(map(received, sent)), pixels[slot, start:]
+            job.reader.expect(tiles)
             outcomes = [job.decode(tile, out) for tile, out in zip(tiles, places, strict=False)]
             decoded, notes = zip(*outcomes, strict=True)
             answer = time.perf_counter() - began, decoded, notes if job.takes_notes else ()

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.run.stream.source import TileSource
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.run.stream.steps import TileSteps
+from cervix_engine.tiles.preprocess import preprocess_into
+from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import TileSize, TileStamp
 from cervix_engine.values import Pixels
 
@@ -77,13 +78,16 @@ ENDS: dict[str, Callable[[], None]] = {
 }
 
 
-def read_named(path: Path | str, /, *, stamp: TileStamp | None = None) -> bytes:
-    return Path(path).name.encode() + _NAME_ENDS + read_tile(path, stamp=stamp)
+def read_named(reader: TileReader, path: str, stamp: TileStamp | None, /) -> bytes:
+    data = reader.read(path, stamp)
+    assert isinstance(data, bytes)
+    return Path(path).name.encode() + _NAME_ENDS + data
 
 
 def decode_unless_planted(
-    out: Pixels, data: bytes, /, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+    out: Pixels, data: bytes | Pixels, /, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
 ) -> TileSize:
+    assert isinstance(data, bytes)
     name, _, data = data.partition(_NAME_ENDS)
     for word, end in ENDS.items():
         if word.encode() in name:
@@ -105,7 +109,9 @@ class StillbornStep:
     def __setstate__(self, state: dict[str, str]) -> None:
         ENDS[state["_end"]]()
 
-    def __call__(self, out: Pixels, data: bytes, /, *, contract: ModelContract, look: object = None) -> TileSize:
+    def __call__(
+        self, out: Pixels, data: bytes | Pixels, /, *, contract: ModelContract, look: object = None
+    ) -> TileSize:
         raise AssertionError("no worker gets here")
 
 
@@ -123,10 +129,16 @@ class FirstbornStep:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def __call__(
-        self, out: Pixels, data: bytes, /, *, contract: ModelContract, look: Callable[[Pixels], None] | None = None
+        self,
+        out: Pixels,
+        data: bytes | Pixels,
+        /,
+        *,
+        contract: ModelContract,
+        look: Callable[[Pixels], None] | None = None,
     ) -> TileSize:
         time.sleep(0.01)
         return preprocess_into(out, data, contract=contract, look=look)
 
 
-PLANTED = TileSource(read_named, decode_unless_planted)
+PLANTED = TileSteps(read_named, decode_unless_planted)

@@ -21,10 +21,10 @@ from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.run.stream.decode import DecodeLimits
 from cervix_engine.run.stream.decode_pool import MAX_KILLS
 from cervix_engine.run.stream.fork_server import close_fork_server
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileNotes
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.stream.planted_steps import PLANTED, FirstbornStep, StillbornStep
@@ -68,15 +68,15 @@ def outcomes_of(
     named: Named,
     *,
     workers: int | None = 2,
-    source: TileSource = PLANTED,
+    steps: TileSteps = PLANTED,
     after_each_batch: Callable[[], object] = lambda: None,
 ) -> list[Outcome]:
     root, names = named
     # The caller holds the stream back, so that there is work for its workers to the end.
-    settings = StreamSettings(root, CONTRACT, BATCH, workers, limits=LIMITS, unwritten_tiles=BATCH)
+    settings = StreamSettings(Folder(root), CONTRACT, BATCH, workers, limits=LIMITS, unwritten_tiles=BATCH)
     tiles = batches_of(refs(names), BATCH)
     outcomes: list[Outcome] = []
-    for result in stream(tiles, backend=FakeBackend(), settings=settings, stats=StreamStats(), source=source):
+    for result in stream(tiles, backend=FakeBackend(), settings=settings, stats=StreamStats(), steps=steps):
         outcomes += result.outcomes
         after_each_batch()
     return outcomes
@@ -120,7 +120,7 @@ def test_a_tile_that_needs_more_memory_than_a_worker_may_have(tmp_path: Path, su
     """Not one that is called corrupt: OpenCV says that it has no memory by the same error as all else."""
     (tmp_path / f"large{suffix}").write_bytes(encoded(suffix, np.full((4000, 4000, 3), 200, np.uint8)))
     (tmp_path / f"small{suffix}").write_bytes(drawn_tile(1, suffix))
-    settings = StreamSettings(tmp_path, CONTRACT, 2, 1, limits=DecodeLimits(worker_bytes=2**25))
+    settings = StreamSettings(Folder(tmp_path), CONTRACT, 2, 1, limits=DecodeLimits(worker_bytes=2**25))
     batches = batches_of(refs([f"large{suffix}", f"small{suffix}"]), 2)
     ((large, small),) = (
         result.outcomes for result in stream(batches, backend=FakeBackend(), settings=settings, stats=StreamStats())
@@ -139,9 +139,9 @@ def test_the_pixels_of_such_a_tile_are_blank(names: Named) -> None:
             seen.extend(bool(tile.any()) for tile in pixels)
             return super().infer(pixels)
 
-    settings = StreamSettings(root, CONTRACT, 8, 1, hash_tiles=True, limits=LIMITS)
+    settings = StreamSettings(Folder(root), CONTRACT, 8, 1, hash_tiles=True, limits=LIMITS)
     batches = batches_of(refs(chosen[:8]), 8)
-    (result,) = stream(batches, backend=Looking(), settings=settings, stats=StreamStats(), source=PLANTED)
+    (result,) = stream(batches, backend=Looking(), settings=settings, stats=StreamStats(), steps=PLANTED)
     assert seen == [True, True, True, False, True, True, True, True]
     assert [bool(notes.sha256) for notes in result.notes] == seen
     assert result.notes[3] == TileNotes()
@@ -172,7 +172,7 @@ def test_a_tile_over_which_workers_are_killed_again_and_again_stops_the_run(name
 def test_workers_that_end_as_they_start_stop_the_run(names: Named, end: str) -> None:
     signum = {"kill": "SIGKILL", "segfault": "SIGSEGV"}[end]
     with pytest.raises(DecodeWorkerError, match=f"end as they start: its process ended with {signum}"):
-        outcomes_of(names, source=TileSource(read_tile, StillbornStep(end)))
+        outcomes_of(names, steps=TileSteps(preprocess_into=StillbornStep(end)))
     assert threads_end()
     assert workers_of(os.getpid()) == []
 
@@ -182,8 +182,8 @@ def test_one_worker_is_enough_where_no_other_one_outlives_its_start(
 ) -> None:
     root, some = names
     many = root, some * 4
-    source = TileSource(read_tile, FirstbornStep(tmp_path / "told"))
-    assert outcomes_of(many, source=source) == as_ever(many)
+    steps = TileSteps(preprocess_into=FirstbornStep(tmp_path / "told"))
+    assert outcomes_of(many, steps=steps) == as_ever(many)
     assert "only 1 decode workers: further ones end as they start: its process ended with SIGKILL" in caplog.text
 
 
@@ -222,7 +222,7 @@ def test_a_killed_fork_server_is_replaced_and_so_are_its_workers(names: Named) -
 def test_a_stopped_worker_is_killed_when_the_stream_is_left(names: Named) -> None:
     """As one that hangs in a read which nothing ends would be."""
     root, some = names
-    settings = StreamSettings(root, CONTRACT, 4, 2)
+    settings = StreamSettings(Folder(root), CONTRACT, 4, 2)
     results = stream(batches_of(refs(some), 4), backend=FakeBackend(), settings=settings, stats=StreamStats())
     next(results)
     stopped = workers_of(os.getpid())
@@ -247,13 +247,14 @@ from pathlib import Path
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.stream.planted_steps import PLANTED
 from engine.run.support import CONTRACT, refs
 root, *names = sys.argv[1:]
 batches = batches_of(refs(names * 1000), 4)
-settings = StreamSettings(Path(root), CONTRACT, 4, 3)
-for result in stream(batches, backend=FakeBackend(), settings=settings, stats=StreamStats(), source=PLANTED):
+settings = StreamSettings(Folder(Path(root)), CONTRACT, 4, 3)
+for result in stream(batches, backend=FakeBackend(), settings=settings, stats=StreamStats(), steps=PLANTED):
     print(result.batch.index, flush=True)
     time.sleep(0.01)
 """
@@ -317,7 +318,7 @@ def test_one_that_cannot_start_is_an_error_of_one_line(
         with pytest.raises(DecodeWorkerError, match=r"ends as it starts: ImportError: no such codec$"):
             outcomes_of(names)
     close_fork_server()
-    assert outcomes_of(names, source=TileSource(read_tile, preprocess_into)) == as_ever(names)
+    assert outcomes_of(names, steps=TileSteps()) == as_ever(names)
 
 
 FORKED = """

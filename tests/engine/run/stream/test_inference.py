@@ -11,10 +11,10 @@ import pytest
 from cervix_engine.backends.base import Pending
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.run.stream.inference import DevicePace
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StageClock, StageStats, StreamStats
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
-from cervix_engine.tiles.preprocess import preprocess_into, read_tile
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.values import Pixels, Probabilities
 from engine.bench.planted_steps import SLOW_S, slow_decode
 from engine.run.stream.test_stream import listed
@@ -42,10 +42,10 @@ class TimedDevice(FakeBackend):
         return fetch
 
 
-def infer_stage(root: Path, source: TileSource, *, workers: int) -> StageStats:
-    stats, settings = StreamStats(), StreamSettings(root, CONTRACT, BATCH, workers)
+def infer_stage(root: Path, steps: TileSteps, *, workers: int) -> StageStats:
+    stats, settings = StreamStats(), StreamSettings(Folder(root), CONTRACT, BATCH, workers)
     tiles = refs([tile.path for tile in listed(root)] * 4)
-    results = stream(batches_of(tiles, BATCH), backend=TimedDevice(), settings=settings, stats=stats, source=source)
+    results = stream(batches_of(tiles, BATCH), backend=TimedDevice(), settings=settings, stats=stats, steps=steps)
     assert sum(len(result.outcomes) for result in results) == len(tiles)
     return {stage.stage: stage for stage in stats.stages()}["infer"]
 
@@ -53,14 +53,14 @@ def infer_stage(root: Path, source: TileSource, *, workers: int) -> StageStats:
 def test_a_device_that_waits_for_decoding_is_known_by_its_first_batches(tiles: Path) -> None:
     """One worker takes 20 ms for a batch, the device 8: what it could do is not what it does."""
     assert BATCH * SLOW_S > 2 * BATCH_S
-    infer = infer_stage(tiles, TileSource(read_tile, slow_decode), workers=1)
+    infer = infer_stage(tiles, TileSteps(preprocess_into=slow_decode), workers=1)
     # By the time in which this process waited for it, it would have no limit.
     assert 0 < infer.tiles_per_sec < 1.1 * BATCH / BATCH_S
     assert infer.busy_share < 1
 
 
 def test_a_device_that_bounds_the_run_does_what_it_can(tiles: Path) -> None:
-    infer = infer_stage(tiles, TileSource(read_tile, preprocess_into), workers=2)
+    infer = infer_stage(tiles, TileSteps(), workers=2)
     assert 0 < infer.tiles_per_sec < 1.1 * BATCH / BATCH_S
 
 

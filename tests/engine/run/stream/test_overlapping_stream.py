@@ -23,6 +23,7 @@ from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.errors import InferenceError
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileFailure
 from cervix_engine.values import Pixels, Probabilities
 from engine.backends.simulated_gpu import ON_GPU, Machine, a10s, make_engine_bundle, opened
@@ -115,7 +116,7 @@ def test_as_many_batches_are_under_way_as_the_backend_takes(tiles: Path, in_flig
     backend = Overlapping(in_flight)
     outcomes_of(tiles, listed(tiles), backend, batch_size=2, workers=1)
     assert backend.most == in_flight
-    assert len(backend.buffers) == StreamSettings(tiles, CONTRACT, 2, 1).spare_slots + in_flight
+    assert len(backend.buffers) == StreamSettings(Folder(tiles), CONTRACT, 2, 1).spare_slots + in_flight
     assert not backend.pinned_at
 
 
@@ -175,7 +176,7 @@ def test_what_is_under_way_is_fetched_while_the_listing_waits(tiles: Path) -> No
         assert go_on.wait(PATIENCE_S)
         yield from every[6:]
 
-    settings = StreamSettings(tiles, CONTRACT, 5, 2)
+    settings = StreamSettings(Folder(tiles), CONTRACT, 5, 2)
     results = stream(batches(), backend=Overlapping(3), settings=settings, stats=StreamStats())  # type: ignore[arg-type]
     first = [next(results).batch.index for _ in range(4)]
     go_on.set()

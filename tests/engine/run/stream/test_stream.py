@@ -24,16 +24,17 @@ from cervix_engine.backends import Backend
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.errors import InferenceError, ListingError
 from cervix_engine.run.stream.slot import TileBatch
-from cervix_engine.run.stream.source import TileSource
 from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import (
+    TILE_STEPS,
     UNWRITTEN_TILES,
     BatchResult,
     StreamSettings,
     batches_of,
     stream,
 )
-from cervix_engine.tiles.preprocess import read_tile
+from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import Outcome, Prediction, TileFailure, TileRef
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.stream.planted_steps import defect
@@ -78,12 +79,12 @@ def results_of(
     *,
     batch_size: int = 8,
     workers: int = 2,
-    source: TileSource | None = None,
+    steps: TileSteps = TILE_STEPS,
     unwritten_tiles: int = UNWRITTEN_TILES,
 ) -> Generator[BatchResult, None, None]:
-    settings = StreamSettings(root, CONTRACT, batch_size, workers, unwritten_tiles=unwritten_tiles)
+    settings = StreamSettings(Folder(root), CONTRACT, batch_size, workers, unwritten_tiles=unwritten_tiles)
     batches = batches_of(tiles, batch_size)
-    return stream(batches, backend=backend, settings=settings, stats=StreamStats(), source=source)
+    return stream(batches, backend=backend, settings=settings, stats=StreamStats(), steps=steps)
 
 
 def outcomes_of(
@@ -166,7 +167,7 @@ def test_slots_circulate(tiles: Path) -> None:
     spy = SpyBackend(FakeBackend())
     outcomes_of(tiles, listed(tiles), spy, batch_size=2, workers=1)
     assert len(spy.digests) == 25
-    assert len(spy.buffers) == StreamSettings(tiles, CONTRACT, 2, 1).spare_slots + spy.in_flight == 5
+    assert len(spy.buffers) == StreamSettings(Folder(tiles), CONTRACT, 2, 1).spare_slots + spy.in_flight == 5
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_slots_circulate(tiles: Path) -> None:
     [(1, 32, 3), (2, 32, 3), (16, 32, 10), (16, 256, 3), (4, 1, 10), (128, 32, 34), (256, 4096, 3)],
 )
 def test_every_worker_has_two_chunks_at_once_within_limits(workers: int, batch_size: int, slots: int) -> None:
-    assert StreamSettings(Path(), CONTRACT, batch_size, workers).spare_slots == slots
+    assert StreamSettings(Folder(Path()), CONTRACT, batch_size, workers).spare_slots == slots
 
 
 @pytest.mark.parametrize("at", [0, 1, 4, 24])
@@ -259,24 +260,24 @@ def test_an_error_in_the_listing_reaches_the_caller(tiles: Path) -> None:
         yield from list(batches_of(listed(tiles), 2))[:5]
         raise ListingError("gone")
 
-    settings = StreamSettings(tiles, CONTRACT, 2, 2)
+    settings = StreamSettings(Folder(tiles), CONTRACT, 2, 2)
     with pytest.raises(ListingError, match="gone"):
         list(stream(batches(), backend=FakeBackend(), settings=settings, stats=StreamStats()))
     assert cervix_threads() == []
 
 
 def test_a_defect_in_a_decoder_reaches_the_caller(tiles: Path) -> None:
-    source = TileSource(read_tile, defect)
+    steps = TileSteps(preprocess_into=defect)
     with pytest.raises(ZeroDivisionError) as seen:
-        list(results_of(tiles, listed(tiles), FakeBackend(), workers=8, source=source))
+        list(results_of(tiles, listed(tiles), FakeBackend(), workers=8, steps=steps))
     assert any("planted_steps.py" in note for note in seen.value.__notes__), "where it was raised is told too"
     assert cervix_threads() == []
 
 
 def test_steps_that_no_worker_can_import_are_refused(tiles: Path) -> None:
-    source = TileSource(lambda path, stamp=None: read_tile(path, stamp=stamp), defect)
+    steps = TileSteps(lambda reader, path, stamp: reader.read(path, stamp), defect)
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
-        list(results_of(tiles, listed(tiles), FakeBackend(), source=source))
+        list(results_of(tiles, listed(tiles), FakeBackend(), steps=steps))
     assert cervix_threads() == []
 
 
@@ -325,7 +326,7 @@ def test_a_fifo_in_a_tile_s_place_does_not_block(tmp_path: Path) -> None:
 
 def test_stats_count_every_tile_in_every_stage(tiles: Path) -> None:
     stats = StreamStats()
-    settings = StreamSettings(tiles, CONTRACT, 8, 3)
+    settings = StreamSettings(Folder(tiles), CONTRACT, 8, 3)
     list(stream(batches_of(listed(tiles), 8), backend=FakeBackend(), settings=settings, stats=stats))
     stages = {stage.stage: stage for stage in stats.stages()}
     assert {name: stage.tiles for name, stage in stages.items()} == dict.fromkeys(
