@@ -1,6 +1,6 @@
 """Automatic batch size and workers against the best of a scan, re-measured, on tiles of one kind.
 
-    python benchmarks/auto_scan.py TILES --side 224 --suffix .jpg --model models/cervix --json auto.json
+    python benchmarks/auto_scan.py TILES --side 224 --suffix .jpg --model models/cervix --json auto_224_jpg.json
 
 The tiles are made from those in TILES: resized to `--side` and encoded anew. The scan takes every combination once,
 interleaved; its best and the automatic choice are then raced against each other, since the best of many noisy figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import random
@@ -55,6 +56,22 @@ def machine() -> str:
 def describe() -> dict[str, Any]:
     """The machine and what is installed, for a benchmark's JSON."""
     return {"machine": machine(), "software": software(), "load": os.getloadavg()[0]}
+
+
+def publish(report: Path | None, figures: dict[str, Any]) -> None:
+    """Write a benchmark's figures with the machine's description, where a file for them was named.
+
+    Those of `benchmarks/results/` become the tables of README and docs/figures.md: `python scripts/write_tables.py`.
+    """
+    if report:
+        text = json.dumps({**describe(), **figures}, indent=2, ensure_ascii=False)
+        report.write_text(text + "\n", encoding="utf-8")
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json FILE`, for `publish`."""
+    help_text = "Write the figures there, such as into benchmarks/results/."
+    return click.option("--json", "report", type=click.Path(path_type=Path), help=help_text)(command)
 
 
 def race_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """End to end, files to predictions: the engine against a Keras folder pipeline with `predict`, in one run.
 
-    python benchmarks/folder_vs_keras.py TILES --model models/cervix --count 512 --rounds 5
+    python benchmarks/folder_vs_keras.py TILES --model models/cervix --count 512 --rounds 5 --json folder_fp32.json
 
 Both read the same files, decode, resize to 224 and compute the same network; the engine also writes its fsynced
 table. Start-up and compilation are reported apart.
@@ -17,7 +17,7 @@ import click
 from cervix_engine.backends import open_backend
 from cervix_engine.backends.selection import replay_golden, select
 from cervix_engine.bundle.bundle import Bundle
-from common import interleave, machine, race_options, sample_tiles
+from common import interleave, json_option, machine, publish, race_options, sample_tiles
 from contenders import Run, engine, keras_folder
 
 
@@ -40,7 +40,10 @@ def ready_engine(tiles: Path, bundle_root: Path, batch_size: int, precision: str
 
 @click.command()
 @race_options
-def main(tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int) -> None:
+@json_option
+def main(
+    tiles: Path, model: Path, precision: str, count: int, rounds: int, batch_size: int, report: Path | None
+) -> None:
     """Race the engine against Keras over the same real tiles."""
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "tiles"
@@ -53,6 +56,11 @@ def main(tiles: Path, model: Path, precision: str, count: int, rounds: int, batc
     for name, ready in zip(names, (keras_ready, engine_ready), strict=True):
         print(f"  {name:32} {rates[name]}   ready after {ready:.1f} s")
     print(f"  ratio {rates[names[1]].median / rates[names[0]].median:.2f}")
+    keras, ours = (rates[name].to_json() for name in names)
+    figures = {"benchmark": "folder_vs_keras", "precision": precision, "tiles": count, "batch_size": batch_size}
+    publish(
+        report, {**figures, "keras": keras, "engine": ours, "ready_s": {"keras": keras_ready, "engine": engine_ready}}
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Report, summary and GeoJSON of a table of a million rows: seconds and peak memory of the real command.
 
-    python benchmarks/million_rows.py --rows 1000000
+    python benchmarks/million_rows.py --rows 1000000 --json million_rows.json
 
 The rows are made up, with no tiles behind them: 100 slides of tiles on a grid, one tile in 500 failed. What is timed is
 `cervix-report` in a process of its own, from its start to its end.
@@ -23,7 +23,7 @@ import numpy as np
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
-from common import machine
+from common import json_option, machine, publish
 
 SLIDES = 100
 SIDE = 224
@@ -51,23 +51,25 @@ def rows(count: int) -> Iterator[list[str]]:
 
 @click.command()
 @click.option("--rows", "count", default=1_000_000, show_default=True)
-def main(count: int) -> None:
+@json_option
+def main(count: int, report: Path | None) -> None:
     """Time `cervix-report` over a large table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         table = folder / "preds.csv"
         with table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows(count))
-        report = folder / "report.html"
-        command: list[Path | str] = [Path(sys.executable).with_name("cervix-report"), table, "--out", report]
+        page = folder / "report.html"
+        command: list[Path | str] = [Path(sys.executable).with_name("cervix-report"), table, "--out", page]
         command += ["--summary", folder / "slides.csv", "--geojson", folder / "qupath"]
         began = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
-        size = report.stat().st_size / 1e6
+        size = page.stat().st_size / 1e6
         print(f"{count:,} rows, {table.stat().st_size / 1e6:.0f} MB; {machine()}")
         print(f"  report of {size:.1f} MB, summary and GeoJSON: {seconds:.1f} s, at most {peak:.0f} MB")
+    publish(report, {"benchmark": "million_rows", "rows": count, "seconds": seconds, "peak_mb": peak})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The model alone: the engine's inference loop against OpenVINO's `benchmark_app` on the same file, interleaved.
 
-python benchmarks/model_loop.py --model models/cervix --precision fp32 --rounds 5
+python benchmarks/model_loop.py --model models/cervix --precision fp32 --rounds 5 --json model_fp32.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cervix_engine.backends.openvino import float_kernels
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
-from common import interleave, machine
+from common import interleave, json_option, machine, publish
 
 SECONDS = 15
 
@@ -53,7 +53,8 @@ def benchmark_app(model: Path, shape: tuple[int, ...], precision: str, hint: str
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("-b", "--batch-size", default=32, show_default=True)
-def main(model: Path, precision: str, rounds: int, batch_size: int) -> None:
+@json_option
+def main(model: Path, precision: str, rounds: int, batch_size: int, report: Path | None) -> None:
     """Compare model-only rates on random pixels."""
     bundle = Bundle.open(model)
     combination = select(bundle, precision=precision).combination  # type: ignore[arg-type]
@@ -75,6 +76,10 @@ def main(model: Path, precision: str, rounds: int, batch_size: int) -> None:
     for name, rate in rates.items():
         print(f"  {name:32} {rate}")
     print(f"  ratio to the best of benchmark_app {rates[ours].median / best:.2f}")
+    figures = {"benchmark": "model_loop", "precision": precision, "batch_size": batch_size, "benchmark_app": best}
+    publish(
+        report, {**figures, "engine": rates[ours].median, "rates": {n: rate.to_json() for n, rate in rates.items()}}
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far TensorFlow's own image loader is from the engine's pixels, and what that does to a model's answers.
 
-    python benchmarks/pixels_vs_tensorflow.py TILES --model models/cervix --count 256
+    python benchmarks/pixels_vs_tensorflow.py TILES --model models/cervix --count 256 --json pixels.json
 
 The reason why training here never uses that loader: another decoder and another resize are another input.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_engine.values import Pixels
-from common import machine
+from common import json_option, machine, publish
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -37,7 +37,8 @@ def tensorflow_pixels(tiles: list[Path], size: tuple[int, int]) -> Pixels:
 @click.argument("tiles", type=click.Path(path_type=Path, exists=True))
 @click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
 @click.option("--count", default=256, show_default=True, help="Tiles compared, chosen by seed.")
-def main(tiles: Path, model: Path, count: int) -> None:
+@json_option
+def main(tiles: Path, model: Path, count: int, report: Path | None) -> None:
     """Compare pixels and the Keras model's probabilities."""
     import keras
 
@@ -57,6 +58,8 @@ def main(tiles: Path, model: Path, count: int) -> None:
     print(f"  pixels: mean difference {mean:.2f} levels of 255, p99 {tail:.0f}, max {levels.max()}")
     tail = np.quantile(changes, 0.99)
     print(f"  probabilities: p99 difference {tail:.4f}, max {changes.max():.4f}; {flips} classes changed")
+    largest = {"levels": int(levels.max()), "probability": float(changes.max())}
+    publish(report, {"benchmark": "pixels_vs_tensorflow", "tiles": len(chosen), "largest": largest, "flips": flips})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The paper's protocol on 25,000 tiles and 50 epochs: features once, against the plain Keras loop.
 
-    python benchmarks/protocol_vs_keras.py TILES --weights FILE.weights.h5 --count 64 --rounds 3
+    python benchmarks/protocol_vs_keras.py TILES --weights FILE.weights.h5 --count 64 --rounds 3 --json protocol.json
 
 Nobody waits for the plain loop's days, so both are measured on a sample of real tiles, in interleaved rounds, and
 extrapolated; every factor is printed. The plain loop is what a reader of the paper would write: `fit` on the whole
@@ -36,7 +36,7 @@ from cervix_train.features.extractor import BACKBONES, Backbone, build_extractor
 from cervix_train.learning.batches import LabelledFeatures
 from cervix_train.learning.fit import FitConfig, fit
 from cervix_train.learning.network import build_head, join
-from common import Rate, interleave, machine, sample_tiles
+from common import Rate, interleave, json_option, machine, publish, sample_tiles
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -188,8 +188,8 @@ def of_graph(name: str) -> str:
     return f"feature pass, {name}"
 
 
-def report(rates: dict[str, Rate], graphs: Graphs, *, epoch_s: float) -> None:
-    """Print the extrapolation, factor by factor."""
+def extrapolate(rates: dict[str, Rate], graphs: Graphs, *, epoch_s: float) -> dict[str, float]:
+    """Print the extrapolation, factor by factor; gives the seconds of each way."""
     training, validation, keras = rates[TRAINING].median, rates[VALIDATION].median, rates[KERAS].median
     graph = max(rates[of_graph(name)].median for name in graphs.fp32)
     plain_s = EPOCHS * (TRAIN / training + VAL / validation) + TEST / validation
@@ -202,15 +202,17 @@ def report(rates: dict[str, Rate], graphs: Graphs, *, epoch_s: float) -> None:
     print(f"  graph {graphs.fp32_s:.0f} s of conversion + {TILES} tiles / {graph:.2f} per s = {by_graph:.0f} s")
     print(f"  by Keras: {_with_head(by_keras, epoch_s, plain_s)}")
     print(f"  the lesser: {_with_head(min(by_keras, by_graph), epoch_s, plain_s)}")
+    seconds = {"plain_s": plain_s, "fp32_s": min(by_keras, by_graph) + EPOCHS * epoch_s}
     print("features once, --mixed-precision:")
     if not graphs.bf16:
         print("  not here: the CPU has no BF16")
-        return
+        return seconds
     bf16, fp32 = rates[of_graph(next(iter(graphs.bf16)))].median, max(keras, graph)
     mixed_s = graphs.fp32_s + graphs.bf16_s + TRAIN / bf16 + (VAL + TEST) / fp32
     print(f"  {graphs.fp32_s:.0f} + {graphs.bf16_s:.0f} s of conversion + {TRAIN} training tiles in BF16 / {bf16:.2f}")
     print(f"  + ({VAL} + {TEST}) tiles in FP32 / {fp32:.2f}, both per s = {mixed_s:.0f} s")
     print(f"  {_with_head(mixed_s, epoch_s, plain_s)}")
+    return {**seconds, "mixed_s": mixed_s + EPOCHS * epoch_s}
 
 
 def _with_head(features_s: float, epoch_s: float, plain_s: float) -> str:
@@ -230,8 +232,16 @@ def _with_head(features_s: float, epoch_s: float, plain_s: float) -> str:
 @click.option("--rounds", default=3, show_default=True, help="Rounds that count; one more warms up.")
 @click.option("-b", "--batch-size", default=32, show_default=True)
 @click.option("--input-size", default=224, show_default=True)
+@json_option
 def main(
-    tiles: Path, backbone: Backbone, weights: str, count: int, rounds: int, batch_size: int, input_size: int
+    tiles: Path,
+    backbone: Backbone,
+    weights: str,
+    count: int,
+    rounds: int,
+    batch_size: int,
+    input_size: int,
+    report: Path | None,
 ) -> None:
     """Measure both ways of the paper's protocol on TILES, one folder per class, and extrapolate."""
     if count % batch_size:
@@ -261,7 +271,9 @@ def main(
         print(f"  {name:38} {rate}")
     for name, difference in graphs.differences.items():
         print(f"  features of {name} differ by {difference:.1e} of the largest")
-    report(rates, graphs, epoch_s=epoch_s)
+    seconds = extrapolate(rates, graphs, epoch_s=epoch_s)
+    figures = {"benchmark": "protocol_vs_keras", "backbone": backbone, "tiles": TILES, "epochs": EPOCHS, **seconds}
+    publish(report, {**figures, "rates": {name: rate.to_json() for name, rate in rates.items()}})
 
 
 if __name__ == "__main__":

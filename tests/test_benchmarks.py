@@ -1,17 +1,19 @@
-"""The benchmarks' own table: made from their JSON, between two comments, and from one machine only."""
+"""The tables of measurements: made from the benchmarks' JSON, between two comments, and from one machine only."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "write_tables.py"
 RATE = {"median": 1234.5, "low": 1000.0, "high": 1500.0}
 COMMON = {"machine": "2 cores", "software": {"cpu": "a CPU"}}
 PEERS = {
@@ -22,58 +24,85 @@ PEERS = {
 EFFICIENCY = {**COMMON, "benchmark": "efficiency", "rates": {"end to end": RATE}, "efficiency": 0.98}
 MEMORY = {"few": 1000, "many": 1_000_000, "few_mb": 70.0, "many_mb": 80.0}
 OVERHEAD = {**COMMON, "benchmark": "stream_overhead", "memory": MEMORY, "overhead": RATE}
+FLIP = {"tile": "a", "reference": "b", "candidate": "c", "margin": 0.021}
+LAYER = {
+    "subject": "int8, and fp32",
+    "tiles": 1130,
+    "parity": {"max_absdiff": 0.039, "p99_absdiff": 0.01, "flips": [FLIP]},
+}
+PARITY = {"schema": "cervix/parity/1", "machine": "other words", "layers": [LAYER, {**LAYER, "parity": None}]}
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_tables", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
     spec.loader.exec_module(module)
     return module
 
 
-table = _load("table")
+tables = _load()
 
 
-def _written(folder: Path, *reports: dict[str, Any]) -> list[str]:
-    paths = [folder / f"{index}.json" for index in range(len(reports))]
-    for path, report in zip(paths, reports, strict=True):
-        path.write_text(json.dumps(report), encoding="utf-8")
-    return list(map(str, paths))
+def _write(folder: Path, *reports: dict[str, Any], options: tuple[str, ...] = (), page: str | None = None) -> Result:
+    results = folder / "results"
+    results.mkdir(exist_ok=True)
+    for index, report in enumerate(reports):
+        (results / f"{index}.json").write_text(json.dumps(report), encoding="utf-8")
+    for name in ("README.md", "figures.md"):
+        if not (folder / name).exists():
+            (folder / name).write_text(page or f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n", encoding="utf-8")
+    pages = ["--readme", str(folder / "README.md"), "--figures", str(folder / "figures.md")]
+    return CliRunner().invoke(tables.main, ["--results", str(results), *pages, *options])
 
 
 def test_only_what_lies_between_the_comments_changes(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
-    arguments = [*_written(tmp_path, PEERS, EFFICIENCY, OVERHEAD), "--readme", str(page)]
     for _ in range(2):
-        done = CliRunner().invoke(table.main, arguments)
+        done = _write(tmp_path, PEERS, EFFICIENCY, OVERHEAD, PARITY)
         assert done.exit_code == 0, done.output
-    text = page.read_text(encoding="utf-8")
+    text = (tmp_path / "figures.md").read_text(encoding="utf-8")
     assert text.startswith("before\n")
-    assert text.endswith(f"{table.END}\nafter\n")
+    assert text.endswith(f"{tables.END}\nafter\n")
     assert "old" not in text
-    assert text.count("| a race: a loop | 617.2 tiles/s (1,000.0 to 1,500.0) | 2.00 |") == 1
-    assert "| memory, 1,000 against 1,000,000 tiles | 70 MB against 80 MB | |" in text
+    assert text.count("| a race: a loop | 617.2 tiles/s (1,000.0 to 1,500.0) | 2.00 | `benchmarks/peers.py` |") == 1
+    assert (
+        "| memory, 1,000 against 1,000,000 tiles | 70 MB against 80 MB |  | `benchmarks/stream_overhead.py` |" in text
+    )
+    assert (
+        "| int8, and fp32, 1,130 tiles | largest probability difference 3.9e-02, p99 1.0e-02; 1 class changed" in text
+    )
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "end to end" in readme
+    assert "a race" not in readme, "what says less is on the other page alone"
+
+
+def test_a_page_that_is_out_of_date_is_found(tmp_path: Path) -> None:
+    assert _write(tmp_path, EFFICIENCY, options=("--check",)).exit_code == 1
+    assert _write(tmp_path).exit_code == 0
+    assert _write(tmp_path, options=("--check",)).exit_code == 0
+    stale = _write(tmp_path, {**EFFICIENCY, "efficiency": 0.97}, options=("--check",))
+    assert (stale.exit_code, "README.md is out of date: python scripts/write_tables.py" in stale.output) == (1, True)
 
 
 def test_figures_of_two_machines_share_no_table(tmp_path: Path) -> None:
-    done = CliRunner().invoke(table.main, _written(tmp_path, PEERS, {**EFFICIENCY, "machine": "16 cores"}))
+    done = _write(tmp_path, PEERS, {**EFFICIENCY, "machine": "16 cores"})
     assert done.exit_code == 1
     assert "2 machines" in done.output
 
 
-@pytest.mark.parametrize(
-    "page", ["", "<!-- benchmarks: begin -->", "<!-- benchmarks: end --><!-- benchmarks: begin -->"]
-)
+def test_an_unknown_benchmark_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    done = _write(tmp_path, {**COMMON, "benchmark": "guess"})
+    assert (done.exit_code, "no rows are known for guess" in done.output) == (1, True)
+
+
+@pytest.mark.parametrize("page", ["none", "<!-- figures: begin -->", "<!-- figures: end --><!-- figures: begin -->"])
 def test_a_page_without_the_comments_stays_as_it_is(tmp_path: Path, page: str) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(page, encoding="utf-8")
-    done = CliRunner().invoke(table.main, [*_written(tmp_path, PEERS), "--readme", str(readme)])
-    assert done.exit_code == 1
-    assert readme.read_text(encoding="utf-8") == page
+    assert _write(tmp_path, PEERS, page=page).exit_code == 1
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == page
 
 
-def test_the_readme_has_a_place_for_the_table() -> None:
-    assert "a table" in table.replaced(table.README.read_text(encoding="utf-8"), "a table")
+def test_the_pages_are_up_to_date() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
