@@ -34,7 +34,8 @@ from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.choice import relative_difference
 from cervix_train.features.extractor import BACKBONES, Backbone, build_extractor, parse_weights
 from cervix_train.learning.batches import LabelledFeatures
-from cervix_train.learning.fit import FitConfig, fit
+from cervix_train.learning.fit import fit
+from cervix_train.learning.fit_setup import FitConfig
 from cervix_train.learning.network import build_head, join
 from common import Rate, interleave, json_option, machine, publish, sample_tiles
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cervix_keras.start import load_keras
 from cervix_train.learning.batches import Batches, Labelled, LabelledFeatures, LabelledInputs
-from cervix_train.learning.fit import FitConfig, fit
+from cervix_train.learning.fit import fit
+from cervix_train.learning.fit_setup import FitConfig
 from cervix_train.learning.network import build_head
 
 CLASSES = 3

@@ -18,7 +18,8 @@ from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.features import compute_features
 from cervix_train.features.passes import Extraction
 from cervix_train.learning.batches import LabelledFeatures, LabelledInputs
-from cervix_train.learning.fit import FitConfig, History, fit
+from cervix_train.learning.fit import History, fit
+from cervix_train.learning.fit_setup import FitConfig
 from cervix_train.learning.network import build_head, join
 from cervix_train.learning.stages import pixel_inputs
 

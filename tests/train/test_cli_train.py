@@ -53,6 +53,7 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
         "train ",
         "starting Keras ",
         "60 tiles",
+        "look for copies",
         "batch-norm",
         "features",
         "epoch ",

@@ -12,8 +12,10 @@ import pytest
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
 from cervix_keras.start import load_keras
 from cervix_train.learning.batches import LabelledFeatures
-from cervix_train.learning.fit import PATIENCE, FitConfig, History, Resumable, fit
+from cervix_train.learning.fit import History, Resumable, fit, fit_all
+from cervix_train.learning.fit_setup import PATIENCE, FitConfig, class_weights
 from cervix_train.learning.network import build_head
+from cervix_train.learning.optimizers import OPTIMIZERS
 
 from .conftest import interrupted_at
 
@@ -144,3 +146,52 @@ def test_history_csv(tmp_path: Path) -> None:
     history.write_csv(tmp_path / "history.csv")
     rows = list(csv.reader((tmp_path / "history.csv").read_text().splitlines()))
     assert rows == [["epoch", "loss", "val_loss"], ["1", "1.000000", "0.250000"], ["2", "0.500000", "nan"]]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_optimisers_are_taken_by_name(name: str, tmp_path: Path) -> None:
+    head, history = fit_clusters(tmp_path, epochs=1, optimizer=name, learning_rate=0.003)
+    assert type(head.optimizer).__name__.lower() == name
+    assert float(head.optimizer.learning_rate) == pytest.approx(0.003)
+    assert history.epochs == 1
+
+
+def test_balanced_classes_count_alike_in_the_loss() -> None:
+    targets = np.array([0] * 6 + [1] * 2 + [2] * 4)
+    labelled = LabelledFeatures(np.zeros((12, 8), np.float32), targets)
+    assert class_weights(labelled, CONFIG) is None
+    weights = class_weights(labelled, replace(CONFIG, class_weights="balanced"))
+    # As scikit-learn's: tiles / (classes * tiles of the class).
+    assert weights == pytest.approx({0: 12 / 18, 1: 2.0, 2: 1.0})
+
+
+def test_class_weights_reach_the_training_and_leave_validation_alone(tmp_path: Path) -> None:
+    rare = clusters(60, seed=0)
+    few = LabelledFeatures(rare.vectors[:40], np.where(rare.targets[:40] == 2, 2, 0))
+    histories = {
+        weights: fit_clusters(tmp_path, train=few, epochs=1, class_weights=weights)[1].values
+        for weights in ("none", "balanced")
+    }
+    assert histories["balanced"]["loss"][0] != pytest.approx(histories["none"]["loss"][0], rel=1e-3)
+
+
+def test_tensorboard_gets_its_events(tmp_path: Path) -> None:
+    fit_clusters(tmp_path, epochs=2, events=tmp_path / "events" / "head")
+    kinds = {path.parent.name for path in (tmp_path / "events/head").rglob("events.out.tfevents.*")}
+    assert kinds == {"train", "validation"}
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(OutputError, match="cannot write TensorBoard's events"):
+        fit_clusters(tmp_path, epochs=1, events=blocked / "head")
+
+
+def test_without_validation_all_epochs_are_learnt() -> None:
+    head = new_head()
+    before = [weight.copy() for weight in head.get_weights()]
+    history = fit_all(head, train=clusters(30, seed=0), config=replace(CONFIG, epochs=4))
+    assert (history.epochs, history.best_epoch, set(history.values)) == (4, 4, {"loss", "accuracy"})
+    assert history.values["loss"][-1] < history.values["loss"][0]
+    again = new_head()
+    assert all(np.array_equal(a, b) for a, b in zip(before, again.get_weights(), strict=True))
+    fit_all(again, train=clusters(30, seed=0), config=replace(CONFIG, epochs=4))
+    assert all(np.array_equal(a, b) for a, b in zip(head.get_weights(), again.get_weights(), strict=True))

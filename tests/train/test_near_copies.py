@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_train.data.copies import find_copies
 from cervix_train.data.dataset import Dataset, Split
 from cervix_train.data.layouts import read_dataset
 from cervix_train.data.near_copies import group_near_copies
@@ -46,7 +48,7 @@ def separated(dataset: Dataset) -> int:
 def test_near_copies_stay_together(unnamed: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = read_dataset(unnamed)
     with caplog.at_level(logging.INFO, "cervix_train"):
-        grouped = group_near_copies(dataset)
+        grouped = group_near_copies(find_copies(dataset))
     assert "120 tiles have no group: " in caplog.messages[-1]
     assert [replace(tile, group=None) for tile in grouped.tiles] == list(dataset.tiles)
     together = sum(
@@ -68,20 +70,34 @@ def test_strangers_stay_alone(drawn: Path, tmp_path: Path) -> None:
         (folder / f"cell{number}.png").write_bytes(path.read_bytes())
     broken = tmp_path / "cervix_dyk/broken.png"
     broken.write_bytes(b"none")
-    grouped = group_near_copies(read_dataset(tmp_path))
+    grouped = group_near_copies(find_copies(read_dataset(tmp_path)))
     groups = {group_of(tile) for tile in grouped.tiles}
     assert len(groups) == len(grouped.tiles) == 13
 
 
-def test_what_is_known_is_not_looked_at(drawn: Path, unnamed: Path) -> None:
-    # Tiles that were looked at come back in a new data set.
+def test_nothing_is_grouped_without_need(drawn: Path, unnamed: Path) -> None:
+    # Tiles that were grouped come back in a new data set.
     named = read_dataset(drawn)
-    assert group_near_copies(named) is named
-    unknown = read_dataset(unnamed)
-    split = replace(unknown, tiles=tuple(replace(tile, split="train") for tile in unknown.tiles))
-    assert group_near_copies(split) is split
-    given = replace(unknown, tiles=tuple(replace(tile, group="mine") for tile in unknown.tiles))
-    assert group_near_copies(given) is given
+    assert group_near_copies(find_copies(named)) is named
+    copies = find_copies(read_dataset(unnamed))
+    split = replace(copies.dataset, tiles=tuple(replace(tile, split="train") for tile in copies.dataset.tiles))
+    assert group_near_copies(replace(copies, dataset=split)) is split
+    given = replace(copies.dataset, tiles=tuple(replace(tile, group="mine") for tile in copies.dataset.tiles))
+    assert group_near_copies(replace(copies, dataset=given)) is given
+
+
+def test_known_groups_that_share_a_cell_are_joined(
+    drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(drawn, tmp_path / "cells")
+    first = tmp_path / "cells/cervix_dyk/001_01.png"
+    shutil.copy(first, tmp_path / "cells/cervix_koc/900_01.png")
+    with caplog.at_level(logging.INFO, "cervix_train"):
+        grouped = group_near_copies(find_copies(read_dataset(tmp_path / "cells")))
+    assert "1 of " in caplog.messages[-1]
+    assert "groups share a cell with another and are joined to it" in caplog.messages[-1]
+    groups = {tile.path.as_posix(): group_of(tile) for tile in grouped.tiles}
+    assert groups["cervix_koc/900_01.png"] == groups["cervix_dyk/001_01.png"] == "cervix_dyk/001"
 
 
 def test_a_training_writes_the_groups_that_it_kept_whole(

@@ -69,7 +69,7 @@ def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bun
     expected = {"contract.json", "model.keras", "golden/golden.json", "calibration/tiles.json"}
     expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
     expected |= {f"training/{name}.png" for name in PLOTS}
-    expected |= {f"training/{name}" for name in ("calibration.json", "training.json", "report.html")}
+    expected |= {f"training/{name}" for name in ("calibration.json", "training.json", "report.html", "copies.json")}
     assert {name for name in opened.files if not name.endswith(".tile")} == expected
     assert {path.name for path in opened.root.parent.iterdir()} == {"bundle", "cache"}
 

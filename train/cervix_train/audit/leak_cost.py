@@ -11,14 +11,15 @@ import numpy as np
 
 from cervix_engine.files import scratch_folder
 from cervix_keras.start import load_keras
-from cervix_train.data.dataset import Dataset, check_trainable
+from cervix_train.data.copies import find_copies
+from cervix_train.data.dataset import Dataset, check_trainable, without_split
 from cervix_train.data.layouts import read_dataset
 from cervix_train.data.near_copies import group_near_copies
 from cervix_train.data.splits import assign_splits
 from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.features import FeatureSet
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.fit import FitConfig, fit
+from cervix_train.learning.fit import fit
 from cervix_train.learning.network import build_head
 from cervix_train.learning.split_tiles import tiles_by_split
 from cervix_train.training.extraction import dataset_features, frozen_extractor
@@ -61,7 +62,7 @@ def leak_cost(config: TrainConfig, *, seeds: Sequence[int]) -> LeakCost:
     dataset = read_dataset(config.data, classes=config.classes, follow_links=config.follow_links)
     check_trainable(dataset)
     # The splits that the data give, if any, are one draw; here new ones are drawn.
-    grouped = group_near_copies(replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles)))
+    grouped = group_near_copies(find_copies(without_split(dataset)))
     alone = replace(grouped, tiles=tuple(replace(tile, group=tile.path.as_posix()) for tile in grouped.tiles))
     load_keras(seed=config.seed)
     contract = config.contract(dataset.classes)
@@ -84,7 +85,7 @@ def _accuracy(dataset: Dataset, features: FeatureSet, *, config: TrainConfig, se
             train=tiles["train"].labelled,
             val=tiles["val"].labelled,
             checkpoint=folder / "head.weights.h5",
-            config=FitConfig(config.epochs, config.learning_rate, config.batch_size, seed, config.patience),
+            config=replace(config.fit("head"), seed=seed),
         )
     test = tiles["test"].labelled
     # Not `predict`: it would unroll all the steps that `fit` takes a call.

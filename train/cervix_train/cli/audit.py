@@ -115,6 +115,11 @@ def _print(findings: dict[str, Any]) -> None:
         click.echo(f"{leak['first_split']} {leak['first']} = {leak['second_split']} {leak['second']}: {kind}")
     if len(findings["leaks"]) > SHOWN:
         click.echo(f"… and {len(findings['leaks']) - SHOWN} more: --json FILE lists all")
+    for pair in findings["two_labels"][:SHOWN]:
+        click.echo(
+            f"two labels: {pair['first']} is {pair['first_label']}, {pair['second']} is {pair['second_label']} "
+            f"({pair['correlation']:.3f})"
+        )
     if findings["test_tiles"]:
         share = findings["test_tiles_in_training"] / findings["test_tiles"]
         click.echo(

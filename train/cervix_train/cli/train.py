@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,17 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
+from cervix_engine.extras import require_installed
 from cervix_engine.files import cache_beside
 from cervix_engine.version import __version__
 from cervix_train.cli import require_libraries
+from cervix_train.cli.tables import comparison_table, copies_table, folds_table, show
 from cervix_train.features.extractor import BACKBONES, Backbone, Weights, parse_weights
+from cervix_train.learning.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cervix_train.learning.config import TrainConfig
     from cervix_train.results.metrics import Metrics
-    from cervix_train.training.comparators import BackboneComparison
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,11 +55,23 @@ if TYPE_CHECKING:
 )
 @click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of epochs.")
 @click.option(
+    "--optimizer",
+    type=click.Choice(list(OPTIMIZERS)),
+    default="adamax",
+    show_default=True,
+    help="Optimiser, with Keras's own settings but for --learning-rate; sgd has a momentum of 0.9.",
+)
+@click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
-    default=0.002,
+    help="Learning rate of the optimiser.  [default: 0.002 for adamax, 0.01 for sgd, 0.001 for the others]",
+)
+@click.option(
+    "--class-weights",
+    type=click.Choice(["none", "balanced"]),
+    default="none",
     show_default=True,
-    help="Learning rate of Adamax.",
+    help="balanced: each class counts alike in the loss of training tiles, however many of them it has.",
 )
 @click.option(
     "--recipe",
@@ -89,7 +100,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, min_open=True),
     default=1e-5,
     show_default=True,
-    help="Learning rate of Adamax while fine-tuning, in --recipe paper.",
+    help="Learning rate of the optimiser while fine-tuning, in --recipe paper.",
 )
 @click.option(
     "--thaw",
@@ -142,6 +153,19 @@ if TYPE_CHECKING:
 )
 @click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
 @click.option(
+    "--folds",
+    type=click.IntRange(3, 20),
+    metavar="K",
+    help="Cross-validate: K folds of all tiles, groups kept whole, a model for each, then one that learns from all "
+    "tiles. A split that DATA gives is not used. In --recipe head.",
+)
+@click.option(
+    "--tensorboard",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for TensorBoard's events, one folder in it for each stage or fold.",
+)
+@click.option(
     "--cache",
     type=click.Path(path_type=Path),
     help="Folder where computed features are kept.  [default: .cervix-cache/features beside OUT]",
@@ -180,14 +204,21 @@ def _train(
     recipe: str,
     fine_tune_epochs: int,
     fine_tune_rate: float,
+    learning_rate: float | None,
+    folds: int | None,
     **rest: Any,
 ) -> None:
     from cervix_engine.cli.shared.surroundings import scratch_in
     from cervix_train.data.dataset import read_classes
     from cervix_train.learning.config import TrainConfig
+    from cervix_train.training.folds import train_folds
     from cervix_train.training.train import train
 
     require_libraries()
+    if compare is not None and folds is not None:
+        raise UsageError("--compare and --folds: train each backbone with --folds, then cervix-compare-folds A B")
+    if rest["tensorboard"]:
+        require_installed("train", "tensorboard", work="--tensorboard")
     scratch_in(next(folder for folder in out.absolute().parents if folder.is_dir()))
     config = TrainConfig(
         data=data,
@@ -197,6 +228,7 @@ def _train(
         weights="none" if compare is not None else parse_weights(weights, backbone=backbone),
         input_size=(input_size, input_size),
         cache=cache or cache_beside(out) / "features",
+        learning_rate=learning_rate or OPTIMIZERS[rest["optimizer"]].learning_rate,
         fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
         fine_tune_learning_rate=fine_tune_rate,
         whole=recipe == "full",
@@ -205,13 +237,18 @@ def _train(
     if compare is not None:
         _compare(config, compare, weights=weights)
         return
-    report = train(config)
+    if folds is not None:
+        cross_validated = train_folds(config, folds=folds)
+        report = cross_validated.training
+        show(folds_table(cross_validated.figures))
+    else:
+        report = train(config)
+    if report.copies.found:
+        show(copies_table(report.copies))
     click.echo(f"{_result(report.metrics)}; bundle written to {out}", err=True)
 
 
 def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
-    from rich.console import Console
-
     from cervix_train.training.comparators import compare_backbones, comparison_file
 
     chosen = [name.strip() for name in names.split(",")]
@@ -225,34 +262,18 @@ def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
         return parse_weights(None if weights == "imagenet" else weights, backbone=backbone)
 
     comparison = compare_backbones(config, sorted(backbones, key=chosen.index), weights_of=weights_of)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(_comparison_table(comparison))
+    show(comparison_table(comparison))
     click.echo(f"all figures: {comparison_file(config.out)}", err=True)
     failed = [item.backbone for item in comparison.comparators if item.error]
     if failed:
         raise CervixError(f"not trained: {', '.join(failed)}; see the warnings above")
 
 
-def _comparison_table(comparison: BackboneComparison) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    heads = ("backbone", "val loss", "test accuracy", "macro F1", "sensitivity", "specificity", "seconds")
-    table = Table(*heads, box=SIMPLE, title="Test split, with 95 % intervals; abnormal against the rest")
-    for item in comparison.comparators:
-        if item.error:
-            table.add_row(item.backbone, "", "not trained")
-            continue
-        figures = (item.accuracy, item.macro_f1, item.sensitivity, item.specificity)
-        shown = ["" if it is None else f"{it[0]:.3f} ({it[1]:.3f} to {it[2]:.3f})" for it in figures]
-        table.add_row(item.backbone, f"{item.val_loss:.3f}", *shown, f"{item.seconds:.0f}")
-    return table
-
-
 def _result(metrics: Metrics) -> str:
     """The closing line's figures, each with its 95 % interval."""
+    where = "pooled" if metrics.split == "folds" else "test"
     scores = (
-        ("test accuracy", metrics.accuracy, metrics.accuracy_interval),
+        (f"{where} accuracy", metrics.accuracy, metrics.accuracy_interval),
         ("macro F1", metrics.macro.f1, metrics.macro_f1_interval),
     )
     figures = ", ".join(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f})" for name, value, (low, high) in scores)

@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +66,11 @@ def check_trainable(dataset: Dataset) -> None:
     for label, count in sorted(counts.items()):
         if count < 2:
             raise DatasetError(f"class {label} has one tile only: it cannot be both learnt and tested")
+
+
+def without_split(dataset: Dataset) -> Dataset:
+    """The same tiles, in no split."""
+    return replace(dataset, tiles=tuple(replace(tile, split=None) for tile in dataset.tiles))
 
 
 def read_classes(path: Path) -> tuple[TileClass, ...]:

@@ -56,32 +56,55 @@ def assign_splits(dataset: Dataset, *, seed: int) -> Dataset:
 
 
 def _draw(dataset: Dataset, *, seed: int) -> tuple[LabelledTile, ...]:
+    folds = min(_FOLDS, _fewest_groups(dataset))
+    held_out = max(1, round(HELD_OUT * folds))
+    # As many folds as val has, then as many for test.
+    splits: list[Split] = [*["val"] * held_out, *["test"] * held_out, *["train"] * (folds - 2 * held_out)]  # type: ignore[list-item]
+    numbers = fold_numbers(dataset, folds=folds, seed=seed)
+    return tuple(replace(tile, split=splits[number]) for tile, number in zip(dataset.tiles, numbers, strict=True))
+
+
+def fold_numbers(dataset: Dataset, *, folds: int, seed: int) -> tuple[int, ...]:
+    """The fold of every tile, from 0: stratified by class, with groups kept whole; drawn with `seed`.
+
+    Raises:
+        DatasetError: a class has fewer groups than there are folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    label, fewest = _rarest(dataset)
+    if fewest < folds:
+        raise DatasetError(
+            f"class {label} has tiles of {fewest} separate group(s): {folds} folds need {folds}; "
+            "give more tiles or fewer --folds"
+        )
     labels = [tile.label for tile in dataset.tiles]
     groups = [group_of(tile) for tile in dataset.tiles]
-    folds = min(_FOLDS, _fewest_groups(labels, groups))
-    held_out = max(1, round(HELD_OUT * folds))
+    numbers = [0] * len(labels)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    drawn: list[Split] = ["train"] * len(labels)
     for number, (_, members) in enumerate(splitter.split(labels, labels, groups)):
-        if number < 2 * held_out:
-            for member in members:
-                drawn[member] = "val" if number < held_out else "test"
-    return tuple(replace(tile, split=split) for tile, split in zip(dataset.tiles, drawn, strict=True))
+        for member in members:
+            numbers[member] = number
+    return tuple(numbers)
 
 
-def _fewest_groups(labels: Sequence[str], groups: Sequence[str]) -> int:
+def _rarest(dataset: Dataset) -> tuple[str, int]:
+    """The class with the fewest groups, and how many it has."""
     members: dict[str, set[str]] = defaultdict(set)
-    for label, group in zip(labels, groups, strict=True):
-        members[label].add(group)
+    for tile in dataset.tiles:
+        members[tile.label].add(group_of(tile))
     label, found = min(members.items(), key=lambda item: (len(item[1]), item[0]))
-    if len(found) < 3:
+    return label, len(found)
+
+
+def _fewest_groups(dataset: Dataset) -> int:
+    label, fewest = _rarest(dataset)
+    if fewest < 3:
         raise DatasetError(
-            f"class {label} has tiles of {len(found)} separate group(s): train, val and test need 3; "
+            f"class {label} has tiles of {fewest} separate group(s): train, val and test need 3; "
             "give more tiles, or a manifest with a split column"
         )
-    return len(found)
+    return fewest
 
 
 def _check(dataset: Dataset) -> None:

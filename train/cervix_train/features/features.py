@@ -46,6 +46,11 @@ class CopyFeatures:
     copies: tuple[Copy, ...]
     vectors: npt.NDArray[np.float32]
 
+    def of(self, indices: Collection[int]) -> CopyFeatures:
+        """Those of the tiles at `indices`."""
+        kept = [number for number, copy in enumerate(self.copies) if copy.index in indices]
+        return CopyFeatures(tuple(self.copies[number] for number in kept), self.vectors[kept])
+
 
 def compute_features(
     paths: Sequence[Path],

@@ -10,7 +10,7 @@ from typing import Any
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.files import sha256_file
 from cervix_train.features.extractor import Backbone, Weights
-from cervix_train.learning.fit import PATIENCE
+from cervix_train.learning.fit_setup import PATIENCE, ClassWeights, FitConfig
 from cervix_train.learning.mixed import MixedPrecision
 
 
@@ -35,6 +35,9 @@ class TrainConfig:
             `ModelContract`.
         augment: altered copies of each training tile, for all stages.
         follow_links: whether links that lead out of the folder of tiles are taken too.
+        optimizer: what the stages learn with, one of `OPTIMIZERS`.
+        class_weights: `balanced` lets each class count alike in the loss, however many tiles it has.
+        tensorboard: folder for TensorBoard's events, one below it for each stage; None writes none.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
 
@@ -59,11 +62,27 @@ class TrainConfig:
     scaled_decoding: bool = False
     augment: int = 0
     follow_links: bool = False
+    optimizer: str = "adamax"
+    class_weights: ClassWeights = "none"
+    tensorboard: Path | None = None
     resume: bool | None = None
 
     def contract(self, classes: tuple[TileClass, ...]) -> ModelContract:
         """What the model's input will mean, before anything is known of the training tiles."""
         return ModelContract(classes=classes, input_size=self.input_size, scaled_decoding=self.scaled_decoding)
+
+    def fit(self, stage: str) -> FitConfig:
+        """How a stage, of the head by default, is fitted; `stage` names its folder of events."""
+        return FitConfig(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            patience=self.patience,
+            optimizer=self.optimizer,
+            class_weights=self.class_weights,
+            events=self.tensorboard / stage if self.tensorboard else None,
+        )
 
     def recipe(self, mixed: MixedPrecision) -> dict[str, Any]:
         """The settings that the outcome depends on, as JSON; `mixed` is what `mixed_precision` came to here."""
@@ -84,5 +103,7 @@ class TrainConfig:
             "bf16_features": mixed.features,
             "scaled_decoding": self.scaled_decoding,
             "augment": self.augment,
+            "optimizer": self.optimizer,
+            "class_weights": self.class_weights,
             "seed": self.seed,
         }

@@ -1,10 +1,11 @@
-"""Trains a model as in the paper: Adamax, categorical cross-entropy, early stopping, the best epoch kept."""
+"""Trains a model as in the paper: early stopping, the best epoch kept; or for a fixed number of epochs."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,14 @@ import numpy as np
 from cervix_engine.errors import ResumeMismatchError, UsageError
 from cervix_keras.start import KerasModel, load_keras
 from cervix_train.learning.batches import Batches, Labelled
+from cervix_train.learning.fit_setup import FitConfig, class_weights, compile_model, event_callbacks
 from cervix_train.learning.fit_state import FitState, restore, snapshot
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5
 MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 # One value per epoch of each of them.
 Measures = dict[str, list[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class FitConfig:
-    """How long and how fast.
-
-    Attributes:
-        epochs: maximum number; it stops earlier when `patience` epochs in a row brought nothing.
-        learning_rate: learning rate of Adamax.
-        batch_size: tiles per step.
-        seed: the same seed and inputs give the same weights.
-    """
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    patience: int = PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +71,9 @@ class History:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch whose weights were kept, counted from 1."""
+        """The epoch whose weights were kept, counted from 1: the last where no validation chose one."""
+        if "val_loss" not in self.values:
+            return self.epochs
         return 1 + int(np.nanargmin(self.values["val_loss"]))
 
     def write_csv(self, path: Path) -> None:
@@ -121,7 +106,7 @@ def fit(
         ResumeMismatchError: the state that lies there is another training's.
     """
     state = resumable.state() if resumable else None
-    _compile(model, config, steps_per_execution=train.steps_per_execution)
+    compile_model(model, config, steps_per_execution=train.steps_per_execution)
     if state:
         _go_on(model, state, checkpoint)
     classes = int(model.output.shape[-1])
@@ -130,6 +115,7 @@ def fit(
     model.fit(
         batches.data,
         validation_data=val.batches(classes=classes, batch_size=config.batch_size).data,
+        class_weight=class_weights(train, config),
         epochs=config.epochs,
         initial_epoch=_next_epoch(state, config),
         # Keras would shuffle the batches once more, with Python's own random numbers, which no state keeps.
@@ -137,20 +123,34 @@ def fit(
         verbose=0,
         callbacks=epochs.callbacks(checkpoint),
     )
-    _require_numbers(model, epochs.values, config)
+    _require_numbers(model, epochs.values["val_loss"], config)
     return History(epochs.values)
 
 
-def _compile(model: KerasModel, config: FitConfig, *, steps_per_execution: int) -> None:
-    keras = load_keras()
-    # Again here: how many random numbers were drawn before depends on what the cache held.
-    keras.utils.set_random_seed(config.seed)
-    model.compile(
-        optimizer=keras.optimizers.Adamax(config.learning_rate),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        steps_per_execution=steps_per_execution,
+def fit_all(model: KerasModel, *, train: Labelled, config: FitConfig) -> History:
+    """Train `model` in place for exactly `config.epochs` epochs: no tile is left to choose one by.
+
+    Raises:
+        UsageError: the weights are not numbers.
+    """
+    compile_model(model, config, steps_per_execution=train.steps_per_execution)
+    batches = train.batches(classes=int(model.output.shape[-1]), batch_size=config.batch_size)
+
+    def shuffle(epoch: int, _logs: object) -> None:
+        batches.reorder(np.random.default_rng((config.seed, epoch)).permutation(batches.tiles))
+
+    own = load_keras().callbacks.LambdaCallback(on_epoch_begin=shuffle)
+    history = model.fit(
+        batches.data,
+        class_weight=class_weights(train, config),
+        epochs=config.epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[own, *event_callbacks(config)],
     )
+    values = {name: [float(value) for value in history.history[name]] for name in ("loss", "accuracy")}
+    _require_numbers(model, values["loss"], config)
+    return History(values)
 
 
 def _go_on(model: KerasModel, state: FitState, checkpoint: Path) -> None:
@@ -162,9 +162,9 @@ def _go_on(model: KerasModel, state: FitState, checkpoint: Path) -> None:
     log.info("resumed after epoch %d", state.epochs)
 
 
-def _require_numbers(model: KerasModel, values: Measures, config: FitConfig) -> None:
+def _require_numbers(model: KerasModel, losses: Sequence[float], config: FitConfig) -> None:
     # Both, since some CPUs' kernels take the ReLU of NaN for 0: the loss then looks well.
-    if np.isnan(values["val_loss"]).all() or not all(np.isfinite(weight).all() for weight in model.get_weights()):
+    if np.isnan(losses).all() or not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UsageError(
             "the training diverged: its loss or its weights are not numbers; lower --learning-rate "
             f"{config.learning_rate:g}"
@@ -204,7 +204,7 @@ class _Epochs:
         own = callbacks.LambdaCallback(
             on_train_begin=self._remember, on_epoch_begin=self._shuffle, on_epoch_end=self._record
         )
-        return [self._stopping, self._saving, own]
+        return [self._stopping, self._saving, *event_callbacks(self._config), own]
 
     def _remember(self, _logs: object) -> None:
         # Both forget everything when a training begins.

@@ -21,7 +21,8 @@ from cervix_keras.start import KerasModel, load_keras
 from cervix_train.data.augment import Variant
 from cervix_train.data.dataset import HELD_OUT, Split
 from cervix_train.learning.batches import Inputs, Labelled, LabelledInputs
-from cervix_train.learning.fit import FitConfig, History, Resumable, fit
+from cervix_train.learning.fit import History, Resumable, fit
+from cervix_train.learning.fit_setup import FitConfig
 from cervix_train.learning.mixed import mixed_precision
 from cervix_train.learning.split_tiles import SplitTiles
 from cervix_train.learning.temperature import Logits, logits_of, nll, softmax

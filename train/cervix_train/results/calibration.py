@@ -117,8 +117,13 @@ def temperature_interval(logits: Logits, targets: Targets, *, weights: Resamples
     return percentile_interval(grid[(weights @ losses).argmin(axis=1)])
 
 
-def before_and_after(logits: Logits, targets: Targets, *, temperature: float, weights: Resamples) -> SplitCalibration:
-    """The calibration of the same answers without and with the temperature; `weights` as `measure_reliability`."""
+def before_and_after(
+    logits: Logits, targets: Targets, *, temperature: float | npt.NDArray[np.float64], weights: Resamples
+) -> SplitCalibration:
+    """The calibration of the same answers without and with the temperature; `weights` as `measure_reliability`.
+
+    The temperature may be each tile's own, `float64 (N, 1)`.
+    """
     before, after = (
         measure_reliability(softmax(logits / divisor).astype(np.float32), targets, weights=weights)
         for divisor in (1.0, temperature)

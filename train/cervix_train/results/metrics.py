@@ -79,7 +79,8 @@ class Metrics:
     """All metrics of one evaluation; of the schema `cervix/metrics/1`.
 
     Attributes:
-        split: which tiles these were: `train`, `val`, `test` or `all`.
+        split: which tiles these were: `train`, `val`, `test` or `all`; `folds` where each was answered out of fold,
+            in a cross-validation.
         tiles: how many were measured on.
         failed: tiles that could not be decoded and are in none of the other numbers.
         groups: how many groups the tiles are of; None where each is on its own.

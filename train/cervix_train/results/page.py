@@ -11,10 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cervix_train.data.copies import likeness, surest
 from cervix_train.data.distribution import IMBALANCED
+from cervix_train.data.duplicates import Pair
 from cervix_train.results.calibration import Calibration, calibration_warnings
+from cervix_train.results.copy_cost import CopyReport, CostRow
 from cervix_train.results.metrics import Metrics
 from cervix_train.results.record import TrainingRecord
+
+SHOWN_PAIRS = 40
 
 _STYLE = """
 :root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --accent: #1f5fa8; --paper: #fff; --wash: #f5f7fa }
@@ -39,17 +44,21 @@ figure { margin: 1rem 0 } img { max-width: 100%; height: auto }
 
 @dataclass(frozen=True, slots=True)
 class PageInput:
-    """What the page tells; `metrics` are the test split's, `pictures` is the folder with the plots."""
+    """What the page tells; `metrics` are the test split's, `pictures` is the folder with the plots.
+
+    `copies` are None where nobody looked for them.
+    """
 
     metrics: Metrics
     calibration: Calibration
     record: TrainingRecord
     pictures: Path
+    copies: CopyReport | None = None
 
 
 def write_page(path: Path, given: PageInput) -> None:
     """Write the page; the plots must already be in `given.pictures`."""
-    sections = (_summary, _data, _learning, _classes, _misses, _abnormal, _calibration, _examples, _recipe)
+    sections = (_summary, _data, _copies, _learning, _classes, _misses, _abnormal, _calibration, _examples, _recipe)
     body = "\n".join(section(given) for section in sections)
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -103,6 +112,42 @@ def _data(given: PageInput) -> str:
         + _picture(given, "distribution", "Tiles of each class in each split.")
         + _table(("class", "train", "val", "test", "all"), rows, total=[total])
         + omitted
+    )
+
+
+def _copies(given: PageInput) -> str:
+    """Nothing where no copy lies across the split and no cell has two labels."""
+    report = given.copies
+    if report is None or not report.found:
+        return ""
+    rows = [(row.without, row.left_out, row.left_out_right, row.tiles, *_cost(row)) for row in report.cost]
+    pairs = [_pair(report, pair, "across the split", "split") for pair in surest(report.copies.across_splits)]
+    pairs += [_pair(report, pair, "two labels", "label") for pair in surest(report.copies.of_two_labels)]
+    head = ("test tiles", "left out", "of these right", "measured on", "accuracy", "95 %", "macro F1", "95 %")
+    return (
+        "<h2>One cell twice</h2>"
+        f"<p>{len(report.copies.across_splits)} pairs of tiles show one cell on both sides of the split, "
+        f"{len(report.copies.of_two_labels)} show one under two labels. copies.json lists all.</p>"
+        + _table(head, rows)
+        + _table(("", "tile", "same cell", "likeness"), pairs[:SHOWN_PAIRS], text=(1, 2, 3))
+    )
+
+
+def _pair(report: CopyReport, pair: Pair, kind: str, word: str) -> tuple[str, str, str, str]:
+    """A row of the pairs; `word` is the attribute of a tile in which they differ."""
+    tiles = (report.copies.dataset.tiles[index] for index in (pair.first, pair.second))
+    first, second = (f"{tile.path.as_posix()} ({getattr(tile, word)})" for tile in tiles)
+    return kind, first, second, likeness(pair)
+
+
+def _cost(row: CostRow) -> tuple[str, str, str, str]:
+    if row.accuracy is None or row.macro_f1 is None:
+        return ("–", "–", "–", "–")
+    return (
+        _percent(row.accuracy),
+        _range(row.accuracy_interval or ()),
+        _percent(row.macro_f1),
+        _range(row.macro_f1_interval or ()),
     )
 
 

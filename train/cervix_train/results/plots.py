@@ -44,7 +44,8 @@ def plot_history(path: Path, stages: Sequence[Stage]) -> None:
         for column, measure in enumerate(("loss", "accuracy"), 1):
             axes = figure.add_subplot(len(stages), 2, 2 * row + column)
             axes.plot(epochs, stage.history.values[measure], marker=".", label="training")
-            axes.plot(epochs, stage.history.values[f"val_{measure}"], marker=".", label="validation")
+            if f"val_{measure}" in stage.history.values:
+                axes.plot(epochs, stage.history.values[f"val_{measure}"], marker=".", label="validation")
             axes.axvline(stage.history.best_epoch, color="grey", linestyle=":", label="kept")
             axes.set(xlabel="epoch", ylabel=measure, title=stage.name)
             axes.xaxis.get_major_locator().set_params(integer=True)

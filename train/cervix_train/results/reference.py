@@ -25,6 +25,8 @@ from cervix_train.data.dataset import Dataset
 from cervix_train.data.splits import group_of
 from cervix_train.learning.stages import Stage
 from cervix_train.results.calibration import Calibration
+from cervix_train.results.copy_cost import CopyReport
+from cervix_train.results.fold_table import FIGURES_FILE, FOLDS_FILE, CrossValidation, FoldTable
 from cervix_train.results.metrics import Metrics
 from cervix_train.results.page import PageInput, write_page
 from cervix_train.results.plots import (
@@ -57,8 +59,10 @@ class Reference:
         stages: all that were trained.
         metrics: of the test split.
         calibration: the temperature, and what it changed.
+        copies: tiles that show one cell, across the split or under two labels, and what they cost.
         record: recipe, versions, class distribution and what each stage reached.
         examples: some test tiles.
+        cross_validation: and its table, where the model is that of a cross-validation.
     """
 
     model: KerasModel
@@ -68,8 +72,10 @@ class Reference:
     stages: Sequence[Stage]
     metrics: Metrics
     calibration: Calibration
+    copies: CopyReport
     record: TrainingRecord
     examples: Sequence[Example]
+    cross_validation: tuple[CrossValidation, FoldTable] | None = None
 
 
 def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: int) -> None:
@@ -89,11 +95,18 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
     write_json(training / "metrics.json", reference.metrics.to_json())
     write_json(training / "calibration.json", reference.calibration.to_json())
     write_json(training / "training.json", reference.record.to_json())
+    write_json(training / "copies.json", reference.copies.to_json())
+    if reference.cross_validation:
+        figures, table = reference.cross_validation
+        write_json(root / FIGURES_FILE, figures.to_json())
+        table.write(root / FOLDS_FILE)
     _write_split(root / SPLIT_FILE, reference.dataset, reference.failures)
     for stage, name in zip(reference.stages, ("history.csv", "history_fine_tune.csv"), strict=False):
         stage.history.write_csv(training / name)
     _draw(training, reference)
-    told = PageInput(reference.metrics, reference.calibration, reference.record, pictures=training)
+    told = PageInput(
+        reference.metrics, reference.calibration, reference.record, pictures=training, copies=reference.copies
+    )
     write_page(training / "report.html", told)
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
     _write_calibration(root, reference, seed=seed)
@@ -158,8 +171,11 @@ def _write_calibration(root: Path, reference: Reference, *, seed: int) -> None:
     learnt = [
         index for index, tile in enumerate(dataset.tiles) if tile.split == "train" and index not in reference.failures
     ]
-    chosen = np.random.default_rng(seed).permutation(learnt)[:CALIBRATION_TILES]
-    paths = [dataset.tiles[index].path for index in chosen]
+    golden = set(choose_golden(dataset, reference.failures, seed=seed))
+    shuffled = np.random.default_rng(seed).permutation(learnt).tolist()
+    # Those that a certificate is not measured on come first; where all are, INT8 is judged by what it was fitted to.
+    shuffled.sort(key=lambda index: index in golden)
+    paths = [dataset.tiles[index].path for index in shuffled[:CALIBRATION_TILES]]
     write_calibration_tiles(root, {path.as_posix(): read_tile(dataset.root / path) for path in paths}, seed=seed)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,21 +17,20 @@ from cervix_engine.files import sha256_bytes
 from cervix_engine.values import Probabilities
 from cervix_keras.settings import pin_environment
 from cervix_keras.start import library_versions, load_keras
-from cervix_train.data.dataset import HELD_OUT, SPLITS, Dataset, Split, check_trainable
-from cervix_train.data.distribution import class_distribution, warn_of_imbalance
-from cervix_train.data.layouts import read_dataset
-from cervix_train.data.near_copies import group_near_copies
-from cervix_train.data.splits import assign_splits
+from cervix_train.data.copies import Copies
+from cervix_train.data.dataset import HELD_OUT, SPLITS, Dataset, Split
+from cervix_train.data.distribution import class_distribution
 from cervix_train.features.backends import ExtractorBackends
 from cervix_train.features.features import FeatureSet
 from cervix_train.learning.config import TrainConfig
-from cervix_train.learning.fit import FitConfig, History, Resumable
+from cervix_train.learning.fit import History, Resumable
 from cervix_train.learning.mixed import MixedPrecision, hardware_has_bf16
 from cervix_train.learning.network import build_head, join
 from cervix_train.learning.split_tiles import SplitTiles, tiles_by_split
 from cervix_train.learning.stages import Stage, Trainable, fine_tune, pixel_inputs, train_head, train_whole
 from cervix_train.learning.temperature import Logits, fit_temperature, fold_temperature, softmax
 from cervix_train.results.calibration import Calibration, calibration_of, calibration_warnings
+from cervix_train.results.copy_cost import CopyReport, copy_report
 from cervix_train.results.intervals import bootstrap_weights
 from cervix_train.results.metrics import Metrics, measure
 from cervix_train.results.output_folder import check_output, whole_folder
@@ -40,6 +38,7 @@ from cervix_train.results.plots import Example
 from cervix_train.results.record import StageRecord, TrainingRecord
 from cervix_train.results.reference import Reference, tile_statistics, write_reference
 from cervix_train.training.extraction import dataset_features, frozen_extractor
+from cervix_train.training.preparation import split_tiles
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +48,14 @@ EXAMPLES = 24
 @dataclass(frozen=True, slots=True)
 class TrainReport:
     """What happened: the test split's metrics, the history and validation loss of the stage that was kept, and how many
-    tiles were computed or left out."""
+    tiles were computed or left out, and the copies among all tiles."""
 
     metrics: Metrics
     history: History
     val_loss: float
     computed: int
     left_out: int
+    copies: CopyReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,8 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
     """
     check_output(config.out, overwrite=config.overwrite)
     mixed = _mixed(config, has_bf16)
-    dataset = read_dataset(config.data, classes=config.classes, follow_links=config.follow_links)
-    _log_classes(dataset)
-    check_trainable(dataset)
-    given_split = dataset.tiles[0].split is not None
-    dataset = assign_splits(group_near_copies(dataset), seed=config.seed)
-    _log_splits(dataset, "as given" if given_split else f"drawn with seed {config.seed}, groups kept whole")
+    copies = split_tiles(config)
+    dataset = copies.dataset
     contract = config.contract(dataset.classes)
 
     log.info("starting Keras and building %s (weights: %s)", config.backbone, config.weights)
@@ -93,11 +89,11 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
     with whole_folder(config.out, overwrite=config.overwrite) as folder:
         (folder / "training").mkdir()
         learnt = _run_stages(config, mixed, given, folder=folder / "training")
-        reference = _reference(config, mixed, given, learnt, dataset=dataset, features=features)
+        reference = _reference(config, mixed, given, learnt, copies=copies, features=features)
         write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size)
     shutil.rmtree(_state_folder(config), ignore_errors=True)
     kept, left_out = learnt.kept, len(features.failures)
-    return TrainReport(reference.metrics, kept.history, kept.val_loss, features.computed, left_out)
+    return TrainReport(reference.metrics, kept.history, kept.val_loss, features.computed, left_out, reference.copies)
 
 
 def _reference(
@@ -106,11 +102,11 @@ def _reference(
     given: Trainable,
     learnt: Learnt,
     *,
-    dataset: Dataset,
+    copies: Copies,
     features: FeatureSet,
 ) -> Reference:
     """Fold the temperature into the model, and measure what it then is."""
-    kept, tiles = learnt.kept, given.tiles
+    kept, tiles, dataset = learnt.kept, given.tiles, copies.dataset
     temperature = fit_temperature(kept.logits["val"], tiles["val"].labelled.targets)
     fold_temperature(given.model, temperature)
     probabilities = softmax(kept.logits["test"] / temperature).astype(np.float32)
@@ -124,14 +120,15 @@ def _reference(
     )
     return Reference(
         model=given.model,
-        contract=replace(given.contract, temperature=temperature, tile_statistics=_statistics(dataset, features)),
+        contract=replace(given.contract, temperature=temperature, tile_statistics=statistics_of(dataset, features)),
         dataset=dataset,
         failures=features.failures,
         stages=learnt.stages,
         metrics=_test_metrics(probabilities, tiles["test"], dataset=dataset, features=features),
         calibration=measure_temperature(kept.logits, tiles, temperature),
+        copies=copy_report(copies, probabilities, tiles["test"], classes=dataset.classes),
         record=record,
-        examples=_examples(given, probabilities, seed=config.seed),
+        examples=examples_of(given, probabilities, seed=config.seed),
     )
 
 
@@ -139,7 +136,6 @@ def _run_stages(config: TrainConfig, mixed: MixedPrecision, given: Trainable, *,
     states = _state_folder(config)
     states.mkdir(parents=True, exist_ok=True)
     identity = _identity(config, mixed, given)
-    fit_config = FitConfig(config.epochs, config.learning_rate, config.batch_size, config.seed, config.patience)
 
     def resumable(name: str) -> Resumable:
         return Resumable(states / f"{name}.npz", identity, config.resume)
@@ -151,16 +147,18 @@ def _run_stages(config: TrainConfig, mixed: MixedPrecision, given: Trainable, *,
         whole = train_whole(
             given,
             checkpoint=checkpoint("whole"),
-            config=fit_config,
+            config=config.fit("whole"),
             resumable=resumable("whole"),
             mixed=mixed.stages,
         )
         return Learnt((whole,), whole)
-    head = train_head(given, checkpoint=checkpoint("head"), config=fit_config, resumable=resumable("head"))
+    head = train_head(given, checkpoint=checkpoint("head"), config=config.fit("head"), resumable=resumable("head"))
     if not config.fine_tune_epochs:
         return Learnt((head,), head)
     weights = given.model.get_weights()
-    slower = replace(fit_config, epochs=config.fine_tune_epochs, learning_rate=config.fine_tune_learning_rate)
+    slower = replace(
+        config.fit("fine_tune"), epochs=config.fine_tune_epochs, learning_rate=config.fine_tune_learning_rate
+    )
     tuned = fine_tune(
         given,
         share=config.thaw,
@@ -206,7 +204,7 @@ def _identity(config: TrainConfig, mixed: MixedPrecision, given: Trainable) -> s
     return sha256_bytes(json.dumps(facts).encode())
 
 
-def _examples(given: Trainable, probabilities: Probabilities, *, seed: int) -> list[Example]:
+def examples_of(given: Trainable, probabilities: Probabilities, *, seed: int) -> list[Example]:
     """Some test tiles, drawn at random, with their answers."""
     test, names = given.tiles["test"], given.contract.class_names
     chosen = np.random.default_rng(seed).permutation(len(test.indices))[:EXAMPLES]
@@ -245,19 +243,6 @@ def measure_temperature(logits: dict[Split, Logits], tiles: dict[Split, SplitTil
     return calibration
 
 
-def _statistics(dataset: Dataset, features: FeatureSet) -> tuple[TileStatistic, ...]:
+def statistics_of(dataset: Dataset, features: FeatureSet) -> tuple[TileStatistic, ...]:
     learnt = [place for place, index in enumerate(features.indices) if dataset.tiles[index].split == "train"]
     return tile_statistics([features.sizes[place] for place in learnt], features.mean_rgb[learnt])
-
-
-def _log_classes(dataset: Dataset) -> None:
-    counts = Counter(tile.label for tile in dataset.tiles)
-    log.info("read %s as %s", dataset.root, dataset.layout)
-    named = ", ".join(f"{item.name} {counts[item.name]}" for item in dataset.classes)
-    log.info("%d tiles of %d classes (%s)", len(dataset.tiles), len(dataset.classes), named)
-
-
-def _log_splits(dataset: Dataset, how: str) -> None:
-    distribution = class_distribution(dataset)
-    warn_of_imbalance(distribution)
-    log.info("train %d, val %d, test %d (%s)", *distribution.totals.splits, how)

@@ -1,0 +1,72 @@
+"""`cervix-compare-folds`: which of two recipes is better, on the same folds of the same tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.errors import OutputError
+from cervix_engine.files import write_json
+from cervix_engine.version import __version__
+from cervix_train.cli.tables import show
+
+if TYPE_CHECKING:
+    from cervix_train.results.paired import PairedComparison
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all numbers to this file.")
+@click.version_option(__version__)
+@cervix_errors
+def main(first: Path, second: Path, json_file: Path | None) -> None:
+    """Compare the recipes of the bundles FIRST and SECOND, both of cervix-train --folds, tile by tile.
+
+    Both must have the same tiles in the same folds: train them with the same DATA, --folds and --seed. The intervals of
+    the differences come from resampling whole groups; McNemar's exact test takes tiles as independent.
+    """
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
+    from cervix_train.results.fold_table import FoldTable
+    from cervix_train.results.paired import compare_folds
+
+    prepare_outputs(json_file)
+    comparison = compare_folds(FoldTable.read(first), FoldTable.read(second))
+    if json_file:
+        try:
+            write_json(json_file, comparison.to_json())
+        except OSError as error:
+            raise OutputError(f"cannot write {json_file}: {error.strerror}") from error
+    _print(comparison)
+
+
+def _print(comparison: PairedComparison) -> None:
+    from cervix_train.cli.tables import new_table
+
+    table = new_table(
+        "", "tiles", "first", "second", "first less second", "95 % by groups", title="Two recipes on the same folds"
+    )
+    for pair in comparison.folds:
+        numbers = (f"{pair.first:.4f}", f"{pair.second:.4f}", f"{pair.first - pair.second:+.4f}")
+        table.add_row(f"fold {pair.fold}, accuracy", str(pair.tiles), *numbers, "")
+    table.add_section()
+    for name, item in (("accuracy", comparison.accuracy), ("macro F1", comparison.macro_f1)):
+        low, high = item.interval
+        numbers = (f"{item.first:.4f}", f"{item.second:.4f}", f"{item.difference:+.4f}")
+        table.add_row(f"pooled {name}", str(comparison.tiles), *numbers, f"{low:+.4f} to {high:+.4f}")
+    show(table)
+    low, high = comparison.accuracy.interval
+    better = "the first is better" if low > 0 else "the second is better" if high < 0 else "neither is shown better"
+    click.echo(
+        f"only the first right: {comparison.only_first}, only the second: {comparison.only_second}; McNemar's exact "
+        f"test p = {comparison.mcnemar_p:.3g}\n"
+        f"by the interval of the accuracies' difference, {better}"
+    )
+
+
+if __name__ == "__main__":
+    main()
