@@ -10,7 +10,7 @@ from cervix_engine.contract import TileClass
 from cervix_engine.errors import DatasetError
 from cervix_train.data.copies import Copies, find_copies, surest
 from cervix_train.data.dataset import Dataset
-from cervix_train.data.duplicates import groups_of_pairs
+from cervix_train.data.duplicates import Pair, groups_of_pairs
 from cervix_train.data.layouts import read_dataset
 from cervix_train.data.splits import group_of
 
@@ -49,28 +49,21 @@ def summary(found: Copies) -> dict[str, Any]:
         "test_tiles": len(tested),
         "test_tiles_in_training": len(leaked),
         "groups_across_splits": _straddling_groups(found.dataset),
-        "two_labels": [
-            {
-                "first": tiles[pair.first].path.as_posix(),
-                "first_label": tiles[pair.first].label,
-                "second": tiles[pair.second].path.as_posix(),
-                "second_label": tiles[pair.second].label,
-                "exact": pair.exact,
-                "correlation": round(pair.correlation, 4),
-            }
-            for pair in surest(found.of_two_labels)
-        ],
-        "leaks": [
-            {
-                "first": tiles[pair.first].path.as_posix(),
-                "first_split": tiles[pair.first].split,
-                "second": tiles[pair.second].path.as_posix(),
-                "second_split": tiles[pair.second].split,
-                "exact": pair.exact,
-                "correlation": round(pair.correlation, 4),
-            }
-            for pair in surest(leaks)
-        ],
+        "two_labels": [_pair(found, pair, "label") for pair in surest(found.of_two_labels)],
+        "leaks": [_pair(found, pair, "split") for pair in surest(leaks)],
+    }
+
+
+def _pair(found: Copies, pair: Pair, what: str) -> dict[str, Any]:
+    """A pair as JSON, with the attribute `what` of both tiles."""
+    first, second = (found.dataset.tiles[index] for index in (pair.first, pair.second))
+    return {
+        "first": first.path.as_posix(),
+        f"first_{what}": getattr(first, what),
+        "second": second.path.as_posix(),
+        f"second_{what}": getattr(second, what),
+        "exact": pair.exact,
+        "correlation": round(pair.correlation, 4),
     }
 
 

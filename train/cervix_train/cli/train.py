@@ -191,28 +191,8 @@ def main(**options: Any) -> None:
         _train(**options)
 
 
-def _train(
-    *,
-    data: Path,
-    out: Path,
-    weights: str | None,
-    backbone: Any,
-    compare: str | None,
-    input_size: int,
-    classes: Path | None,
-    cache: Path | None,
-    recipe: str,
-    fine_tune_epochs: int,
-    fine_tune_rate: float,
-    learning_rate: float | None,
-    folds: int | None,
-    **rest: Any,
-) -> None:
+def _train(*, compare: str | None, folds: int | None, out: Path, weights: str | None, **rest: Any) -> None:
     from cervix_engine.cli.shared.surroundings import scratch_in
-    from cervix_train.data.dataset import read_classes
-    from cervix_train.learning.config import TrainConfig
-    from cervix_train.training.folds import train_folds
-    from cervix_train.training.train import train
 
     require_libraries()
     if compare is not None and folds is not None:
@@ -220,12 +200,32 @@ def _train(
     if rest["tensorboard"]:
         require_installed("train", "tensorboard", work="--tensorboard")
     scratch_in(next(folder for folder in out.absolute().parents if folder.is_dir()))
-    config = TrainConfig(
-        data=data,
+    parsed = "none" if compare is not None else parse_weights(weights, backbone=rest["backbone"])
+    config = _config(out=out, weights=parsed, **rest)
+    if compare is not None:
+        _compare(config, compare, weights=weights)
+    else:
+        _learn(config, folds)
+
+
+def _config(
+    *,
+    out: Path,
+    input_size: int,
+    classes: Path | None,
+    cache: Path | None,
+    recipe: str,
+    fine_tune_epochs: int,
+    fine_tune_rate: float,
+    learning_rate: float | None,
+    **rest: Any,
+) -> TrainConfig:
+    from cervix_train.data.dataset import read_classes
+    from cervix_train.learning.config import TrainConfig
+
+    return TrainConfig(
         out=out,
         classes=read_classes(classes) if classes else SIPAKMED_CLASSES,
-        backbone=backbone,
-        weights="none" if compare is not None else parse_weights(weights, backbone=backbone),
         input_size=(input_size, input_size),
         cache=cache or cache_beside(out) / "features",
         learning_rate=learning_rate or OPTIMIZERS[rest["optimizer"]].learning_rate,
@@ -234,9 +234,13 @@ def _train(
         whole=recipe == "full",
         **rest,
     )
-    if compare is not None:
-        _compare(config, compare, weights=weights)
-        return
+
+
+def _learn(config: TrainConfig, folds: int | None) -> None:
+    """Train once, or in folds, and print what came of it."""
+    from cervix_train.training.folds import train_folds
+    from cervix_train.training.train import train
+
     if folds is not None:
         cross_validated = train_folds(config, folds=folds)
         report = cross_validated.training
@@ -245,7 +249,7 @@ def _train(
         report = train(config)
     if report.copies.found:
         show(copies_table(report.copies))
-    click.echo(f"{_result(report.metrics)}; bundle written to {out}", err=True)
+    click.echo(f"{_result(report.metrics)}; bundle written to {config.out}", err=True)
 
 
 def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:

@@ -109,12 +109,11 @@ def fit(
     compile_model(model, config, steps_per_execution=train.steps_per_execution)
     if state:
         _go_on(model, state, checkpoint)
-    classes = int(model.output.shape[-1])
-    batches = train.batches(classes=classes, batch_size=config.batch_size)
+    batches = _batches(train, model, config)
     epochs = _Epochs(batches, config, state, resumable)
     model.fit(
         batches.data,
-        validation_data=val.batches(classes=classes, batch_size=config.batch_size).data,
+        validation_data=_batches(val, model, config).data,
         class_weight=class_weights(train, config),
         epochs=config.epochs,
         initial_epoch=_next_epoch(state, config),
@@ -134,7 +133,7 @@ def fit_all(model: KerasModel, *, train: Labelled, config: FitConfig) -> History
         UsageError: the weights are not numbers.
     """
     compile_model(model, config, steps_per_execution=train.steps_per_execution)
-    batches = train.batches(classes=int(model.output.shape[-1]), batch_size=config.batch_size)
+    batches = _batches(train, model, config)
 
     def shuffle(epoch: int, _logs: object) -> None:
         batches.reorder(np.random.default_rng((config.seed, epoch)).permutation(batches.tiles))
@@ -151,6 +150,10 @@ def fit_all(model: KerasModel, *, train: Labelled, config: FitConfig) -> History
     values = {name: [float(value) for value in history.history[name]] for name in ("loss", "accuracy")}
     _require_numbers(model, values["loss"], config)
     return History(values)
+
+
+def _batches(labelled: Labelled, model: KerasModel, config: FitConfig) -> Batches:
+    return labelled.batches(classes=int(model.output.shape[-1]), batch_size=config.batch_size)
 
 
 def _go_on(model: KerasModel, state: FitState, checkpoint: Path) -> None:

@@ -83,7 +83,10 @@ def compare_backbones(
     found = []
     for backbone in backbones:
         log.info("--- %s", backbone)
-        own = replace(config, backbone=backbone, weights=weights_of(backbone), out=config.out / backbone)
+        events = config.tensorboard / backbone if config.tensorboard else None
+        own = replace(
+            config, backbone=backbone, weights=weights_of(backbone), out=config.out / backbone, tensorboard=events
+        )
         found.append(_comparator(own, train))
     comparison = BackboneComparison(tuple(found))
     write_json(comparison_file(config.out), comparison.to_json())
