@@ -17,6 +17,7 @@ from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_engine.cli.derived_outputs import DerivedOutputs
+    from cervix_engine.run.assembly.base import Kept
     from cervix_engine.run.batch import BatchConfig, RunSetup
     from cervix_engine.run.session import Session
 
@@ -83,7 +84,7 @@ def _told_to(derived: DerivedOutputs, said: Said, *, setup: RunSetup, config: Ba
     from dataclasses import replace
 
     setup = replace(setup, listed=derived.check_listing)
-    return setup if said.quiet else replace(setup, opened=partial(_say_choice, config))
+    return setup if said.quiet else replace(setup, opened=partial(_say_choice, config), compared=_say_news)
 
 
 def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:
@@ -116,6 +117,12 @@ def _say_choice(config: BatchConfig, session: Session) -> None:
         click.echo(line, err=True)
     if config.batch_size == "auto":
         click.echo(f"--batch-size auto: batches of {session.batch_size} tiles", err=True)
+
+
+def _say_news(kept: Kept) -> None:
+    from cervix_engine.cli.batch_messages import news_line
+
+    click.echo(news_line(kept), err=True)
 
 
 def _forecast(config: BatchConfig, setup: RunSetup, said: Said) -> int:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cervix_engine.backends.survey import Way
     from cervix_engine.bundle.certificate import Certificate
     from cervix_engine.contract import OperatingPoint
+    from cervix_engine.run.assembly.base import Kept
     from cervix_engine.run.dry_run import Forecast
     from cervix_engine.run.record import RunRecord
     from cervix_engine.run.session import Session
@@ -54,6 +55,14 @@ def _why_not(way: Way) -> str:
     return f"{way.reason}{_CERTIFY if may_pass else ''}"
 
 
+def news_line(kept: Kept) -> str:
+    """What an update found, before it predicts anything."""
+    news = kept.changes
+    if not news:
+        return f"nothing new: the table has all {kept.rows} tiles as they are"
+    return f"{news.added} new, {news.changed} changed, {news.removed} gone; {kept.rows} rows are kept"
+
+
 def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[str]:
     """The run in a few lines: its books, its table, what computed it, and what bound it."""
     backend = record.backend
@@ -66,6 +75,8 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
     yield f"{record.found} tiles: {record.ok} predicted, {record.failed} failed{failed}{resumed}"
     yield f"table: {out}{_ignored(record)}"
     yield f"{precision} on {backend.device_class}, certificate: {certificate}"
+    if not record.stages:
+        return  # an update that only dropped rows
     yield (
         f"{record.tiles_per_sec:.1f} tiles/s after {record.provenance.start_s:.1f} s of start; "
         f"{bound_sentence(record.bound_by, record.stages)}"

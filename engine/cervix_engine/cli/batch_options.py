@@ -23,6 +23,21 @@ class IntegerOrAuto(click.IntRange):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
+class ShardOption(click.ParamType[Any]):
+    """One of several parts of the tiles, such as `3/8`."""
+
+    name = "k/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from cervix_engine.errors import UsageError
+        from cervix_engine.run.assembly.part import Part
+
+        try:
+            return Part.parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 _OPTIONS = (
     click.option("-o", "--out", type=_FILE, required=True, help="Table to write: .csv, .csv.gz, .jsonl or .parquet."),
     click.option("--model", type=_FILE, help="Bundle to run. [default: $CERVIX_MODEL, else models/cervix]"),
@@ -63,6 +78,17 @@ _OPTIONS = (
         "--retry-failures",
         is_flag=True,
         help="Predict the failed tiles of a finished table again; its other rows stay as they are.",
+    ),
+    click.option(
+        "--update",
+        is_flag=True,
+        help="Bring a finished table up to date: predict only tiles that are new or changed, drop rows of those that "
+        "are gone.",
+    ),
+    click.option(
+        "--shard",
+        type=ShardOption(),
+        help="Predict only the K-th of N parts of the tiles, such as 3/8; cervix-merge joins the finished tables.",
     ),
     click.option(
         "--max-failures",

@@ -26,7 +26,7 @@ class DerivedOutputs:
 
     def remaining(self, config: BatchConfig) -> DerivedOutputs:
         """Those that a command which is repeated goes on with: what lies beside a finished table is made already."""
-        if config.overwrite or config.retry_failures or not os.path.lexists(config.out):
+        if config.overwrite or config.retry_failures or config.update or not os.path.lexists(config.out):
             return self
         return DerivedOutputs(
             *(None if path and os.path.lexists(path) else path for path in (self.summary, self.geojson, self.report))

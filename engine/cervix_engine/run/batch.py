@@ -9,11 +9,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.assembly.base import Kept
 from cervix_engine.run.budget import FailureBudget
 from cervix_engine.run.config import BatchConfig, check_paths
 from cervix_engine.run.journal import InputRules
 from cervix_engine.run.plan import Done, Plan, decide
-from cervix_engine.run.record import RunRecord, utc_now
+from cervix_engine.run.record import Provenance, RunRecord, utc_now
 from cervix_engine.run.session import Choose, Session, choose_backend, open_session
 from cervix_engine.run.shards import ShardWriter
 from cervix_engine.run.stream.fork_server import fork_server
@@ -37,6 +39,10 @@ def no_words(_session: Session) -> None:
     """For callers that say nothing."""
 
 
+def no_news(_kept: Kept) -> None:
+    """For callers that say nothing of an update."""
+
+
 def no_objection(_listing: Listing, _rules: InputRules) -> None:
     """For callers that take every listing."""
 
@@ -51,6 +57,7 @@ class RunSetup:
         steps: from a tile's name to its pixels.
         listed: told what a new run will predict, before a model is loaded; it may raise to refuse that.
         opened: told of the session, before the first tile.
+        compared: told what an update found, before a model is loaded.
     """
 
     choose: Choose = choose_backend
@@ -58,6 +65,7 @@ class RunSetup:
     steps: TileSteps = TILE_STEPS
     listed: Callable[[Listing, InputRules], None] = no_objection
     opened: Callable[[Session], None] = no_words
+    compared: Callable[[Kept], None] = no_news
 
 
 DEFAULT_SETUP = RunSetup()
@@ -82,8 +90,12 @@ def predict_folder(
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
     with setup.open_table(config.out) as table:
         plan = decide(config, bundle, table, began=began)
+        if isinstance(plan, Plan) and plan.kind == "update":
+            plan = plan.with_news(table, compared=setup.compared)
         if isinstance(plan, Done):
             return plan.record
+        if plan.only_drops:
+            return _drop_rows(config, plan, table)
 
         def list_tiles() -> Listing:
             listing = plan.list_tiles(table)
@@ -106,13 +118,7 @@ def _predict(
     progress: Progress,
 ) -> RunRecord:
     """Predict what the table still lacks, and commit it."""
-    provenance = replace(
-        session.provenance,
-        arguments=config.arguments(),
-        host=platform.node(),
-        command=config.command,
-        started_at=utc_now(seconds_ago=time.perf_counter() - plan.request.began),
-    )
+    provenance = _asked(session.provenance, config, plan)
     with table.begin(
         plan.identity(session), session.listing, backend=session.backend.info, provenance=provenance, base=plan.base
     ) as begun:
@@ -127,6 +133,31 @@ def _predict(
         table.require_balance()
         table.assemble(stream_s=time.perf_counter() - started, stages=stats.stages())
         return table.commit()
+
+
+def _drop_rows(config: BatchConfig, plan: Plan, table: TableTransaction) -> RunRecord:
+    """Commit the finished table without the rows whose tiles are gone: no model is needed for that."""
+    base, listing = plan.base, plan.news
+    assert base is not None
+    assert listing is not None
+    with output_errors("cannot read the listing"):
+        listed = replace(base.record.identity, listing_sha256=sha256_file(listing.path))
+    provenance = _asked(base.record.provenance, config, plan)
+    with table.begin(plan.require_same(listed), listing, backend=base.record.backend, provenance=provenance, base=base):
+        table.require_balance()
+        table.assemble()
+        return table.commit()
+
+
+def _asked(provenance: Provenance, config: BatchConfig, plan: Plan) -> Provenance:
+    """With what was asked, and by whom."""
+    return replace(
+        provenance,
+        arguments=config.arguments(),
+        host=platform.node(),
+        command=config.command,
+        started_at=utc_now(seconds_ago=time.perf_counter() - plan.request.began),
+    )
 
 
 @dataclass(slots=True)

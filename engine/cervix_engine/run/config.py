@@ -14,6 +14,7 @@ from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract, OperatingPoint
 from cervix_engine.errors import ContractError, OutputError, UsageError
+from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import record_beside
@@ -71,6 +72,8 @@ class BatchConfig:
         abnormal_at, review_below, review_within: what a tile is decided by, as in `OperatingPoint`; None takes an
             earlier run's own, else the bundle's.
         retry_failures: predict only the failed rows of the finished table that lies there, and keep the others.
+        update: bring the finished table that lies there up to date: predict only tiles that are new or changed.
+        shard: the part of the tiles to predict; None for all of them.
     """
 
     tiles: str | os.PathLike[str]
@@ -97,6 +100,13 @@ class BatchConfig:
     abnormal_at: float | None = None
     review_below: float | None = None
     review_within: float | None = None
+    update: bool = False
+    shard: Part | None = None
+
+    @property
+    def shard_name(self) -> str | None:
+        """As a run's identity has it."""
+        return str(self.shard) if self.shard else None
 
     @property
     def record_path(self) -> Path:
@@ -171,7 +181,7 @@ def _as_json(value: object) -> object:
         return escape_name(os.fspath(value))
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, Device):
+    if isinstance(value, Device | Part):
         return str(value)
     return asdict(value) if isinstance(value, FailureBudget) else value
 
@@ -194,8 +204,19 @@ def check_paths(config: BatchConfig) -> None:
     if source.holds(config.out):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
+    if config.retry_failures and config.update:
+        raise UsageError("--retry-failures and --update: ask for one of them, then for the other")
+    if config.shard:
+        _check_shard(config)
     if config.coords or config.slide:
         config.rules()
+
+
+def _check_shard(config: BatchConfig) -> None:
+    if config.batch_size == "auto":
+        raise UsageError("--shard: every shard needs the same batch size, so name one in place of --batch-size auto")
+    if config.retry_failures or config.update:
+        raise UsageError("--shard: failed rows and new tiles are predicted once all shards are joined by cervix-merge")
 
 
 def _mode(path: Path) -> int:

@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from cervix_engine.bundle.bundle import Bundle
@@ -85,19 +85,22 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
 
         with open_session(request, list_tiles=list_tiles, choose=setup.choose) as session:
             setup.opened(session)
+            found = len(
+                replace(session.identity(session.listing), shard=config.shard_name).tiles(session.listing.found)
+            )
             seen = _predict(session, columns=config.optional_columns(()), rules=rules)
     listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s
     return Forecast(
-        found=listing.found,
+        found=found,
         ignored=listing.ignored,
         ignored_by=listing.ignored_by,
         sampled=seen.tiles,
         failed=seen.failed,
         start_s=start_s,
         tiles_per_sec=seen.tiles_per_sec,
-        seconds=start_s + listing.found / seen.tiles_per_sec,
+        seconds=start_s + found / seen.tiles_per_sec,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        table_bytes=round(seen.row_bytes / seen.tiles * listing.found),
+        table_bytes=round(seen.row_bytes / seen.tiles * found),
         runs=f"{info.backend} {info.version} {info.precision}",
     )
 

@@ -18,6 +18,7 @@ from cervix_engine.backends.device import ComputesOn
 from cervix_engine.contract import OperatingPoint
 from cervix_engine.errors import OutputError, ResumeMismatchError
 from cervix_engine.files import atomic_path, output_errors, sha256_bytes
+from cervix_engine.run.assembly.part import Part
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.values import Precision
 
@@ -43,8 +44,12 @@ class InputRules:
 class RunIdentity:
     """Everything that a row can depend on. Equal identities give byte-identical tables.
 
-    `retry_of` is the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
-    What follows it is as in `InputRules`, and then in `OperatingPoint`, None where the rows decide nothing.
+    Attributes:
+        retry_of: the SHA-256 of the finished table whose failed rows are predicted again, None for all other runs.
+        coords, slide, follow_links: as in `InputRules`.
+        abnormal_at, review_below, review_within: as in `OperatingPoint`; None where the rows decide nothing.
+        update_of: the SHA-256 of the finished table that is brought up to date, None for all other runs.
+        shard: which part of the listing the run predicts, such as `3/8`, see `Part`; None for all of it.
     """
 
     root: str
@@ -65,6 +70,8 @@ class RunIdentity:
     abnormal_at: float | None = None
     review_below: float | None = None
     review_within: float | None = None
+    update_of: str | None = None
+    shard: str | None = None
 
     @property
     def operating_point(self) -> OperatingPoint | None:
@@ -72,6 +79,25 @@ class RunIdentity:
         if self.abnormal_at is None or self.review_below is None or self.review_within is None:
             return None
         return OperatingPoint(self.abnormal_at, self.review_below, self.review_within)
+
+    @property
+    def base_sha256(self) -> str | None:
+        """Of the finished table that some of the new table's rows are kept from."""
+        return self.retry_of or self.update_of
+
+    def batches(self, listed: int) -> range:
+        """Which batches of so many listed tiles the run predicts.
+
+        Raises:
+            UsageError: there are too few for so many shards.
+        """
+        count = -(-listed // self.batch_size)
+        return Part.parse(self.shard).batches(count) if self.shard else range(count)
+
+    def tiles(self, listed: int) -> range:
+        """Which of so many listed tiles the run predicts; raises as `batches`."""
+        batches, size = self.batches(listed), self.batch_size
+        return range(batches.start * size, min(listed, batches.stop * size))
 
     @property
     def rules(self) -> InputRules:
@@ -144,11 +170,20 @@ class Journal:
     @classmethod
     def create(cls, path: Path, *, identity: RunIdentity, listing: Listing) -> Journal:
         """Start a journal; when this returns its first line survives a power cut."""
-        found, ignored, ignored_by = listing.found, listing.ignored, dict(listing.ignored_by)
+        found, ignored, ignored_by = len(identity.tiles(listing.found)), listing.ignored, dict(listing.ignored_by)
         header = {"schema": SCHEMA, "found": found, "ignored": ignored, "ignored_by": ignored_by}
         with output_errors("cannot start the journal"), atomic_path(path) as temporary:
             temporary.write_bytes(_line({**header, "identity": asdict(identity)}))
         return cls(path, identity, found, ignored, ignored_by, [])
+
+    @classmethod
+    def adopt(cls, path: Path, identity: RunIdentity, *, found: int, assembled: str) -> Journal:
+        """Start the journal of a table that is assembled already."""
+        journal = cls(path, identity, found, 0, {}, [], assembled)
+        header = {"schema": SCHEMA, "found": found, "ignored": 0, "ignored_by": {}, "identity": asdict(identity)}
+        with output_errors("cannot start the journal"), atomic_path(path) as temporary:
+            temporary.write_bytes(_line(header) + _line({"assembled": assembled}))
+        return journal
 
     @classmethod
     def load(cls, path: Path) -> Journal | None:

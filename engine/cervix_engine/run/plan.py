@@ -5,8 +5,10 @@
 | nothing | | `fresh`: lists the tiles and predicts all |
 | a finished table | `overwrite` | `fresh`; that table stays until the rename |
 | a finished table | `retry_failures` | `retry`: predicts the failed rows' tiles, keeps all other rows |
+| a finished table | `update` | `update`: predicts what is new or changed, drops what is gone, keeps all other rows |
+| a finished table | `update`, and there is no news | nothing, and `Done` |
 | a finished table | `keep_finished`, and what made it | nothing, and `Done` |
-| a partial run | | `resume`: takes its stored listing, predicts what no shard holds; also of a `retry` |
+| a partial run | | `resume`: takes its stored listing, predicts what no shard holds; also of a `retry`, an `update` |
 | a partial run | not `resume` | as if it were not there |
 | a run that ended behind its rename | the same again | nothing: it is finished, and `Done` |
 
@@ -16,6 +18,8 @@ for is taken from it, and what is asked for otherwise is refused.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,14 +27,16 @@ from typing import Literal
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.assembly.base import Base, Growth, Kept
+from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.config import BatchConfig
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import RunRecord, record_of
 from cervix_engine.run.session import Session, SessionRequest, decided_by
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
-from cervix_engine.table.locations import check_slides, slides_for_run
-from cervix_engine.table.reader import Table
+from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.locations import check_slides, locating_for_run, slides_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.sources.source import TileSource
@@ -53,24 +59,66 @@ class Plan:
         optional: the table's columns beyond the standard ones.
         rules: how the tiles are found and named.
         source: where they come from.
+        shard: the part of the listing that is predicted; None for all of it.
         partial: the identity of the partial run that goes on.
-        base: the finished table whose failed rows are predicted again.
+        base: the finished table that the new one is made from.
+        news: of an update: the tiles that it predicts.
     """
 
-    kind: Literal["fresh", "resume", "retry"]
+    kind: Literal["fresh", "resume", "retry", "update"]
     request: SessionRequest
     optional: tuple[str, ...]
     rules: InputRules
     source: TileSource
     partial: RunIdentity | None = None
-    base: RunRecord | None = None
+    base: Base | None = None
+    news: Listing | None = None
+    shard: Part | None = None
 
     def list_tiles(self, table: TableTransaction) -> Listing:
         """The tiles of this run, listed where `table` keeps them."""
+        if self.news:
+            return self.news
         if self.kind == "resume":
             return table.stored_listing(self.source)
         if self.base:
             return table.list_failed(self.source, self.base)
+        return self._list_all(table)
+
+    @property
+    def only_drops(self) -> bool:
+        """Whether no tile is to be predicted: an update that only drops rows."""
+        return self.news is not None and not self.news.found
+
+    def with_news(self, table: TableTransaction, *, compared: Callable[[Kept], None]) -> Plan | Done:
+        """This plan of an update, with what is new; there may be nothing to do.
+
+        Args:
+            table: the finished table's place.
+            compared: told what is kept and what changes.
+
+        Raises:
+            OutputError: the rows that are kept would not be those of a new run.
+        """
+        assert self.base is not None
+        news = table.list_news(self.base, self._list_all(table))
+        growth = table.growth(self.base, news)
+        self._require_same_slides(growth)
+        kept = growth.kept()
+        compared(kept)
+        return replace(self, news=news) if kept.changes else Done(self.base.record)
+
+    def _require_same_slides(self, growth: Growth) -> None:
+        slide, coords = self.rules.slide, self.rules.coords or NAMES
+        before = (os.fsdecode(row.name) for row in growth.base.rows())
+        was, now = (locating_for_run(coords, slide=slide, paths=paths) for paths in (before, growth.paths()))
+        if was != now:
+            raise OutputError(
+                "what is new or gone makes slides of one name in several folders, so rows that would be kept have "
+                "other slides by now: make the table anew with --overwrite"
+            )
+
+    def _list_all(self, table: TableTransaction) -> Listing:
         listing = table.list_tiles(self.source)
         check_slides(slides_for_run(self.rules.slide, self.source.slide_name), listing.paths())
         return listing
@@ -78,7 +126,7 @@ class Plan:
     def row_format(self, session: Session, table: TableTransaction) -> RowFormat:
         """How the rows of this run are written: what names mean rests on all tiles of the table."""
         rules = self.rules
-        paths = Table.open(table.out).paths() if self.base else session.listing.paths()
+        paths = table.growth(self.base, session.listing).paths() if self.base else session.listing.paths()
         return RowFormat.for_run(
             session.contract,
             optional=self.optional,
@@ -95,23 +143,22 @@ class Plan:
             ResumeMismatchError: the rows that are kept depend on something else.
         """
         now = session.identity(session.listing, optional=self.optional, rules=self.rules)
-        return self.require_same(now)
+        return self.require_same(replace(now, shard=str(self.shard) if self.shard else None))
 
     def require_same(self, now: RunIdentity) -> RunIdentity:
-        """`now`, as that of a retry where this is one, if it agrees with all rows that are kept.
+        """`now`, as that of a retry or an update where this is one, if it agrees with all rows that are kept.
 
         Raises:
             ResumeMismatchError: it does not.
         """
         if self.base:
-            made = self.base.identity
+            made = self.base.record.identity
             made.check(
-                replace(now, listing_sha256=made.listing_sha256, retry_of=made.retry_of),
+                replace(now, listing_sha256=made.listing_sha256, retry_of=made.retry_of, update_of=made.update_of),
                 what="the table was made",
-                remedy="its failed rows can only be predicted as the others were",
+                remedy=f"{self.base.what} can only be predicted as the others were",
             )
-        mended = self.base.table if self.base else None
-        now = replace(now, retry_of=mended.table_sha256 if mended else None)
+            now = self.base.marked(now)
         if self.partial:
             self.partial.check(now)
         return now
@@ -138,26 +185,28 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
         if not config.overwrite and _asks_the_same(config, bundle, partial):
             return Done(RunRecord.load(config.record_path))
         partial = None
-    base = _table_to_mend(config.out) if config.retry_failures else None
-    if base and not base.failed:
-        return Done(base)
+    base = _base(config)
+    if base and base.kind == "retry" and not base.record.failed:
+        return Done(base.record)
     if not base and not config.overwrite:
         if config.keep_finished and not partial and (record := _made_alike(config, bundle)):
             return Done(record)
         _require_free(config.out)
-    earlier = partial or (base.identity if base else None)
+    earlier = partial or (base.record.identity if base else None)
     request = config.request(bundle, began=began, earlier=earlier)
     if earlier is None:
         rules = config.rules()
-        return Plan("fresh", request, config.optional_columns(()), rules, config.source(rules))
+        return Plan("fresh", request, config.optional_columns(()), rules, config.source(rules), shard=config.shard)
     return _going_on(config, request, earlier, partial=partial, base=base)
 
 
 def _asks_the_same(config: BatchConfig, bundle: Bundle, finished: RunIdentity) -> bool:
-    asked = (config.source().identity, bundle.digest)
+    if config.update or finished.update_of:  # whether there are news is seen anew
+        return False
+    asked = (config.source().identity, bundle.digest, config.shard_name)
     return (
         config.retry_failures == (finished.retry_of is not None)
-        and asked == (finished.root, finished.bundle_digest)
+        and asked == (finished.root, finished.bundle_digest, finished.shard)
         and decided_by(config.contract(bundle, finished).operating_point) == decided_by(finished.operating_point)
     )
 
@@ -178,6 +227,7 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
         backend=config.backend or made.backend,
         precision=made.precision if config.precision == "auto" else config.precision,
         batch_size=_batch_size(config.batch_size, made),
+        shard=config.shard_name,
         columns=RowFormat(contract, optional=config.optional_columns(made.columns)).columns,
         **asdict(config.rules(made.rules)),
         **decided_by(contract.operating_point),
@@ -185,11 +235,20 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
     return record if whole and record.status == "done" and asked == made else None
 
 
-def _table_to_mend(table: Path) -> RunRecord:
-    """The record of a finished table whose failed rows may be predicted again."""
+def _base(config: BatchConfig) -> Base | None:
+    """The finished table that a retry or an update is made from; an update may find none yet.
+
+    Raises:
+        UsageError, OutputError: there is none to retry, or it cannot be used.
+    """
+    table = config.out
+    if not (config.retry_failures or config.update):
+        return None
     with output_errors(f"cannot look at {table}"):
         there = table.is_file()
     if not there:
+        if config.update:
+            return None
         raise UsageError(f"no finished table whose failed rows could be predicted again: {table}")
     try:
         record = record_of(table)
@@ -198,7 +257,9 @@ def _table_to_mend(table: Path) -> RunRecord:
     with output_errors(f"cannot read {table}"):
         if record.table is None or sha256_file(table) != record.table.table_sha256:
             raise OutputError(f"{table} is not as its run wrote it: cervix-verify says where")
-    return record
+    if record.identity.shard:
+        raise UsageError(f"{table} is shard {record.identity.shard}: join all of them with cervix-merge first")
+    return Base(table, record, "update" if config.update else "retry")
 
 
 def _require_free(out: Path) -> None:
@@ -214,7 +275,7 @@ def _going_on(
     earlier: RunIdentity,
     *,
     partial: RunIdentity | None,
-    base: RunRecord | None,
+    base: Base | None,
 ) -> Plan:
     """The plan of a run that keeps rows of an earlier one, if what is asked lets it."""
     if not config.device.allows(earlier.computes_on):
@@ -226,8 +287,8 @@ def _going_on(
     backend, batch_size = config.backend or earlier.backend, _batch_size(config.batch_size, earlier)
     request = replace(request, precision=precision, backend=backend, batch_size=batch_size, keep_batch_size=True)
     optional, rules = config.optional_columns(earlier.columns), config.rules(earlier.rules)
-    source = config.source(rules)
-    plan = Plan("resume" if partial else "retry", request, optional, rules, source, partial, base)
+    source, kind = config.source(rules), base.kind if base and not partial else "resume"
+    plan = Plan(kind, request, optional, rules, source, partial, base, shard=config.shard)
     # What needs no model to be seen is refused before one is looked for, and the machine blamed.
     as_asked = replace(
         earlier,
@@ -237,6 +298,7 @@ def _going_on(
         precision=precision,
         batch_size=batch_size,
         columns=RowFormat(request.contract, optional=optional).columns,
+        shard=config.shard_name,
         **asdict(rules),
         **decided_by(request.contract.operating_point),
     )

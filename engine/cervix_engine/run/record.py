@@ -58,6 +58,37 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class TableChanges:
+    """How a table differs from the finished one that it was made from, in tiles: `--update` found so many."""
+
+    added: int
+    changed: int
+    removed: int
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """A finished shard of which a table was merged.
+
+    Attributes:
+        shard: such as `3/8`.
+        table_sha256: of its own table.
+        found: its tiles.
+        host: the machine that predicted it.
+        seconds: from its start to its end; None where either is not known.
+    """
+
+    shard: str
+    table_sha256: str
+    found: int
+    host: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TableDigests:
     """What a finished table can be checked against.
 
@@ -65,11 +96,13 @@ class TableDigests:
         table_sha256: of the whole file, whatever its format.
         header_check: of the CSV's first line, see `row_check`.
         rows_sha256: of the file of row checks.
+        stamps_sha256: of the file of stamp checks; None in records of earlier versions, and of what was made of theirs.
     """
 
     table_sha256: str
     header_check: str
     rows_sha256: str
+    stamps_sha256: str | None = None
 
 
 def row_check(line: bytes) -> bytes:
@@ -80,6 +113,21 @@ def row_check(line: bytes) -> bytes:
 def checks_path(table: Path) -> Path:
     """Where a table's row checks lie: 8 bytes a row, in row order."""
     return table.with_name(f"{table.name}.rows")
+
+
+def stamps_path(table: Path) -> Path:
+    """Where the checks of a table's tiles lie, as they were listed: `listing.stamp_check` of each row, in row order."""
+    return table.with_name(f"{table.name}.stamps")
+
+
+# What earlier versions do not write.
+_UNWRITTEN: dict[str, Any] = {
+    "ignored_by": {},
+    "folder_changes": None,
+    "ended_at": None,
+    "table_changes": None,
+    "shards": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +145,8 @@ class RunRecord:
         flagged: predicted tiles with a flag of `quality.py`, where the run looked for any.
         table: what the table can be checked against; None until it is assembled.
         replaces: the record of the finished table that lies there until this run's takes its place.
+        table_changes: of an update: how the table differs from the one before.
+        shards: those that the table was merged of.
     """
 
     found: int
@@ -117,6 +167,8 @@ class RunRecord:
     ignored_by: dict[str, int] = field(default_factory=dict)
     folder_changes: FolderChanges | None = None
     ended_at: str | None = None
+    table_changes: TableChanges | None = None
+    shards: tuple[ShardRecord, ...] = ()
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -176,6 +228,8 @@ class RunRecord:
             "ignored": self.ignored,
             "ignored_by": self.ignored_by,
             "folder_changes": asdict(self.folder_changes) if self.folder_changes is not None else None,
+            "table_changes": asdict(self.table_changes) if self.table_changes is not None else None,
+            "shards": [asdict(shard) for shard in self.shards],
             "resumed": self.resumed,
             "ok": self.ok,
             "failed": self.failed,
@@ -205,13 +259,15 @@ class RunRecord:
     def _from_json(cls, data: dict[str, Any]) -> RunRecord:
         if data["schema"] != cls.schema:
             raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
-        data = {"ignored_by": {}, "folder_changes": None, "ended_at": None, **data}  # earlier versions write none
+        data = {**_UNWRITTEN, **data}
         values = {item.name: data[item.name] for item in fields(cls)}
         values["provenance"] = Provenance(**data["provenance"])
         values["backend"] = BackendInfo(**data["backend"])
         values["identity"] = _identity_from_json(data["identity"])
         values["table"] = TableDigests(**data["table"]) if data["table"] else None
         values["folder_changes"] = FolderChanges(**data["folder_changes"]) if data["folder_changes"] else None
+        values["table_changes"] = TableChanges(**data["table_changes"]) if data["table_changes"] else None
+        values["shards"] = tuple(ShardRecord(**shard) for shard in data["shards"])
         values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
         values["replaces"] = cls._from_json(data["replaces"]) if data["replaces"] else None
         return cls(**values)

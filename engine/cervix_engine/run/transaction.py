@@ -11,24 +11,27 @@ A hidden folder beside the table holds a run on its way. Its journal decides in 
 |---|---|---|---|
 | absent | none, or one without a journal, which is removed | none, or an older one | that one's |
 | partial | `listing`, `journal.jsonl`, and the shards that it lists | as above | `running`, or why it ended |
-| assembled | and `rows` and the table, whose digest the journal has | as above | and the table's digests |
+| assembled | and `rows`, `stamps` and the table, whose digest the journal has | as above | and the table's digests |
 | committed | left to clear, the journal last | the new one, beside `preds.csv.rows` | `done` |
+
+A run that is made from a finished table, see `assembly/base.py`, also has `gone` there. `stamps` follows the table to
+its place, since a run that is made from the older one needs that one's until then.
 
 Each step is durable before the next relies on it: a shard is fsynced, then listed in the journal; the table and its
 row checks are fsynced, then their digests go to the journal and to the record; `preds.csv.rows` and the table are
-renamed and their folder is fsynced, then the record says `done`, then the hidden folder goes. A kill at any instant
-leaves either no new table and a run that goes on, or the table and a folder that the next start clears. The lock is the
-kernel's, so a crash lets it go.
+renamed, then `preds.csv.stamps`, and their folder is fsynced; then the record says `done`, then the hidden folder goes.
+A kill at any instant leaves either no new table and a run that goes on, or the table and a folder that the next start
+clears. The lock is the kernel's, so a crash lets it go.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +39,28 @@ from cervix_engine.backends import BackendInfo
 from cervix_engine.errors import CervixError, OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, output_errors, sha256_file
 from cervix_engine.locks import PlaceLock, PlaceTakenError
+from cervix_engine.run.assembly.base import Base, Growth, Kept, list_news
+from cervix_engine.run.assembly.table_files import CHECKS, STAMPS, write_table
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
 from cervix_engine.run.record import (
     Provenance,
     RunRecord,
     Status,
-    TableDigests,
     checks_path,
     record_beside,
     replaced_record,
-    row_check,
+    stamps_path,
     utc_now,
 )
 from cervix_engine.run.shards import ShardSize, ShardWriter
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StageStats
-from cervix_engine.table.formats import csv_line, csv_lines, publish_as, table_suffix
+from cervix_engine.table.formats import csv_line, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import compared, discover
-from cervix_engine.tiles.listing import Listing, list_again
+from cervix_engine.tiles.listing import Listing, list_again, stamp_check
 from cervix_engine.tiles.sources.source import TileSource
 
 JOURNAL = "journal.jsonl"
@@ -93,7 +97,9 @@ class TableTransaction:
 
     journal: Journal
     _record: RunRecord
-    _base: RunRecord | None
+    _listing: Listing
+    _growth: Growth | None
+    _kept: Kept
 
     def __init__(self, out: Path, *, shard_size: ShardSize = DEFAULT_SHARD) -> None:
         self.out = out
@@ -153,6 +159,7 @@ class TableTransaction:
         path = record_beside(self.out)
         with output_errors(f"cannot look at {path}"):
             exists = path.exists()
+        self._place_stamps()
         if exists and (record := RunRecord.load(path)).status != "done":
             record.done().save(self.out)
         self.clear()
@@ -161,24 +168,34 @@ class TableTransaction:
 
     def stored_listing(self, source: TileSource) -> Listing:
         """The listing of the loaded run, as it was made when that began, and how its source differs by now."""
-        journal = self.journal
+        journal, identity = self.journal, self.journal.identity
         stored = Listing(source, self.folder / "listing", journal.found, journal.ignored, journal.ignored_by)
-        if journal.identity.retry_of:  # it holds the failed tiles alone
+        if identity.base_sha256:  # it holds some of the table's tiles
             return stored
+        if identity.shard:
+            stored = replace(stored, found=sum(1 for _ in stored.records()))
         return compared(stored, spool=self.folder)
 
     def list_tiles(self, source: TileSource) -> Listing:
         """List the tiles of a source for a new run."""
         return discover(source, spool=self.empty_folder())
 
-    def list_failed(self, source: TileSource, base: RunRecord) -> Listing:
+    def list_failed(self, source: TileSource, base: Base) -> Listing:
         """List the tiles of the table's failed rows for a new run, in the table's order, as they are now."""
-        spool = self.empty_folder()
+        spool, record = self.empty_folder(), base.record
         with output_errors(f"cannot read {self.out}"):
             failed = (row.path for row in Table.open(self.out).rows() if row.error is not None)
             names = (os.fsencode(unescape_name(path)) for path in failed)
-            stored = Listing(source, spool / "listing", 0, base.ignored, base.ignored_by)
+            stored = Listing(source, spool / "listing", 0, record.ignored, record.ignored_by)
             return list_again(names, stored)
+
+    def list_news(self, base: Base, now: Listing) -> Listing:
+        """Narrow `now`, of `list_tiles`, to what the finished table lacks or has otherwise."""
+        return list_news(base, now)
+
+    def growth(self, base: Base, listing: Listing) -> Growth:
+        """The new table that comes of predicting `listing`."""
+        return Growth(base, listing, self.folder)
 
     def empty_folder(self) -> Path:
         """A new folder for a run's files; whatever partial run lay there is discarded."""
@@ -198,7 +215,7 @@ class TableTransaction:
         *,
         backend: BackendInfo,
         provenance: Provenance,
-        base: RunRecord | None = None,
+        base: Base | None = None,
     ) -> Iterator[RunRecord]:
         """Begin a run, or go on with the loaded one; where the block fails, the record says why.
 
@@ -206,7 +223,7 @@ class TableTransaction:
             identity: everything that a row can depend on; another one than a loaded run's is refused.
             listing: what is predicted.
             backend, provenance: for the record.
-            base: the finished table whose failed rows these are; all its other rows are the new table's too.
+            base: the finished table that the new one is made from.
 
         Yields:
             The record as the run starts.
@@ -214,18 +231,20 @@ class TableTransaction:
         if self.state is State.ABSENT:
             self._create_journal(identity, listing)
         self.journal.identity.check(identity)
-        self._base, self.state = base, State.PARTIAL
-        kept = base.ok if base else 0
+        self._listing, self.state = listing, State.PARTIAL
+        self._growth = self.growth(base, listing) if base else None
+        self._kept = kept = self._growth.kept() if self._growth else Kept()
         self._record = RunRecord(
-            found=kept + listing.found,
+            found=kept.rows + self.journal.found,
             ignored=listing.ignored,
             ignored_by=dict(listing.ignored_by),
             folder_changes=listing.changes,
-            resumed=kept + self.journal.tiles,
+            resumed=kept.rows + self.journal.tiles,
             backend=backend,
             provenance=provenance,
             identity=identity,
             replaces=replaced_record(self.out),
+            table_changes=kept.changes if identity.update_of else None,
         )
         with self._telling_why():
             yield self._update()
@@ -250,13 +269,12 @@ class TableTransaction:
 
     def _update(self, **changes: Any) -> RunRecord:
         """Write the record with the books as they are, and some of its fields changed."""
-        journal, base = self.journal, self._base
+        journal, kept = self.journal, self._kept
         books = replace(
             self._record,
-            ok=journal.ok + (base.ok if base else 0),
-            failures=dict(sorted(journal.failures.items())),
-            # A failed tile has no flags, so all of the base's are of rows that are kept.
-            flagged=journal.flagged + (base.flagged if base else 0),
+            ok=journal.ok + kept.ok,
+            failures=dict(sorted((journal.failures + kept.failures).items())),
+            flagged=journal.flagged + kept.flagged,
         )
         return self._save(replace(books, **changes))
 
@@ -268,9 +286,9 @@ class TableTransaction:
     # ---- rows
 
     def missing(self, batches: Iterable[TileBatch]) -> Iterator[TileBatch]:
-        """Those of all batches of the listing that no shard holds."""
-        done = self.journal.batches()
-        return (batch for batch in batches if batch.index not in done)
+        """Those of all batches of the listing that are this run's and that no shard holds."""
+        own, done = self.journal.identity.batches(self._listing.found), self.journal.batches()
+        return (batch for batch in batches if batch.index in own and batch.index not in done)
 
     def shards(self, row_format: RowFormat) -> ShardWriter:
         """Takes predicted batches in their order, and stores them in shards."""
@@ -299,22 +317,36 @@ class TableTransaction:
 
         `stream_s` and `stages` are what the record says of the time that the rows took.
         """
-        table, checks = self.folder / "table.csv", self.folder / "rows"
-        header = csv_line(self.journal.identity.columns)
+        growth, header = self._growth, csv_line(self.journal.identity.columns)
         with output_errors("cannot assemble the table"):
-            with table.open("wb") as file, checks.open("wb") as check_file:
-                file.write(header)
-                for row in self._mended_rows() if self._base else self._rows():
-                    file.write(row)
-                    check_file.write(row_check(row))
-            fsync_file(table)
-            fsync_file(checks)
-            if self._published != table:
-                publish_as(table, self._published)
-            digests = TableDigests(sha256_file(self._published), row_check(header).hex(), sha256_file(checks))
+            if growth and sha256_file(self.out) != self.journal.identity.base_sha256:
+                raise OutputError(f"{self.out} is not the table any more that this one is made from")
+            rows = growth.lines(self._rows()) if growth else self._rows()
+            stamps = growth.stamps() if growth else self._stamps()
+            digests = write_table(self.folder, self._published, header=header, rows=rows, stamps=stamps)
         self.journal.mark_assembled(digests.table_sha256)
         self.state = State.ASSEMBLED
         self._update(stream_s=stream_s, stages=stages, table=digests)
+
+    def adopt(self, record: RunRecord, *, rows: Iterable[bytes], stamps: Iterable[bytes]) -> None:
+        """From absent to assembled at once: a table of rows that other runs have finished.
+
+        `record` says what they are; a kill before the end leaves nothing.
+        """
+        folder, header = self.empty_folder(), csv_line(record.identity.columns)
+        with output_errors("cannot assemble the table"):
+            digests = write_table(folder, self._published, header=header, rows=rows, stamps=stamps)
+        self._record = replace(record, replaces=replaced_record(self.out), table=digests)
+        self.journal = Journal.adopt(
+            folder / JOURNAL, record.identity, found=record.found, assembled=digests.table_sha256
+        )
+        self.state = State.ASSEMBLED
+        self._save(self._record)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether the loaded run only had to be committed, and has no tiles of its own to predict."""
+        return not (self.folder / "listing").exists()
 
     @property
     def _published(self) -> Path:
@@ -326,29 +358,25 @@ class TableTransaction:
             with (self.folder / shard.file).open("rb") as file:
                 yield from file
 
-    def _mended_rows(self) -> Iterator[bytes]:
-        """The rows of the finished table, with this run's in the places of the failed ones."""
-        identity = self.journal.identity
-        if sha256_file(self.out) != identity.retry_of:
-            raise OutputError(f"{self.out} is not the table any more whose failed rows were predicted again")
-        status_at = identity.columns.index("status")
-        again = self._rows()
-        with closing(csv_lines(self.out)) as rows:
-            next(rows)
-            for row in rows:
-                (cells,) = csv.reader([row.decode("utf-8")])
-                yield next(again) if cells[status_at] == "failed" else row
+    def _stamps(self) -> Iterator[bytes]:
+        tiles = self.journal.identity.tiles(self._listing.found)
+        return map(stamp_check, islice(self._listing.records(), tiles.start, tiles.stop))
 
     # ---- assembled to committed, and cleared
 
     def commit(self) -> RunRecord:
         """Rename the table and its row checks into place, durably, and say in the record that the run is done."""
         with output_errors("cannot put the table in its place"):
-            (self.folder / "rows").replace(checks_path(self.out))
+            (self.folder / CHECKS).replace(checks_path(self.out))
             self._published.replace(self.out)
             self.state = State.COMMITTED
+            self._place_stamps()
             fsync_folder(self.out.parent)
         return self._save(self._record.done())
+
+    def _place_stamps(self) -> None:
+        with output_errors("cannot put the stamps of the tiles in their place"), suppress(FileNotFoundError):
+            (self.folder / STAMPS).replace(stamps_path(self.out))
 
     def clear(self) -> None:
         """Remove a committed run's folder, the journal last: after a kill meanwhile this is done again."""

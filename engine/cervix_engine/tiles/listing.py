@@ -7,6 +7,7 @@ the run and by whoever resumes it: what was found is decided there and nowhere e
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import os
 import tempfile
@@ -33,6 +34,8 @@ Record = tuple[bytes, int, int, bytes]
 
 # Size and time of a tile that is gone.
 ABSENT = (0, 0)
+
+STAMP_CHECK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def list_again(names: Iterable[bytes], listing: Listing) -> Listing:
     """
     records = listing.source.again(names, spool=listing.path.parent)
     try:
-        return replace(listing, found=_write_records(listing.path, records))
+        return replace(listing, found=write_records(listing.path, records))
     except OSError as error:
         raise OutputError(f"cannot write the listing {listing.path}: {error.strerror}") from error
 
@@ -120,7 +123,7 @@ def write_sorted(records: Iterable[Record], spool: Path, *, run_length: int = RU
     """
     try:
         with ExitStack() as stack:
-            return _write_records(spool / "listing", _merged(_sorted_runs(records, spool, run_length), stack))
+            return write_records(spool / "listing", _merged(_sorted_runs(records, spool, run_length), stack))
     except OSError as error:
         raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
 
@@ -159,12 +162,22 @@ def _sorted_runs(records: Iterable[Record], spool: Path, run_length: int = RUN_L
         yield file
 
 
+def stamp_check(record: Record) -> bytes:
+    """The check of one tile as it was listed: the first 8 bytes of the SHA-256 of its record."""
+    return hashlib.sha256(_encode(record)).digest()[:STAMP_CHECK_BYTES]
+
+
 def _encode(record: Record) -> bytes:
     name, size, mtime_ns, where = record
     return b"%b\0%d\0%d@%b\0" % record if where else b"%b\0%d\0%d\0" % (name, size, mtime_ns)
 
 
-def _write_records(path: Path, records: Iterable[Record]) -> int:
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Write a listing of `records` as they come; returns their number.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     count = 0
     with path.open("wb") as file:
         for record in records:

@@ -44,7 +44,7 @@ FILTERS = 16
 
 # What a finished run leaves beside the tiles: nothing else, and nothing hidden but the lock's empty file.
 def finished_files(table: str) -> set[str]:
-    return {table, f"{table}.run.json", f"{table}.rows"}
+    return {table, f"{table}.run.json", f"{table}.rows", f"{table}.stamps"}
 
 
 FINISHED = finished_files("preds.csv")

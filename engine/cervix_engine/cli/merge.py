@@ -1,0 +1,38 @@
+"""`cervix-merge`: the finished shards of one listing to one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.version import __version__
+
+INCOMPLETE = 3
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("out", type=_FILE)
+@click.argument("shards", type=_FILE, nargs=-1, required=True)
+@click.option("--overwrite", is_flag=True, help="Replace a finished table.")
+@click.version_option(__version__)
+@cervix_errors
+def main(out: Path, shards: tuple[Path, ...], overwrite: bool) -> int:
+    """Join all SHARDS, tables that cervix-batch --shard wrote, in any order, into the table OUT.
+
+    OUT is, byte for byte, the table of an undivided run, whatever formats the shards have. A shard that is missing,
+    doubled, altered, not finished or of another run is named, and nothing is written. Exit codes: 0 done, 3 done but
+    some tiles failed, 1 failed, 2 wrong usage.
+    """
+    from cervix_engine.cli.shared.logs import command_line
+    from cervix_engine.run.assembly.merge import merge_shards
+
+    done = merge_shards(out, shards, overwrite=overwrite, command=command_line())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in done.failures.items())
+    failed = f"{done.failed} failed" + (f" ({kinds})" if kinds else "")
+    click.echo(f"{len(done.shards)} shards, {done.found} tiles: {done.ok} predicted, {failed}", err=True)
+    click.echo(f"table: {out}", err=True)
+    return INCOMPLETE if done.failed else 0

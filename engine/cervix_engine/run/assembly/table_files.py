@@ -1,0 +1,49 @@
+"""The files of an assembled table, in the hidden folder of its run: rows, their checks, and the digests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cervix_engine.files import fsync_file, sha256_file
+from cervix_engine.run.record import TableDigests, row_check
+from cervix_engine.table.formats import publish_as
+
+TABLE, CHECKS, STAMPS = "table.csv", "rows", "stamps"
+
+
+def write_table(
+    folder: Path, published: Path, *, header: bytes, rows: Iterable[bytes], stamps: Iterable[bytes] | None
+) -> TableDigests:
+    """Write a table and what it can be checked against, durably.
+
+    Args:
+        folder: of the run.
+        published: the table in there, in the format that it is published in.
+        header, rows: lines of the table as CSV.
+        stamps: the stamp check of each row's tile, in row order; None where they are not known.
+
+    Raises:
+        OSError, OutputError: something cannot be written.
+    """
+    table, checks, stamp_checks = folder / TABLE, folder / CHECKS, folder / STAMPS
+    with table.open("wb") as file, checks.open("wb") as check_file:
+        file.write(header)
+        for row in rows:
+            file.write(row)
+            check_file.write(row_check(row))
+    fsync_file(table)
+    fsync_file(checks)
+    stamp_checks.unlink(missing_ok=True)
+    if stamps is not None:
+        with stamp_checks.open("wb") as file:
+            file.writelines(stamps)
+        fsync_file(stamp_checks)
+    if published != table:
+        publish_as(table, published)
+    return TableDigests(
+        table_sha256=sha256_file(published),
+        header_check=row_check(header).hex(),
+        rows_sha256=sha256_file(checks),
+        stamps_sha256=None if stamps is None else sha256_file(stamp_checks),
+    )
