@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,9 @@ _INSTRUCTION_SETS = (
     ("avx512f", "avx512"),
     ("avx2", "avx2"),
 )
+
+# What version 1 of control groups says where there is no limit is this or a little less than 2^63.
+_NO_LIMIT = 2**60
 
 
 @lru_cache(maxsize=1)
@@ -77,15 +80,26 @@ def cpu_quota(*, groups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("
 
     Source: Linux, `Documentation/admin-guide/cgroup-v2.rst` (`cpu.max`) and `scheduler/sched-bwc.rst` (version 1).
     """
-    quota = math.inf
+    return min((_quota_of(group) for group in _control_groups("cpu", groups, mounts)), default=math.inf)
+
+
+def memory_left(*, groups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that the control groups of this process have left for it, what can be dropped from their cache included.
+
+    Infinity without a limit: a machine that is merely full can swap, but beyond a group's limit the kernel kills.
+    Source: Linux, `Documentation/admin-guide/cgroup-v2.rst` (`memory.max`, `memory.stat`) and `cgroup-v1/memory.rst`.
+    """
+    return min((_memory_left_in(group) for group in _control_groups("memory", groups, mounts)), default=math.inf)
+
+
+def _control_groups(controller: str, groups: Path, mounts: Path) -> Iterator[Path]:
+    """The folder of each group that `controller` has this process in, and of those above it, in both versions."""
     for line in _lines(groups):
         _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
+        if not controllers or controller in controllers.split(","):
             group = PurePosixPath(path.strip("/"))
             # A container sees its own group at the mount, whatever path it is told.
-            for folder in (group, *group.parents):
-                quota = min(quota, _quota_of(mounts / controllers / folder))
-    return quota
+            yield from (mounts / controllers / folder for folder in (group, *group.parents))
 
 
 def _quota_of(group: Path) -> float:
@@ -94,6 +108,16 @@ def _quota_of(group: Path) -> float:
     if len(limits) != 2 or limits[0] in ("max", "-1"):
         return math.inf
     return int(limits[0]) / int(limits[1])
+
+
+def _memory_left_in(group: Path) -> float:
+    (limit,) = _lines(group / "memory.max") or _lines(group / "memory.limit_in_bytes") or ["max"]
+    if limit == "max" or int(limit) >= _NO_LIMIT:
+        return math.inf
+    used = dict(line.split() for line in _lines(group / "memory.stat"))
+    # Pages of processes and of shared memory; those of files can be dropped.
+    held = ("anon", "shmem") if "anon" in used else ("total_rss", "total_shmem")
+    return int(limit) - sum(int(used.get(kind, 0)) for kind in held)
 
 
 def _lines(path: Path) -> list[str]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cervix_engine.machine import cpu_quota, usable_cpus
+from cervix_engine.machine import cpu_quota, memory_left, usable_cpus
 
 
-def laid_out(scratch: Path, groups: str, files: dict[str, str]) -> float:
-    """The quota where a process is in these groups, and these files lie below the mount."""
+def laid_out(scratch: Path, groups: str, files: dict[str, str], *, asked: Callable[..., float] = cpu_quota) -> float:
+    """What is `asked` where a process is in these groups, and these files lie below the mount."""
     (scratch / "groups").write_text(groups)
     for name, text in files.items():
         file = scratch / "cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    return cpu_quota(groups=scratch / "groups", mounts=scratch / "cgroup")
+    return asked(groups=scratch / "groups", mounts=scratch / "cgroup")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +46,40 @@ def test_a_quota_is_read_from_every_group_above(
     assert laid_out(tmp_path, groups, files) == quota
 
 
-def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
-    assert cpu_quota(groups=tmp_path / "none", mounts=tmp_path) == math.inf
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("0::/\n", {"memory.max": "1000\n", "memory.stat": "anon 300\nfile 650\nshmem 50\n"}, 650),
+        ("0::/\n", {"memory.max": "max\n", "memory.stat": "anon 300\nfile 50\nshmem 0\n"}, math.inf),
+        ("0::/\n", {}, math.inf),
+        (
+            "0::/job/step\n",
+            {
+                "job/memory.max": "1000\n",
+                "job/memory.stat": "anon 900\nfile 0\nshmem 0\n",
+                "job/step/memory.max": "500\n",
+                "job/step/memory.stat": "anon 100\nfile 0\nshmem 0\n",
+            },
+            100,
+        ),
+        (
+            "4:memory:/docker/4f2a\n0::/\n",
+            {
+                "memory/memory.limit_in_bytes": "1000\n",
+                "memory/memory.stat": "rss 10\ntotal_cache 600\ntotal_rss 250\ntotal_shmem 30\n",
+            },
+            720,
+        ),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, math.inf),
+    ],
+)
+def test_what_is_left_of_a_memory_limit(tmp_path: Path, groups: str, files: dict[str, str], left: float) -> None:
+    assert laid_out(tmp_path, groups, files, asked=memory_left) == left
+
+
+@pytest.mark.parametrize("asked", [cpu_quota, memory_left])
+def test_without_control_groups_there_is_no_limit(tmp_path: Path, asked: Callable[..., float]) -> None:
+    assert asked(groups=tmp_path / "none", mounts=tmp_path) == math.inf
 
 
 def test_a_process_that_is_bound_to_one_core_uses_one() -> None:

@@ -30,7 +30,15 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import TILE_STEPS, BatchResult, StreamSettings, stream
-from cervix_engine.run.tuning import Auto, choose_batch_size, fit_memory, golden_sample, sample_of
+from cervix_engine.run.tuning import (
+    Auto,
+    choose_batch_size,
+    fit_memory,
+    golden_sample,
+    require_memory,
+    require_memory_to_load,
+    sample_of,
+)
 from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
@@ -244,12 +252,14 @@ def open_session(
     def sample() -> Sequence[bytes | Pixels]:
         return sample_of(listing) if listing else golden_sample(bundle)
 
+    require_memory_to_load(bundle.root / chosen.backend.info.artefact)
     with chosen.backend as backend:
         batch_size = choose_batch_size(
             backend, sample, contract=bundle.contract, asked=request.batch_size, usual=chosen.usual_batch
         )
         if not request.keep_batch_size:
             batch_size = fit_memory(backend, batch_size, contract=bundle.contract)
+        require_memory(backend, batch_size, contract=bundle.contract)
         provenance = Provenance(
             bundle_digest=bundle.digest,
             certificate=chosen.certificate.path_among(bundle.files) if chosen.certificate else None,

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import DeviceMemoryError, InferenceError, TileError
+from cervix_engine.machine import memory_left, usable_cpus
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess
 from cervix_engine.values import Pixels
@@ -33,6 +35,13 @@ AS_FAST = 0.97
 
 DEFAULT_BATCH_SIZE = 32
 SAMPLED_TILES = 32
+
+# A runtime reads a model, converts it, and packs its weights anew, of which it frees some later.
+LOADED_COPIES = 3
+# Where more is left, nothing is measured; else batches of these sizes show what a tile takes.
+PLENTY_BYTES = 4e9
+PROBED_TILES = (2, 6)
+MARGIN, WORKER_BYTES = 1.25, 24e6
 
 Clock = Callable[[], float]
 Auto = Literal["auto"]
@@ -88,6 +97,58 @@ def fit_memory(backend: Backend, batch_size: int, *, contract: ModelContract) ->
             log.warning("the GPU's memory does not hold batches of %d tiles: halved", batch_size)
             batch_size //= 2
     return batch_size
+
+
+def require_memory_to_load(model: Path, *, left: Callable[[], float] = memory_left) -> None:
+    """Refuse to load a model that this process's control group has no memory for: the kernel would just kill it.
+
+    Raises:
+        DeviceMemoryError: it is too large.
+    """
+    needed, free = LOADED_COPIES * model.stat().st_size if model.is_file() else 0, left()
+    if needed > free:
+        raise DeviceMemoryError(
+            f"loading the model takes about {_megabytes(needed)}, of which the control group (a container's limit) "
+            f"has {_megabytes(free)} left: give it more"
+        )
+
+
+def require_memory(
+    backend: Backend, batch_size: int, *, contract: ModelContract, left: Callable[[], float] = memory_left
+) -> None:
+    """Refuse batches that this process's control group has no memory for: the kernel would kill the run without a word.
+
+    What a batch takes is measured with small ones, and only where little is left.
+
+    Args:
+        backend: loaded.
+        batch_size: tiles a batch.
+        contract: says their size.
+        left: gives the bytes that are left; infinity without a limit.
+
+    Raises:
+        DeviceMemoryError: a batch is too large; it says which size is not.
+    """
+    if backend.info.gpu or left() > PLENTY_BYTES:
+        return
+    few, more = PROBED_TILES
+    free_by_tiles = {}
+    for tiles in PROBED_TILES:
+        backend.infer(np.zeros((tiles, *contract.input_size, 3), np.uint8))
+        free_by_tiles[tiles] = left()
+    a_tile = max(0.0, free_by_tiles[few] - free_by_tiles[more]) / (more - few)
+    # The rest is for what comes later: decode workers, the slots between them and the model, rows.
+    free = free_by_tiles[more] / MARGIN - usable_cpus() * WORKER_BYTES
+    if a_tile * (batch_size - more) > free:
+        smaller = max(size for size in BATCH_SIZES if a_tile * (size - more) <= max(0.0, free))
+        raise DeviceMemoryError(
+            f"a batch of {batch_size} tiles takes about {_megabytes(a_tile * batch_size)}, more than the control group "
+            f"(a container's limit) has left: choose --batch-size {smaller}, or give it more memory"
+        )
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"
 
 
 def golden_sample(bundle: Bundle) -> list[bytes]:

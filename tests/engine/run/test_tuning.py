@@ -9,11 +9,20 @@ import pytest
 
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.errors import InferenceError
+from cervix_engine.errors import DeviceMemoryError, InferenceError
+from cervix_engine.machine import usable_cpus
 from cervix_engine.run import tuning
 from cervix_engine.run.record import RunRecord, record_beside
 from cervix_engine.run.session import Chosen
-from cervix_engine.run.tuning import BATCH_SIZES, choose_batch_size, smallest_as_fast, tune
+from cervix_engine.run.tuning import (
+    BATCH_SIZES,
+    WORKER_BYTES,
+    choose_batch_size,
+    require_memory,
+    require_memory_to_load,
+    smallest_as_fast,
+    tune,
+)
 from cervix_engine.values import Pixels, Probabilities
 from engine.run.support import CONTRACT, Invoke, drawn_tile, run_setup
 
@@ -147,3 +156,41 @@ def test_an_engines_usual_batch_is_taken_unless_told_otherwise(caplog: pytest.Lo
         "batches of 5 tiles: as asked",
         f"batches of {tuning.DEFAULT_BATCH_SIZE} tiles: the default",
     ]
+
+
+class GrowingBackend(FakeBackend):
+    """Takes 10 MB of a control group's memory for each tile of the largest batch so far."""
+
+    def __init__(self, left: float) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self._left = left
+
+    def left(self) -> float:
+        return self._left - 10e6 * max(self.seen, default=0)
+
+    def infer(self, pixels: Pixels) -> Probabilities:
+        self.seen.append(len(pixels))
+        return super().infer(pixels)
+
+
+def test_a_batch_that_the_control_group_cannot_hold_is_refused_with_one_that_it_can() -> None:
+    backend = GrowingBackend(left=60e6 + 1.25 * (150e6 + usable_cpus() * WORKER_BYTES))
+    message = r"a batch of 32 tiles takes about 320 MB, .* choose --batch-size 16, or give it more memory"
+    with pytest.raises(DeviceMemoryError, match=message):
+        require_memory(backend, 32, contract=CONTRACT, left=backend.left)
+    assert max(backend.seen) < 32, "what does not fit was tried"
+    require_memory(backend, 16, contract=CONTRACT, left=backend.left)
+
+
+def test_nothing_is_measured_where_much_memory_is_left() -> None:
+    backend = GrowingBackend(left=5e9)
+    require_memory(backend, 512, contract=CONTRACT, left=backend.left)
+    assert backend.seen == []
+
+
+def test_a_model_that_the_control_group_cannot_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(bytes(2_000_000))
+    with pytest.raises(DeviceMemoryError, match=r"loading the model takes about 6 MB, .* has 5 MB left"):
+        require_memory_to_load(tmp_path / "model.onnx", left=lambda: 5e6)
+    require_memory_to_load(tmp_path / "model.onnx", left=lambda: 7e6)
