@@ -88,7 +88,7 @@ class OperatingPoint:
     Attributes:
         abnormal_at: a tile is called abnormal where the abnormal classes' probabilities add up to this, or more.
         review_below: a person must see a tile whose confidence is below this; 0 asks for none.
-        review_within: likewise where that sum is no farther than this from `abnormal_at`.
+        review_within: likewise where that sum is closer than this to `abnormal_at`; 0 asks for none.
         sensitivity: the share of abnormal cells that `abnormal_at` was chosen to find; None where nobody chose it so.
     """
 
@@ -112,9 +112,9 @@ class OperatingPoint:
 
     @property
     def review_band(self) -> tuple[float, float]:
-        """The lowest and the highest sum at which a person must see a tile, both included."""
+        """Between which sums a person must see a tile, neither included; it may reach beyond 0 and 1."""
         low, high = self.abnormal_at - self.review_within, self.abnormal_at + self.review_within
-        return round(max(0.0, low), DECIMALS), round(min(1.0, high), DECIMALS)
+        return round(low, DECIMALS), round(high, DECIMALS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     prob_<category>   the written probabilities of its classes, added up; never above 1
     category          the one with the largest sum; of equal ones the more serious
     abnormal          yes where prob_abnormal reaches `abnormal_at`
-    review            yes where the confidence is below `review_below`, or prob_abnormal lies in `review_band`
+    review            yes where the confidence is below `review_below`, or prob_abnormal lies within `review_band`
 
 Sums and comparisons are of whole millionths, which is what six decimal places are, so whoever does them again on the
 table's text finds the same answers.
@@ -59,7 +59,7 @@ class Rule:
 
     def asks_for_review(self, confidence: int, abnormal: int) -> bool:
         """Whether a person must see a tile of this confidence and prob_abnormal."""
-        return confidence < self.review_below or self.review_low <= abnormal <= self.review_high
+        return confidence < self.review_below or self.review_low < abnormal < self.review_high
 
 
 class Decisions:

@@ -159,7 +159,7 @@ def test_an_operating_point_is_an_optional_key(contract: ModelContract, validate
     document = json.loads(json.dumps(decided.to_json()))
     validate("contract", document)
     assert ModelContract.from_json(document) == decided
-    assert OperatingPoint(0.2, review_within=0.3).review_band == (0.0, 0.5)
+    assert OperatingPoint(0.2, review_within=0.3).review_band == (-0.1, 0.5)
     for broken in ({**document["operating_point"], "more": 1}, {"review_below": 0.5}, None, 0.2):
         with pytest.raises(ContractError):
             ModelContract.from_json({**document, "operating_point": broken})

@@ -39,7 +39,7 @@ def decided_by_hand(row: dict[str, str], point: OperatingPoint) -> dict[str, str
     sums = {name: min(Decimal(1), value) for name, value in sums.items()}
     abnormal, at = sums["abnormal"], Decimal(str(point.abnormal_at))
     unsure = Decimal(row["confidence"]) < Decimal(str(point.review_below))
-    close = abs(abnormal - at) <= Decimal(str(point.review_within))
+    close = abs(abnormal - at) < Decimal(str(point.review_within))
     return {
         **{f"prob_{name}": f"{value:.6f}" for name, value in sums.items()},
         "category": max(sums, key=lambda name: (sums[name], SERIOUS[name])),
@@ -69,10 +69,10 @@ def test_the_category_is_a_sum_and_may_be_another_than_the_top_class_has() -> No
     [
         (0.2, ("yes", "yes")),
         (0.199999, ("no", "yes")),
-        (0.15, ("no", "yes")),
-        (0.149999, ("no", "no")),
-        (0.25, ("yes", "yes")),
-        (0.250001, ("yes", "no")),
+        (0.150001, ("no", "yes")),
+        (0.15, ("no", "no")),
+        (0.249999, ("yes", "yes")),
+        (0.25, ("yes", "no")),
         (0.1999996, ("yes", "yes")),  # written as 0.200000
     ],
 )

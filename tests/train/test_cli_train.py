@@ -60,6 +60,7 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
         "head: learning ",
         "head: kept ",
         "temperature ",
+        "operating point, ",
         # Tiles as few as these may well have been split unevenly.
         "warning: temperature ",
         "warning: the test tiles' ECE ",

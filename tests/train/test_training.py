@@ -38,15 +38,15 @@ from cervix_train.learning.network import build_head, join
 from cervix_train.learning.split_tiles import SplitTiles
 from cervix_train.learning.stages import thaw
 from cervix_train.learning.temperature import nll
-from cervix_train.results.page import PageInput, write_page
 from cervix_train.results.record import TrainingRecord
 from cervix_train.results.reference import choose_golden
+from cervix_train.results.report.page import PageInput, write_page
 from cervix_train.training.train import TrainReport, measure_temperature, train
 
 from .conftest import interrupted_at
 
 TILES = 60  # in the fixture `drawn`
-PLOTS = ("confusion_matrix", "distribution", "examples", "history", "reliability")
+PLOTS = ("confusion_matrix", "distribution", "examples", "history", "precision_recall", "reliability", "roc")
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -69,7 +69,8 @@ def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bun
     expected = {"contract.json", "model.keras", "golden/golden.json", "calibration/tiles.json"}
     expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
     expected |= {f"training/{name}.png" for name in PLOTS}
-    expected |= {f"training/{name}" for name in ("calibration.json", "training.json", "report.html", "copies.json")}
+    expected |= {f"training/{name}.json" for name in ("calibration", "copies", "operating_point", "training")}
+    expected |= {"training/report.html"}
     assert {name for name in opened.files if not name.endswith(".tile")} == expected
     assert {path.name for path in opened.root.parent.iterdir()} == {"bundle", "cache"}
 
@@ -168,8 +169,11 @@ def test_the_temperature_is_folded_recorded_and_no_loss(opened: Bundle, model: A
 
 def test_the_report_is_one_file_with_all_tables_and_plots(opened: Bundle, report: TrainReport) -> None:
     page = opened.read("training/report.html").decode()
-    assert page.count("data:image/png;base64,") == len(PLOTS)
+    assert page.count("<svg ") == len(PLOTS) - 1
+    assert page.count("data:image/jpeg;base64,") == min(24, report.metrics.tiles), "examples are pictures of their own"
     assert "<script" not in page
+    assert "cervix_dyk" not in page.partition("How to do it again")[0], "classes have their display names"
+    assert "Dyskeratotic" in page
     assert 'src="http' not in page
     assert f"{100 * report.metrics.accuracy:.1f} %" in page
     headings = ("The tiles", "Learning", "Class by class", "What was missed", "Abnormal against", "confidence", "again")
@@ -195,7 +199,8 @@ def test_a_temperature_that_does_not_fit_the_test_tiles_is_said_aloud(
     assert said is not None
     distribution = ClassDistribution((ClassCounts("cervix_dyk", 1, 1, 1),), 1.0)
     record = TrainingRecord({"backbone": "cnn"}, {}, distribution, 0, (), {})
-    write_page(tmp_path / "page.html", PageInput(report.metrics, calibration, record, opened.root / "training"))
+    told = PageInput(report.metrics, calibration, None, record, classes=opened.contract.classes, pictures={})
+    write_page(tmp_path / "page.html", told)
     assert html.escape(said[0].removeprefix("the ")) in (tmp_path / "page.html").read_text()
 
 

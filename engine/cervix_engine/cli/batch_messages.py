@@ -39,7 +39,7 @@ def point_words(point: OperatingPoint) -> str:
     """What an operating point calls abnormal, and what it asks a person to see."""
     low, high = point.review_band
     chosen = f" (chosen for {point.sensitivity:.1%} of abnormal cells)" if point.sensitivity is not None else ""
-    review = f"confidence below {point.review_below:g}, or probability from {low:g} to {high:g}"
+    review = f"confidence below {point.review_below:g}, or probability between {max(0.0, low):g} and {min(1.0, high):g}"
     return f"abnormal from a probability of {point.abnormal_at:g} on{chosen}; review: {review}"
 
 

@@ -140,6 +140,20 @@ if TYPE_CHECKING:
     help="Decode JPEG tiles of at least twice (four times) the input size at 1/2 (1/4), here and where the model runs.",
 )
 @click.option(
+    "--sensitivity",
+    type=click.FloatRange(0.5, 1),
+    default=0.98,
+    show_default=True,
+    help="Share of the validation tiles' abnormal cells that the operating point must find.",
+)
+@click.option(
+    "--review-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Largest share of the validation tiles that the operating point may ask a person to see.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
@@ -220,6 +234,7 @@ def _config(
     learning_rate: float | None,
     **rest: Any,
 ) -> TrainConfig:
+    from cervix_engine.cli.shared.logs import command_line
     from cervix_train.data.dataset import read_classes
     from cervix_train.learning.config import TrainConfig
 
@@ -232,6 +247,7 @@ def _config(
         fine_tune_epochs=fine_tune_epochs if recipe == "paper" else 0,
         fine_tune_learning_rate=fine_tune_rate,
         whole=recipe == "full",
+        command=command_line(),
         **rest,
     )
 

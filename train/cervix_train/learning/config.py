@@ -38,6 +38,9 @@ class TrainConfig:
         optimizer: what the stages learn with, one of `OPTIMIZERS`.
         class_weights: `balanced` lets each class count alike in the loss, however many tiles it has.
         tensorboard: folder for TensorBoard's events, one below it for each stage; None writes none.
+        sensitivity: the share of abnormal validation cells that the operating point must find.
+        review_share: the largest share of validation tiles that it may ask a person to see.
+        command: the command line that asked for it, for the record.
         resume: True goes on with an interrupted training or fails, False begins anew, None does whichever fits.
     """
 
@@ -65,6 +68,9 @@ class TrainConfig:
     optimizer: str = "adamax"
     class_weights: ClassWeights = "none"
     tensorboard: Path | None = None
+    sensitivity: float = 0.98
+    review_share: float = 0.1
+    command: str | None = None
     resume: bool | None = None
 
     def contract(self, classes: tuple[TileClass, ...]) -> ModelContract:
@@ -107,3 +113,7 @@ class TrainConfig:
             "class_weights": self.class_weights,
             "seed": self.seed,
         }
+
+    def decisions(self) -> dict[str, Any]:
+        """The settings that only what is decided by the model's answers depends on, as JSON."""
+        return {"sensitivity": self.sensitivity, "review_share": self.review_share}

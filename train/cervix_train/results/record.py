@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from cervix_engine.run.record import utc_now
 from cervix_train.data.distribution import ClassDistribution
 from cervix_train.learning.split_tiles import SplitTiles
 from cervix_train.learning.stages import Stage
@@ -46,6 +49,30 @@ class StageRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """When and where a training ran; nothing that is learnt depends on it.
+
+    Attributes:
+        started_at, ended_at: in ISO 8601, UTC.
+        seconds: between them.
+        host: the machine's name.
+        command: the command line; None where Python asked.
+    """
+
+    started_at: str
+    ended_at: str
+    seconds: float
+    host: str
+    command: str | None
+
+    @classmethod
+    def ending_now(cls, *, began: float, command: str | None) -> TrainingRun:
+        """Of a training that began at `began`, by `time.perf_counter`."""
+        seconds = time.perf_counter() - began
+        return cls(utc_now(seconds_ago=seconds), utc_now(), round(seconds, 3), platform.node(), command)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRecord:
     """A training, so that it can be done again; of the schema `cervix/training/1`.
 
@@ -56,6 +83,7 @@ class TrainingRecord:
         left_out: tiles that could not be decoded.
         stages: all that were trained.
         environment: variables of the libraries that were set, since they may change last digits.
+        run: when and where; None until it ends.
     """
 
     recipe: Mapping[str, Any]
@@ -64,6 +92,7 @@ class TrainingRecord:
     left_out: int
     stages: tuple[StageRecord, ...]
     environment: Mapping[str, str]
+    run: TrainingRun | None = None
 
     schema: ClassVar[str] = "cervix/training/1"
 

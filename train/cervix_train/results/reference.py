@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,30 @@ from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import TileFailure, TileSize
 from cervix_keras.model_file import KERAS_FILE, load_model
 from cervix_keras.start import KerasModel, library_versions
-from cervix_train.data.dataset import Dataset
+from cervix_train.data.dataset import HELD_OUT, Dataset, Split
 from cervix_train.data.splits import group_of
 from cervix_train.learning.stages import Stage
 from cervix_train.results.calibration import Calibration
 from cervix_train.results.copy_cost import CopyReport
+from cervix_train.results.curves import CURVE_KINDS, curve
 from cervix_train.results.fold_table import FIGURES_FILE, FOLDS_FILE, CrossValidation, FoldTable
 from cervix_train.results.metrics import Metrics
-from cervix_train.results.page import PageInput, write_page
-from cervix_train.results.plots import (
-    Example,
-    plot_confusion,
-    plot_distribution,
-    plot_examples,
-    plot_history,
-    plot_reliability,
-)
+from cervix_train.results.operating_point import DecisionReport, JudgedTiles, Worth
 from cervix_train.results.predict import predict
-from cervix_train.results.record import TrainingRecord
+from cervix_train.results.record import TrainingRecord, TrainingRun
+from cervix_train.results.report.page import PageInput, write_page
+from cervix_train.results.report.plots import (
+    Example,
+    Figure,
+    as_svg,
+    draw_confusion,
+    draw_curves,
+    draw_distribution,
+    draw_examples,
+    draw_history,
+    draw_reliability,
+    save_png,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +66,8 @@ class Reference:
         metrics: of the test split.
         calibration: the temperature, and what it changed.
         copies: tiles that show one cell, across the split or under two labels, and what they cost.
+        decisions: the operating point; None where none could be chosen.
+        judged: the held-out splits, as it sees them.
         record: recipe, versions, class distribution and what each stage reached.
         examples: some test tiles.
         cross_validation: and its table, where the model is that of a cross-validation.
@@ -73,13 +81,17 @@ class Reference:
     metrics: Metrics
     calibration: Calibration
     copies: CopyReport
+    decisions: DecisionReport | None
+    judged: Mapping[Split, JudgedTiles]
     record: TrainingRecord
     examples: Sequence[Example]
     cross_validation: tuple[CrossValidation, FoldTable] | None = None
 
 
-def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: int) -> None:
-    """Fill the empty folder `root` with a sealed bundle.
+def write_reference(
+    root: Path, reference: Reference, *, seed: int, batch_size: int, ending: Callable[[], TrainingRun]
+) -> None:
+    """Fill the empty folder `root` with a sealed bundle; `ending` says when and where the training ran, at its end.
 
     The golden tiles' answers come from the model as it is read back from `model.keras`, so they are the file's,
     not the memory's.
@@ -94,31 +106,62 @@ def write_reference(root: Path, reference: Reference, *, seed: int, batch_size: 
     training.mkdir(exist_ok=True)
     write_json(training / "metrics.json", reference.metrics.to_json())
     write_json(training / "calibration.json", reference.calibration.to_json())
-    write_json(training / "training.json", reference.record.to_json())
     write_json(training / "copies.json", reference.copies.to_json())
     if reference.cross_validation:
         figures, table = reference.cross_validation
         write_json(root / FIGURES_FILE, figures.to_json())
         table.write(root / FOLDS_FILE)
+    if reference.decisions:
+        write_json(training / "operating_point.json", reference.decisions.to_json())
     _write_split(root / SPLIT_FILE, reference.dataset, reference.failures)
     for stage, name in zip(reference.stages, ("history.csv", "history_fine_tune.csv"), strict=False):
         stage.history.write_csv(training / name)
-    _draw(training, reference)
-    told = PageInput(
-        reference.metrics, reference.calibration, reference.record, pictures=training, copies=reference.copies
-    )
-    write_page(training / "report.html", told)
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
     _write_calibration(root, reference, seed=seed)
+    _write_report(training, reference, ending())
     seal(root)
 
 
-def _draw(training: Path, reference: Reference) -> None:
-    plot_distribution(training / "distribution.png", reference.record.distribution)
-    plot_history(training / "history.png", reference.stages)
-    plot_confusion(training / "confusion_matrix.png", reference.metrics)
-    plot_reliability(training / "reliability.png", reference.calibration)
-    plot_examples(training / "examples.png", reference.examples)
+def _write_report(training: Path, reference: Reference, run: TrainingRun) -> None:
+    """The record of the training, its pictures and its page."""
+    record = replace(reference.record, run=run)
+    write_json(training / "training.json", record.to_json())
+    figures = _figures(reference)
+    for name, figure in figures.items():
+        save_png(figure, training / f"{name}.png")
+    told = PageInput(
+        reference.metrics,
+        reference.calibration,
+        reference.decisions,
+        record,
+        classes=reference.contract.classes,
+        pictures={name: as_svg(figure, name) for name, figure in figures.items() if name != "examples"},
+        examples=reference.examples,
+        copies=reference.copies,
+    )
+    write_page(training / "report.html", told)
+
+
+def _figures(reference: Reference) -> dict[str, Figure]:
+    names = {item.name: item.display_name for item in reference.contract.classes}
+    figures = {
+        "distribution": draw_distribution(reference.record.distribution, names),
+        "history": draw_history(reference.stages),
+        "confusion_matrix": draw_confusion(reference.metrics, names),
+        "reliability": draw_reliability(reference.calibration),
+        "examples": draw_examples(reference.examples, names),
+    }
+    told = {split: tiles for split, tiles in reference.judged.items() if tiles.can_be_told_apart}
+    decided = reference.decisions
+    points: dict[Split, Worth] = {}
+    if decided:
+        points = {split: found.chosen for split in HELD_OUT if (found := getattr(decided, split))}
+    labels: dict[Split, str] = {"val": "out of fold" if reference.cross_validation else "validation", "test": "test"}
+    if told:
+        for kind in CURVE_KINDS:
+            curves = {split: curve(tiles, kind) for split, tiles in told.items()}
+            figures[kind] = draw_curves(curves, kind, points, labels)
+    return figures
 
 
 def tile_statistics(sizes: Sequence[TileSize], mean_rgb: npt.NDArray[np.float64]) -> tuple[TileStatistic, ...]:

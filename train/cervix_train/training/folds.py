@@ -13,8 +13,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +40,9 @@ from cervix_train.results.fold_table import CrossValidation, Figures, FoldFigure
 from cervix_train.results.intervals import bootstrap_weights
 from cervix_train.results.metrics import Metrics, measure
 from cervix_train.results.output_folder import check_output, whole_folder
-from cervix_train.results.record import StageRecord, TrainingRecord
+from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, write_reference
+from cervix_train.training.decide import decide
 from cervix_train.training.fold_heads import Fold, Pooled, Setup, pool, prepare, train_fold
 from cervix_train.training.train import TrainReport, examples_of, statistics_of
 
@@ -62,6 +65,7 @@ def train_folds(config: TrainConfig, *, folds: int) -> FoldsReport:
     Raises:
         CervixError: an input or the output cannot be used; nothing is then left at `config.out`.
     """
+    began = time.perf_counter()
     _check(config)
     check_output(config.out, overwrite=config.overwrite)
     setup = prepare(config, folds)
@@ -72,7 +76,8 @@ def train_folds(config: TrainConfig, *, folds: int) -> FoldsReport:
     given, final = _learn_from_all(setup, pooled, epochs=figures.epochs, temperature=figures.temperature)
     reference = _reference(setup, trained, pooled, figures, given, final)
     with whole_folder(config.out, overwrite=config.overwrite) as out:
-        write_reference(out, reference, seed=config.seed, batch_size=config.batch_size)
+        ending = partial(TrainingRun.ending_now, began=began, command=config.command)
+        write_reference(out, reference, seed=config.seed, batch_size=config.batch_size, ending=ending)
     left_out, computed = len(setup.features.failures), setup.features.computed
     training = TrainReport(reference.metrics, final.history, final.val_loss, computed, left_out, reference.copies)
     return FoldsReport(training, figures)
@@ -155,25 +160,29 @@ def _reference(
 ) -> Reference:
     dataset, features, probabilities = setup.dataset, setup.features, pooled.probabilities
     record = TrainingRecord(
-        setup.config.recipe(_FP32),
+        {**setup.config.recipe(_FP32), **setup.config.decisions()},
         library_versions(),
         class_distribution(dataset),
         len(features.failures),
         tuple(StageRecord.of(fold.stage, test=fold.tested, kept=False) for fold in trained),
         pin_environment(),
     )
+    # No tile is held back: the answers out of fold are the only ones of tiles that a model did not learn from.
+    decided = decide(given.contract, {"val": probabilities}, {"val": pooled.tiles}, config=setup.config)
     metrics = replace(_measure(setup, probabilities, pooled.tiles), failed=len(features.failures))
     used = [dataset.tiles[index] for index in pooled.tiles.indices]
     numbers = [setup.numbers[index] + 1 for index in pooled.tiles.indices]
     return Reference(
         model=given.model,
-        contract=given.contract,
+        contract=decided.contract,
         dataset=dataset,
         failures=features.failures,
         stages=(final,),
         metrics=metrics,
         calibration=_calibration(pooled, figures.temperature),
         copies=copy_report(setup.copies, probabilities, pooled.tiles, classes=dataset.classes),
+        decisions=decided.report,
+        judged=decided.judged,
         record=record,
         examples=examples_of(given, probabilities, seed=setup.config.seed),
         cross_validation=(figures, FoldTable.of(used, numbers, probabilities, given.contract.class_names)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +36,10 @@ from cervix_train.results.copy_cost import CopyReport, copy_report
 from cervix_train.results.intervals import bootstrap_weights
 from cervix_train.results.metrics import Metrics, measure
 from cervix_train.results.output_folder import check_output, whole_folder
-from cervix_train.results.plots import Example
-from cervix_train.results.record import StageRecord, TrainingRecord
+from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, tile_statistics, write_reference
+from cervix_train.results.report.plots import Example
+from cervix_train.training.decide import decide
 from cervix_train.training.extraction import dataset_features, frozen_extractor
 from cervix_train.training.preparation import split_tiles
 
@@ -72,6 +75,7 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
     Raises:
         CervixError: an input or the output cannot be used; nothing is then left at `config.out`.
     """
+    began = time.perf_counter()
     check_output(config.out, overwrite=config.overwrite)
     mixed = _mixed(config, has_bf16)
     copies = split_tiles(config)
@@ -90,7 +94,8 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
         (folder / "training").mkdir()
         learnt = _run_stages(config, mixed, given, folder=folder / "training")
         reference = _reference(config, mixed, given, learnt, copies=copies, features=features)
-        write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size)
+        ending = partial(TrainingRun.ending_now, began=began, command=config.command)
+        write_reference(folder, reference, seed=config.seed, batch_size=config.batch_size, ending=ending)
     shutil.rmtree(_state_folder(config), ignore_errors=True)
     kept, left_out = learnt.kept, len(features.failures)
     return TrainReport(reference.metrics, kept.history, kept.val_loss, features.computed, left_out, reference.copies)
@@ -109,9 +114,12 @@ def _reference(
     kept, tiles, dataset = learnt.kept, given.tiles, copies.dataset
     temperature = fit_temperature(kept.logits["val"], tiles["val"].labelled.targets)
     fold_temperature(given.model, temperature)
-    probabilities = softmax(kept.logits["test"] / temperature).astype(np.float32)
+    answers = {split: softmax(kept.logits[split] / temperature).astype(np.float32) for split in HELD_OUT}
+    probabilities, statistics = answers["test"], statistics_of(dataset, features)
+    measured = replace(given.contract, temperature=temperature, tile_statistics=statistics)
+    decided = decide(measured, answers, tiles, config=config)
     record = TrainingRecord(
-        config.recipe(mixed),
+        {**config.recipe(mixed), **config.decisions()},
         library_versions(),
         class_distribution(dataset),
         len(features.failures),
@@ -120,13 +128,15 @@ def _reference(
     )
     return Reference(
         model=given.model,
-        contract=replace(given.contract, temperature=temperature, tile_statistics=statistics_of(dataset, features)),
+        contract=decided.contract,
         dataset=dataset,
         failures=features.failures,
         stages=learnt.stages,
         metrics=_test_metrics(probabilities, tiles["test"], dataset=dataset, features=features),
         calibration=measure_temperature(kept.logits, tiles, temperature),
         copies=copy_report(copies, probabilities, tiles["test"], classes=dataset.classes),
+        decisions=decided.report,
+        judged=decided.judged,
         record=record,
         examples=examples_of(given, probabilities, seed=config.seed),
     )

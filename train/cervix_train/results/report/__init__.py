@@ -1,0 +1,1 @@
+"""The training report: its page and its pictures."""

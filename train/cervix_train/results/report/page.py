@@ -1,0 +1,395 @@
+"""Writes the training report page, `report.html`: a whole training in one file, for a person to read.
+
+Pictures are inside the file, no script runs and nothing is fetched, so it can be sent and kept. It is set in the tile
+report's own style: on a phone, in the dark and on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from cervix_engine.contract import TileClass
+from cervix_engine.report.pictures import data_uri
+from cervix_engine.version import __version__
+from cervix_train.data.copies import likeness, surest
+from cervix_train.data.distribution import IMBALANCED
+from cervix_train.data.duplicates import Pair
+from cervix_train.results.calibration import Calibration, calibration_warnings
+from cervix_train.results.copy_cost import CopyReport, CostRow
+from cervix_train.results.metrics import Metrics
+from cervix_train.results.operating_point import DecisionReport, SplitWorth, Worth
+from cervix_train.results.record import TrainingRecord
+from cervix_train.results.report.markup import moment, percent, plain, range4, range_percent, sentence, table, text
+from cervix_train.results.report.plots import Example
+
+SHOWN_PAIRS = 40
+
+_STYLE = """
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+.plots figure { max-width: 36rem; }
+figure svg { display: block; width: 100%; height: auto; color: var(--ink); }
+figcaption { color: var(--soft); }
+.figure small { display: block; }
+.scroll { max-height: none; margin: .6rem 0; }
+.scroll table { width: auto; min-width: 60%; }
+.scroll thead th { position: static; white-space: nowrap; }
+.scroll tbody th { overflow-wrap: normal; min-width: 6.5rem; }
+tr.chosen > *, tr.total > * { font-weight: 650; }
+.card.wrong { border-top-color: var(--abnormal); }
+p { max-width: 52rem; }
+@media (max-width: 46rem) { .scroll table { min-width: 100%; } }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PageInput:
+    """What the page tells.
+
+    Attributes:
+        metrics: of the test split.
+        decisions: the operating point; None where none could be chosen.
+        classes: with their display names.
+        pictures: an `<svg>` element by its name.
+        examples: some test tiles.
+        copies: None where nobody looked for them.
+    """
+
+    metrics: Metrics
+    calibration: Calibration
+    decisions: DecisionReport | None
+    record: TrainingRecord
+    classes: Sequence[TileClass]
+    pictures: Mapping[str, str]
+    examples: Sequence[Example] = ()
+    copies: CopyReport | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Display names, by name."""
+        return {item.name: item.display_name for item in self.classes}
+
+
+def write_page(path: Path, given: PageInput) -> None:
+    """Write the page."""
+    sections = (_decisions, _abnormal, _classes, _misses, _calibration, _learning, _data, _copies, _examples, _recipe)
+    told = filter(None, (section(given) for section in sections))
+    panels = "\n".join(f'<section class="panel">{section}</section>' for section in told)
+    style = (resources.files("cervix_engine.report") / "style.css").read_text(encoding="utf-8") + _STYLE
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>Training report</title><style>{style}</style></head>\n<body>{_head(given)}\n<main>{_summary(given)}\n"
+        f"{panels}\n</main><footer>Made by cervix {__version__}. Loads nothing from anywhere.</footer></body></html>\n"
+    )
+    # Names of files, in the command line too, may hold bytes that are not UTF-8.
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _head(given: PageInput) -> str:
+    record, metrics = given.record, given.metrics
+    tiles = sum(record.distribution.totals.splits)
+    groups = f" of {metrics.groups} separate groups" if metrics.groups else ""
+    run = record.run
+    when = f", {moment(run.started_at)} to {moment(run.ended_at)} ({run.seconds:,.0f} s)" if run else ""
+    return (
+        "<header><h1>Training report</h1>"
+        '<p class="warning"><strong>Research use only.</strong> This model is no diagnostic device.</p>'
+        f"<p>{text(record.recipe.get('backbone', ''))} on {tiles:,} labelled tiles, measured on "
+        f"{metrics.tiles:,} test tiles{groups} that had no part in training.</p>"
+        f"<p>Computed in {_precision(record)}{when}.</p></header>"
+    )
+
+
+def _summary(given: PageInput) -> str:
+    metrics = given.metrics
+    cards = [
+        ("accuracy", metrics.accuracy, metrics.accuracy_interval),
+        ("macro F1", metrics.macro.f1, metrics.macro_f1_interval),
+    ]
+    if given.decisions and given.decisions.test:
+        chosen = given.decisions.test.chosen
+        cards.append(("sensitivity, abnormal", chosen.sensitivity, chosen.sensitivity_interval))
+        cards.append(("specificity, abnormal", chosen.specificity, chosen.specificity_interval))
+    elif abnormal := metrics.abnormal_vs_rest:
+        cards.append(("sensitivity, abnormal", abnormal.sensitivity, abnormal.sensitivity_interval))
+        cards.append(("specificity, abnormal", abnormal.specificity, abnormal.specificity_interval))
+    boxes = "".join(
+        f'<div class="figure"><b>{percent(value)}</b><span>{text(name)}</span>'
+        f"<small>95 %: {range_percent(interval)}</small></div>"
+        for name, value, interval in cards
+    )
+    return (
+        f'<section class="tiles" aria-label="Test tiles">{boxes}</section>'
+        '<p class="note">Of the test tiles. Intervals come from resampling whole groups; those of shares are at each '
+        "end the wider of that and Wilson’s.</p>"
+    )
+
+
+def _decisions(given: PageInput) -> str:
+    head = "<h2>The operating point</h2>"
+    report = given.decisions
+    if report is None:
+        return head + "<p>None was chosen: the validation tiles, or the classes, are all of one side.</p>"
+    point, (low, high) = report.point, report.abnormal_at_interval
+    promise = report.val.chosen
+    of = "tiles, answered out of fold," if given.metrics.split == "folds" else "validation tiles"
+    kept = _promise(report.test.chosen) if report.test else "No test tiles tell whether it keeps that."
+    return (
+        head + f"<p>A tile is called abnormal from a probability of <b>{point.abnormal_at:.6f}</b> on "
+        f"(95 %: {low:.3f} to {high:.3f}). That was chosen on the {report.val.tiles:,} {of} alone, as the "
+        f"largest value that finds {percent(promise.aim)} of their {report.val.abnormal_tiles:,} abnormal cells. A "
+        f"person must see a tile whose confidence is below {point.review_below:.6f}, or whose probability of being "
+        f"abnormal is closer than {point.review_within:.6f} to that value: at most {percent(report.review_share)} of "
+        f"the {of}.</p><p>{kept}</p>"
+        + "".join(
+            f"<h3>{title}</h3>{_thresholds(split)}"
+            for title, split in ((f"On {of.rstrip(',')}", report.val), ("On test tiles", report.test))
+            if split is not None
+        )
+        + '<p class="note">Each threshold is chosen on validation tiles for the sensitivity in its first column; the '
+        "operating point stands first. The rest are the tiles that nobody must see: how many of them are rightly "
+        "called abnormal or not, and how many have the right class. The test tiles were looked at after the choice.</p>"
+    )
+
+
+def _promise(chosen: Worth) -> str:
+    return (
+        f"On test tiles it finds <b>{percent(chosen.sensitivity)}</b> of the abnormal cells "
+        f"(95 %: {range_percent(chosen.sensitivity_interval)}), leaves {percent(chosen.specificity)} of the others "
+        f"alone ({range_percent(chosen.specificity_interval)}), and asks a person to see {percent(chosen.review)} "
+        f"({range_percent(chosen.review_interval)})."
+    )
+
+
+def _thresholds(split: SplitWorth) -> str:
+    head = ("chosen for", "threshold", "sensitivity", "95 %", "specificity", "95 %", "to review",
+            "rest: right call", "95 %", "rest: right class")  # fmt: skip
+    rows = [
+        (
+            percent(item.aim),
+            f"{item.abnormal_at:.4f}",
+            *(percent(item.sensitivity), range_percent(item.sensitivity_interval)),
+            *(percent(item.specificity), range_percent(item.specificity_interval)),
+            percent(item.review),
+            *(percent(item.rest_called_right), range_percent(item.rest_called_right_interval)),
+            percent(item.rest_class_right),
+        )
+        for item in split.thresholds
+    ]
+    return table(head, rows, chosen=0)
+
+
+def _abnormal(given: PageInput) -> str:
+    abnormal = given.metrics.abnormal_vs_rest
+    if abnormal is None:
+        return "<h2>Abnormal against the rest</h2><p>The test tiles are all of one side: nothing to tell apart.</p>"
+    rows = [
+        ("sensitivity", f"{abnormal.sensitivity:.4f}", range4(abnormal.sensitivity_interval)),
+        ("specificity", f"{abnormal.specificity:.4f}", range4(abnormal.specificity_interval)),
+        ("AUROC", f"{abnormal.auroc:.4f}", range4(abnormal.auroc_interval)),
+    ]
+    return (
+        "<h2>Abnormal against the rest</h2>"
+        + _pictures(
+            given,
+            ("roc", "Sensitivity against false positives; the dot is the operating point, the band holds 95 %."),
+            ("precision_recall", "Precision against sensitivity, with 95 % bands."),
+        )
+        + f"<p>{abnormal.abnormal_tiles} of {given.metrics.tiles} test tiles are abnormal. Without an operating "
+        "point, a tile would count as called abnormal when its most probable class is:</p>"
+        + table(("", "value", "95 %"), rows)
+    )
+
+
+def _classes(given: PageInput) -> str:
+    metrics, names = given.metrics, given.names
+    rows = [
+        (
+            names[item.name],
+            percent(item.precision),
+            percent(item.recall),
+            range_percent(item.recall_interval),
+            percent(item.f1),
+            item.tiles,
+        )
+        for item in metrics.per_class
+    ]
+    totals = [
+        (name, percent(average.precision), percent(average.recall), "", percent(average.f1), metrics.tiles)
+        for name, average in (("macro", metrics.macro), ("weighted", metrics.weighted))
+    ]
+    head = ("class", "precision", "recall", "95 %", "F1", "tiles")
+    matrix = ("confusion_matrix", "Rows are the true classes, columns what the test tiles were called.")
+    return "<h2>Class by class</h2>" + table(head, rows, total=totals) + _pictures(given, matrix)
+
+
+def _misses(given: PageInput) -> str:
+    names = given.names
+    rows = [
+        (
+            names[item.name],
+            item.missed,
+            ", ".join(f"{count} × {names[name]}" for name, count in item.called.items()) or "–",
+        )
+        for item in given.metrics.false_negatives
+    ]
+    return "<h2>What was missed, and what it was called</h2>" + table(("class", "missed", "called"), rows, words=(2,))
+
+
+def _calibration(given: PageInput) -> str:
+    calibration = given.calibration
+    rows = [
+        (name, f"{item.nll:.4f}", f"{item.brier:.4f}", f"{item.ece:.4f}", range4(item.ece_interval),
+         range4(item.ece_if_calibrated))
+        for name, item in (("val, before", calibration.val.before), ("val, after", calibration.val.after),
+                           ("test, before", calibration.test.before), ("test, after", calibration.test.after))
+    ]  # fmt: skip
+    head = ("tiles", "NLL", "Brier", "ECE", "ECE 95 %", "ECE of a perfectly calibrated model")
+    low, high = calibration.temperature_interval
+    warnings = "".join(f'<p class="warning">{text(sentence(it))}</p>' for it in calibration_warnings(calibration))
+    return (
+        "<h2>Can its confidence be believed?</h2>"
+        f"<p>A temperature of {calibration.temperature:.3f} (95 %: {low:.3f} to {high:.3f}), fitted on the "
+        "validation tiles, divides the logits; it is part of the model. It changes no prediction, only how sure the "
+        "model says it is.</p>"
+        + warnings
+        + _pictures(given, ("reliability", "Accuracy against confidence on test tiles; on the diagonal both agree."))
+        + table(head, rows)
+    )
+
+
+def _learning(given: PageInput) -> str:
+    head = ("stage", "epochs", "best epoch", "validation loss", "validation accuracy", "test accuracy", "test macro F1")
+    rows = [
+        (
+            item.name + (" (kept)" if item.kept else ""),
+            item.epochs,
+            item.best_epoch,
+            f"{item.val_loss:.4f}",
+            percent(item.val_accuracy),
+            percent(item.test_accuracy),
+            percent(item.test_macro_f1),
+        )
+        for item in given.record.stages
+    ]
+    curves = ("history", "Loss and accuracy per epoch; the dotted line marks the epoch that was kept.")
+    return "<h2>Learning</h2>" + _pictures(given, curves) + table(head, rows)
+
+
+def _data(given: PageInput) -> str:
+    distribution, left_out, names = given.record.distribution, given.record.left_out, given.names
+    rows = [(names[item.name], *item.splits, sum(item.splits)) for item in distribution.classes]
+    total = ("all", *distribution.totals.splits, sum(distribution.totals.splits))
+    uneven = (
+        f'<p class="warning">The classes are unequal: the largest has {distribution.imbalance:.1f} times the '
+        "training tiles of the smallest. Read macro F1 and each class’s recall, not accuracy alone.</p>"
+        if distribution.imbalance >= IMBALANCED
+        else ""
+    )
+    tiles, were = ("1 tile", "was") if left_out == 1 else (f"{left_out:,} tiles", "were")
+    omitted = f"<p>{tiles} could not be decoded and {were} left out; split.csv says why.</p>" if left_out else ""
+    return (
+        "<h2>The tiles</h2>"
+        + uneven
+        + _pictures(given, ("distribution", "Tiles of each class in each split."))
+        + table(("class", "train", "val", "test", "all"), rows, total=[total])
+        + omitted
+    )
+
+
+def _copies(given: PageInput) -> str:
+    """Nothing where no copy lies across the split and no cell has two labels."""
+    report = given.copies
+    if report is None or not report.found:
+        return ""
+    rows = [(row.without, row.left_out, row.left_out_right, row.tiles, *_cost(row)) for row in report.cost]
+    pairs = [_pair(report, pair, "across the split", "split") for pair in surest(report.copies.across_splits)]
+    pairs += [_pair(report, pair, "two labels", "label") for pair in surest(report.copies.of_two_labels)]
+    head = ("test tiles", "left out", "of these right", "measured on", "accuracy", "95 %", "macro F1", "95 %")
+    return (
+        "<h2>One cell twice</h2>"
+        f"<p>{len(report.copies.across_splits)} pairs of tiles show one cell on both sides of the split, "
+        f"{len(report.copies.of_two_labels)} show one under two labels. copies.json lists all.</p>"
+        + table(head, rows)
+        + table(("", "tile", "same cell", "likeness"), pairs[:SHOWN_PAIRS], words=(1, 2, 3))
+    )
+
+
+def _pair(report: CopyReport, pair: Pair, kind: str, word: str) -> tuple[str, str, str, str]:
+    """A row of the pairs; `word` is the attribute of a tile in which they differ."""
+    tiles = (report.copies.dataset.tiles[index] for index in (pair.first, pair.second))
+    first, second = (f"{tile.path.as_posix()} ({getattr(tile, word)})" for tile in tiles)
+    return kind, first, second, likeness(pair)
+
+
+def _cost(row: CostRow) -> tuple[str, str, str, str]:
+    if row.accuracy is None or row.macro_f1 is None:
+        return ("–", "–", "–", "–")
+    return (
+        percent(row.accuracy),
+        range_percent(row.accuracy_interval or ()),
+        percent(row.macro_f1),
+        range_percent(row.macro_f1_interval or ()),
+    )
+
+
+def _examples(given: PageInput) -> str:
+    names = given.names
+
+    def card(example: Example) -> str:
+        right = example.true == example.predicted
+        called = "" if right else f"<span>called {text(names[example.predicted])}</span>"
+        picture = data_uri("jpeg", np.ascontiguousarray(example.pixels[..., ::-1]))
+        return (
+            f'<li class="card{"" if right else " wrong"}"><img alt="a test tile" src="{picture}">'
+            f"<strong>{text(names[example.true])}</strong>{called}<span>confidence {percent(example.confidence)}</span>"
+            "</li>"
+        )
+
+    return (
+        '<h2>Some test tiles</h2><p class="note">Drawn at random. Below each what it is, what it was called where that '
+        f'differs, and how sure the model was.</p><ol class="cards">{"".join(map(card, given.examples))}</ol>'
+    )
+
+
+def _recipe(given: PageInput) -> str:
+    record = given.record
+    versions = {f"{name} version": version for name, version in record.versions.items()}
+    rows = [(name.replace("_", " "), plain(value)) for name, value in {**record.recipe, **versions}.items()]
+    rows += record.environment.items()
+    facts = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in (*_run(record), *rows))
+    return f'<h2>How to do it again</h2><dl class="facts">{facts}</dl>'
+
+
+def _run(record: TrainingRecord) -> list[tuple[str, str]]:
+    facts = [("precision", _precision(record))]
+    if run := record.run:
+        times = {"started": moment(run.started_at), "ended": moment(run.ended_at), "took": f"{run.seconds:,.1f} s"}
+        facts += times.items()
+        facts += [("host", run.host), ("command", run.command or "called from Python")]
+    return facts
+
+
+def _precision(record: TrainingRecord) -> str:
+    parts = {"mixed_precision": "stages on pixels", "bf16_features": "training tiles’ features"}
+    in_bf16 = [words for name, words in parts.items() if record.recipe.get(name)]
+    return f"FP32, {' and '.join(in_bf16)} in BF16" if in_bf16 else "FP32"
+
+
+def _pictures(given: PageInput, *pictures: tuple[str, str]) -> str:
+    """The (name, caption) of those that there are, side by side where there is room."""
+    figures = "".join(
+        f'<figure role="img" aria-label="{text(caption)}">{given.pictures[name]}'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
+        for name, caption in pictures
+        if name in given.pictures
+    )
+    return f'<div class="plots">{figures}</div>'
