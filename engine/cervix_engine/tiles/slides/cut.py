@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cervix_engine.errors import TileReadError
@@ -17,31 +17,41 @@ class CutSlide:
 
     Attributes:
         grid: all that would fit.
-        thumbnail, mask: what shows where tissue is; None where all of the grid is taken.
+        area: of level 0, that the mask shows.
+        mask: where tissue is; None where all of the grid is taken.
     """
 
     grid: Grid
-    thumbnail: Thumbnail | None = None
+    area: Region
     mask: Mask | None = None
 
     def __iter__(self) -> Iterator[Region]:
-        if self.thumbnail is None or self.mask is None:
-            return iter(self.grid)
-        return with_tissue(self.grid, self.mask, self.thumbnail.area)
+        return iter(self.grid) if self.mask is None else with_tissue(self.grid, self.mask, self.area)
 
 
-def cut(slide: OpenSlide, rules: GridRules) -> CutSlide:
+# Shown what becomes of a slide.
+Shown = Callable[[Thumbnail, CutSlide], None]
+
+
+def cut(slide: OpenSlide, rules: GridRules, *, shown: Shown | None = None) -> CutSlide:
     """Cut a slide into tiles.
+
+    Args:
+        slide: open.
+        rules: how.
+        shown: given its picture and its tiles, also where these are none.
 
     Raises:
         TileReadError: its resolution is not known, it is smaller than a tile, or no tissue was found on it.
         TileDecodeError: it cannot be read.
     """
-    grid = Grid.on(slide.shape, rules)
-    if not rules.tissue_only:
-        return CutSlide(grid)
-    picture = thumbnail(slide, rules)
-    made = CutSlide(grid, picture, tissue_mask(picture.pixels, mpp=picture.mpp))
-    if next(iter(made), None) is None:
+    grid, mask, picture = Grid.on(slide.shape, rules), None, None
+    if rules.tissue_only or shown:
+        picture = thumbnail(slide, rules)
+        mask = tissue_mask(picture.pixels, mpp=picture.mpp) if rules.tissue_only else None
+    made = CutSlide(grid, slide.shape.area, mask)
+    if shown and picture:
+        shown(picture, made)
+    if mask is not None and next(iter(made), None) is None:
         raise TileReadError("no_tissue", "no tissue was found on the slide: --no-tissue-mask takes all of it")
     return made
