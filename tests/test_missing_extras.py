@@ -15,6 +15,7 @@ from engine.run.support import draw_folder, make_bundle
 SCRIPTS = Path(sys.executable).parent
 TRAIN = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib")
 RUNTIMES = ("onnxruntime", "onnxruntime_ep_openvino", "openvino", "tensorrt", "tensorrt_rtx")
+SLIDES = "reading whole slides needs openslide: pip install '.[slides]'"
 NO_RUNTIME = "(ONNX Runtime is not installed: pip install '.[cpu]'; "
 
 
@@ -24,6 +25,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     draw_folder(folder / "study", 8)
     make_bundle(folder / "bundle")
+    (folder / "a.svs").write_bytes(b"never looked at")
     write_drawn(folder / "cells", tiles=60, seed=1)
     (folder / "hiding").mkdir()
     hide = "import os, sys\nsys.modules.update(dict.fromkeys(os.environ['HIDDEN'].split()))\n"
@@ -63,6 +65,8 @@ def run(given: Path, line: str, *, hidden: tuple[str, ...], cwd: Path) -> subpro
             ("pyarrow",),
             "Parquet needs pyarrow: pip install",
         ),
+        ("cervix-batch @a.svs --model @bundle -o new.csv", ("openslide",), SLIDES),
+        ("cervix-batch @study --whole-slides --model @bundle -o new.csv", ("openslide",), SLIDES),
         ("cervix-bench @study --model @bundle --plot new.png", ("matplotlib",), "--plot needs matplotlib: pip install"),
         (
             "cervix-parity --model @bundle --history new.jsonl --drift-plot new.png",

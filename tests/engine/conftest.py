@@ -1,5 +1,5 @@
 """What the engine's tests share: a small contract and the JSON documents' schemas; the tiny bundle and folders of drawn
-tiles, made once (tests that change them make their own); small tables, written by the engine's own row format."""
+tiles and slides, made once (tests that change them make their own); small tables, by the engine's own row format."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
 from engine.run.support import Invoke, draw_folder, make_bundle, make_fake_bundle, threads_end
 from engine.table.tables import CONTRACT, Tile, WriteTable
+from engine.tiles.slides.drawn_slides import draw_slide, write_aperio, write_generic
 
 CPU_FP32 = Combination("onnxruntime-cpu", "fp32")
 Mutants = Callable[[Any], list[tuple[str, Any]]]
@@ -112,6 +113,15 @@ def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """50 good tiles in nested folders."""
     return draw_folder(tmp_path_factory.mktemp("tiles") / "study", 50)
+
+
+@pytest.fixture(scope="session")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two whole slides: `aperio.svs` of 0.25 µm a pixel and `generic.tiff` of 0.5. Read only."""
+    folder = tmp_path_factory.mktemp("slides")
+    write_aperio(folder / "aperio.svs", draw_slide(1500, 1100, seed=1), downsamples=(1, 4))
+    write_generic(folder / "generic.tiff", draw_slide(1300, 1000, seed=2))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import click
 from cervix_engine.cli.batch_options import batch_options
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.slide_options import of_whole_slides
 from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def main(
         device=Device.parse(device),
         budget=FailureBudget.parse(max_failures),
         command=command_line(),
-        **options,
+        **(options | of_whole_slides(options)),
     )
     derived = asked.remaining(config)
     config = replace(config, keep_finished=bool(derived.targets))

@@ -10,6 +10,7 @@ import click
 
 from cervix_engine.backends.register import runtime_names
 from cervix_engine.cli.shared.device_option import device_option
+from cervix_engine.cli.slide_options import SLIDE_OPTIONS
 
 _FILE = click.Path(path_type=Path)
 
@@ -131,6 +132,7 @@ _OPTIONS = (
         "path,slide_id and, where wanted, minx,miny. [default: the tile's folder below TILES]",
     ),
     click.option("--follow-links", is_flag=True, help="Follow links that lead out of TILES, to files and to folders."),
+    *SLIDE_OPTIONS,
     click.option("--summary", type=_FILE, help="Also write a CSV file with a line for each slide."),
     click.option("--geojson", type=_FILE, metavar="DIR", help="Also write GeoJSON for QuPath, a file for each slide."),
     click.option("--report", type=_FILE, help="Also write a page for people, such as report.html."),

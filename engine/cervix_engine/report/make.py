@@ -13,13 +13,12 @@ from cervix_engine.errors import CervixError, OutputError, OutputExistsError, Us
 from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
-from cervix_engine.run.record import record_of
+from cervix_engine.run.record import record_of, source_of
 from cervix_engine.table.coordinates import FOLDER
 from cervix_engine.table.geojson import write_geojson
 from cervix_engine.table.locations import locating_for_table
 from cervix_engine.table.reader import Table
 from cervix_engine.table.summary import write_summary
-from cervix_engine.tiles.sources.open import open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def make_report(config: ReportConfig) -> Findings:
         facts = load_facts(config.table, bundle=bundle, tiles=findings.tiles, failed=findings.failed)
         # Only display names and the EXIF rule are taken from it, and SIPaKMeD's are the defaults of both.
         contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
-        tiles = open_source(config.tiles) if config.tiles else None
+        tiles = source_of(config.table, config.tiles) if config.tiles else None
         write_page(findings, facts, path, tiles=tiles, contract=contract, overwrite=config.overwrite)
 
     _make_each(
@@ -97,7 +96,7 @@ def check_config(config: ReportConfig) -> None:
     if not (config.out or config.summary or config.geojson):
         raise UsageError("nothing to make: name --out, --summary or --geojson")
     if config.tiles is not None:
-        open_source(config.tiles).check()
+        source_of(config.table, config.tiles).check()
     targets = [path for path in (config.out, config.summary, config.geojson) if path]
     if len({os.path.realpath(path) for path in (*targets, config.table)}) <= len(targets):
         raise UsageError("table, --out, --summary and --geojson must all be different")

@@ -25,7 +25,9 @@ from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import require_writer
 from cervix_engine.table.locations import coords_beside_slides, identified, slides_identified
 from cervix_engine.table.names import escape_name
+from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.tiles.sources.slides import is_named_slide
 from cervix_engine.tiles.sources.source import TileSource
 
 # Where `abnormal_at` is not asked for, and the bundle has none: more abnormal than not.
@@ -44,6 +46,8 @@ class RunOptions(TypedDict, total=False):
     coords: str | None
     slide: str | None
     follow_links: bool
+    grid: GridRules | None
+    previews: Path | None
     retry_failures: bool
 
 
@@ -67,6 +71,9 @@ class BatchConfig:
         slide: which slide a tile is of: a pattern such as `{slide}/tiles/*`, or a CSV file with `path,slide_id` (and
             maybe `minx,miny`); None takes an earlier run's own, else each tile's folder relative to the root.
         follow_links: whether links that lead out of the folder are followed, to files and to folders.
+        grid: how whole slides are cut, of which `tiles` is one or a folder; None takes an earlier run's own, else a
+            folder's tiles are files, and a slide is cut by default.
+        previews: for whole slides, a folder for a picture of each; None makes none.
         keep_finished: whether a finished table that this run would make again is taken as it is; else it is refused.
         command: the command line that asked for it, for the record.
         abnormal_at, review_below, review_within: what a tile is decided by, as in `OperatingPoint`; None takes an
@@ -94,6 +101,8 @@ class BatchConfig:
     coords: str | None = None
     slide: str | None = None
     follow_links: bool = False
+    grid: GridRules | None = None
+    previews: Path | None = None
     retry_failures: bool = False
     keep_finished: bool = False
     command: str | None = None
@@ -163,11 +172,20 @@ class BatchConfig:
             coords=identified(self.coords or before.coords or NAMES),
             slide=slides_identified(slide) if slide else None,
             follow_links=self.follow_links or before.follow_links,
+            grid=self._grid(before),
         )
+
+    def _grid(self, before: InputRules) -> str | None:
+        if self.grid is None and before.grid is None and is_named_slide(self.tiles):
+            return GridRules().text
+        return self.grid.text if self.grid else before.grid
 
     def source(self, rules: InputRules | None = None) -> TileSource:
         """Where tiles come from, read by the rules of a run; without these, as asked."""
-        return open_source(self.tiles, follow_links=rules.follow_links if rules else self.follow_links)
+        if rules is None:
+            return open_source(self.tiles, follow_links=self.follow_links, grid=self.grid)
+        grid = GridRules.from_text(rules.grid) if rules.grid else None
+        return open_source(self.tiles, follow_links=rules.follow_links, grid=grid, previews=self.previews)
 
     def arguments(self) -> dict[str, Any]:
         """What was asked, by option, for the run's record."""
@@ -183,7 +201,7 @@ def _as_json(value: object) -> object:
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Device | Part):
         return str(value)
-    return asdict(value) if isinstance(value, FailureBudget) else value
+    return asdict(value) if isinstance(value, FailureBudget | GridRules) else value
 
 
 def check_paths(config: BatchConfig) -> None:

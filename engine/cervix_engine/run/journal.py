@@ -33,11 +33,13 @@ class InputRules:
         coords: how names say where tiles lie, as `locations.identified` gives it; None in runs that wrote no places.
         slide: how slides are named, as `locations.slides_identified` gives it; None by the bare name of the folder.
         follow_links: whether links that lead out of the folder are followed.
+        grid: how whole slides are cut, as `GridRules.text`; None where tiles are files.
     """
 
     coords: str | None = None
     slide: str | None = None
     follow_links: bool = False
+    grid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class RunIdentity:
     coords: str | None = None
     slide: str | None = None
     follow_links: bool = False
+    grid: str | None = None
     abnormal_at: float | None = None
     review_below: float | None = None
     review_within: float | None = None
@@ -101,7 +104,7 @@ class RunIdentity:
 
     @property
     def rules(self) -> InputRules:
-        return InputRules(self.coords, self.slide, self.follow_links)
+        return InputRules(self.coords, self.slide, self.follow_links, self.grid)
 
     @property
     def computes_on(self) -> ComputesOn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,9 @@ from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.table.names import escape_name, unescape_name
 from cervix_engine.tiles.listing import FolderChanges
+from cervix_engine.tiles.slides.grid import GridRules
+from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.tiles.sources.source import TileSource
 
 Status = Literal["running", "done", "interrupted", "failed"]
 
@@ -321,3 +325,12 @@ def replaced_record(table: Path) -> RunRecord | None:
         return record_of(table) if exists else None
     except OutputError:
         return None
+
+
+def source_of(table: Path, tiles: str | os.PathLike[str], *, follow_links: bool = False) -> TileSource:
+    """Where the tiles of a finished table come from: `tiles`, cut as its record says where they are whole slides."""
+    try:
+        grid = record_of(table).identity.grid
+    except OutputError:
+        grid = None
+    return open_source(tiles, follow_links=follow_links, grid=GridRules.from_text(grid) if grid else None)

@@ -23,16 +23,23 @@ import numpy.typing as npt
 
 from cervix_engine.contract import Category
 from cervix_engine.decisions import Rule, in_millionths, most_probable, yes_or_no
-from cervix_engine.errors import OutputError, TileReadError, UsageError
+from cervix_engine.errors import OutputError, TileError, UsageError
 from cervix_engine.files import scratch_folder, sha256_bytes, sha256_file
 from cervix_engine.run.journal import RunIdentity
-from cervix_engine.run.record import RunRecord, TableDigests, checks_path, record_beside, record_of, row_check
+from cervix_engine.run.record import (
+    RunRecord,
+    TableDigests,
+    checks_path,
+    record_beside,
+    record_of,
+    row_check,
+    source_of,
+)
 from cervix_engine.table.columns import probability_column
 from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
 from cervix_engine.tiles.listing import Record
-from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.source import TileReader
 from cervix_engine.tiles.tile import TileStamp
 
@@ -96,7 +103,7 @@ def verify_tiles(table: Path, tiles: str | os.PathLike[str]) -> list[Finding]:
     Raises:
         UsageError: there is no such source, or the table has no column of that name.
     """
-    source = open_source(tiles, follow_links=True)
+    source = source_of(table, tiles, follow_links=True)
     source.check()
     if "sha256" not in Table.open(table).columns:
         raise UsageError(f"{table} has no column sha256 to compare tiles with: cervix-batch --hash writes one")
@@ -116,7 +123,7 @@ def _tile_finding(reader: TileReader, record: Record, sha256: str, line: int) ->
     try:
         data = reader.read(os.fsdecode(name), TileStamp(size, mtime_ns, where.decode()))
         same = sha256_bytes(data) == sha256
-    except TileReadError as error:
+    except TileError as error:
         return Finding("tile_gone", line, f"this row's tile cannot be read: {error}")
     return None if same else Finding("tile_changed", line, "this row's tile has other bytes than were predicted")
 

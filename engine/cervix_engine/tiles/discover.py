@@ -56,7 +56,7 @@ _WORDS: Mapping[str, str] = {
 HINTS: Mapping[str, str] = {
     "link": "--follow-links follows links",
     "suffix": f"known suffixes are {' '.join(suffix.decode() for suffix in SUFFIXES)}",
-    "whole_slide": "a whole slide has to be cut into tiles first",
+    "whole_slide": "--whole-slides cuts whole slides into tiles",
 }
 
 

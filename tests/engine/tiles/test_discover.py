@@ -151,7 +151,7 @@ def test_special_files_are_ignored_and_never_opened(root: Path, spool: Path, mon
         ),
         ([".a.png", "b/.c.png"], "2 other files (2 hidden)"),
         (["@eaDir/a.png", "b/@eaDir/c.png", "#recycle/d.png"], "3 other files (3 system folders)"),
-        (["a.svs", "b.NDPI"], "2 other files (2 whole slides); a whole slide has to be cut into tiles first"),
+        (["a.svs", "b.NDPI"], "2 other files (2 whole slides); --whole-slides cuts whole slides into tiles"),
         (
             ["s.mrxs", "s/Data0000.dat", "s/Slidedat.ini"],
             "3 other files (2 with another suffix, 1 whole slides); known suffixes",
@@ -287,7 +287,7 @@ def test_a_missing_root_and_a_file_are_refused(root: Path, spool: Path) -> None:
     with pytest.raises(UsageError, match="not a folder"):
         discover(Folder(root / "a.png"), spool=spool)
     touch(root, "b.svs")
-    with pytest.raises(UsageError, match=r"b\.svs is a whole slide, expected a folder: a whole slide has to be cut"):
+    with pytest.raises(UsageError, match=r"b\.svs is a whole slide, expected a folder: --whole-slides cuts"):
         discover(Folder(root / "b.svs"), spool=spool)
 
 

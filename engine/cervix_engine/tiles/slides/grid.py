@@ -6,9 +6,10 @@ to whole pixels, and so is the step to the next tile: a tile's box is exactly wh
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from cervix_engine.errors import TileReadError, UsageError
@@ -70,10 +71,14 @@ class GridRules:
         if not 0 <= self.overlap <= 0.9:
             raise UsageError(f"an overlap of {self.overlap}, expected 0 to 0.9")
 
+    @property
+    def text(self) -> str:
+        """What a run remembers them by, and `from_text` reads."""
+        return json.dumps(asdict(self))
+
     @classmethod
-    def of_extent(cls, tile_um: float, *, mpp: float, **others: object) -> GridRules:
-        """Rules for tiles of `tile_um` micrometres, to the nearest whole pixel at `mpp`."""
-        return cls(tile_px=round(tile_um / mpp), mpp=mpp, **others)  # type: ignore[arg-type]
+    def from_text(cls, text: str) -> GridRules:
+        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,11 @@ def _starts(length: int, side: int, overlap: float) -> Iterator[int]:
     last = length - side
     yield from range(0, last, max(1, round(side * (1 - overlap))))
     yield last
+
+
+def pixels_of(tile_um: float, *, mpp: float) -> int:
+    """The side of a tile of `tile_um` micrometres, to the nearest whole pixel of `mpp`."""
+    return round(tile_um / mpp)
 
 
 def nearest_level(downsamples: Sequence[float], wanted: float) -> int:

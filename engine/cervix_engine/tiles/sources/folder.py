@@ -148,8 +148,16 @@ class Walk:
         ListingError: a folder cannot be listed.
     """
 
-    def __init__(self, root: Path, *, follow_links: bool = False, scandir: ScanDir | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        follow_links: bool = False,
+        scandir: ScanDir | None = None,
+        objection: Callable[[bytes], Reason | None] = objection_to_file,
+    ) -> None:
         self._root = os.fsencode(root)
+        self._file_objection = objection
         self._scandir = scandir or os.scandir
         self._inside = os.path.realpath(self._root) + b"/"
         self._follow_links = follow_links
@@ -193,7 +201,7 @@ class Walk:
         if is_folder:
             reason = objection_to_folder(entry.name)
             return reason or ("link" if entry.is_symlink() and not self._follow_links else None)
-        if reason := objection_to_file(entry.name):
+        if reason := self._file_objection(entry.name):
             return reason
         if entry.is_symlink():
             if _status(entry) is None:

@@ -11,19 +11,20 @@ import tifffile
 
 from cervix_engine.values import Pixels
 
-GLASS = (243, 242, 244)
+GLASS, STAIN = (243, 242, 244), (200, 120, 170)
 
 
 def draw_slide(width: int, height: int, *, seed: int = 0) -> Pixels:
     """Level 0 of a slide: an island of textured tissue in the middle two thirds, glass around it. RGB."""
     random = np.random.default_rng(seed)
     canvas = np.empty((height, width, 3), np.uint8)
-    canvas[...] = GLASS
-    texture = random.integers(0, 60, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
-    stained = cv2.subtract(np.full_like(canvas, (200, 120, 170)), cv2.resize(texture, (width, height)))
     island = np.zeros((height, width), np.uint8)
     cv2.ellipse(island, (width // 2, height // 2), (width // 3, height // 3), 0, 0, 360, 255, -1)
-    canvas[island > 0] = stained[island > 0]
+    for top in range(0, height, 256):  # band by band: a large slide would take many times its memory
+        band = canvas[top : top + 256]
+        texture = random.integers(0, 60, (len(band) // 4 + 1, width // 4 + 1, 3), np.uint8)
+        stained = np.array(STAIN, np.uint8) - cv2.resize(texture, (width, len(band))).astype(np.uint8)
+        band[...] = np.where(island[top : top + 256, :, None] > 0, stained, np.array(GLASS, np.uint8))
     return canvas
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cervix_engine.errors import TileReadError, UsageError
-from cervix_engine.tiles.slides.grid import Grid, GridRules, Region, SlideShape, nearest_level
+from cervix_engine.tiles.slides.grid import Grid, GridRules, Region, SlideShape, nearest_level, pixels_of
 
 
 def shape(width: int, height: int, *, mpp: float | None = 0.25, left: int = 0, top: int = 0) -> SlideShape:
@@ -113,5 +113,5 @@ def test_rules_that_make_no_grid_are_refused(wrong: dict[str, float]) -> None:
 
 
 def test_an_extent_in_micrometres_is_whole_pixels() -> None:
-    assert GridRules.of_extent(112.0, mpp=0.5).tile_px == 224
-    assert GridRules.of_extent(100.0, mpp=0.3, overlap=0.5) == GridRules(tile_px=333, mpp=0.3, overlap=0.5)
+    assert pixels_of(112.0, mpp=0.5) == 224
+    assert pixels_of(100.0, mpp=0.3) == 333
