@@ -130,6 +130,16 @@ def million_rows(runs: Sequence[Figures]) -> Iterator[Row]:
         yield Row(f"a report, summary and GeoJSON of {run['rows']:,} rows", measured, _script(run), in_readme=True)
 
 
+def decoders(runs: Sequence[Figures]) -> Iterator[Row]:
+    """A row for each kind of larger tile; the ratios are to our decoder's time."""
+    for run in runs:
+        for kind, found in run["races"].items():
+            ours = found["cervix"]["ms"]
+            shown = (f"{name} {one['ms']:.2f}" for name, one in found.items())
+            ratios = (f"{one['ms'] / ours:.2f}" for name, one in found.items() if name != "cervix")
+            yield Row(f"decoding, {kind}", f"{', '.join(shown)} ms of CPU a tile", _script(run), ", ".join(ratios))
+
+
 def pixels_vs_tensorflow(runs: Sequence[Figures]) -> Iterator[Row]:
     """What another loader would do to the same model."""
     for run in runs:
@@ -176,6 +186,7 @@ ROWS: dict[str, Callable[[Sequence[Figures]], Iterator[Row]]] = {
         metrics,
         peers,
         auto_scan,
+        decoders,
         protocol_vs_keras,
         pixels_vs_tensorflow,
     )

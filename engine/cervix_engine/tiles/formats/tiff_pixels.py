@@ -7,7 +7,6 @@ wrong checksum, and a byte too few or too many refuse the tile.
 from __future__ import annotations
 
 import lzma
-import zlib
 from collections.abc import Callable, Iterator
 
 import imagecodecs
@@ -87,7 +86,7 @@ def _bytes(encoded: bytes, page: TiffPage, wanted: int, most: int) -> bytes | by
     else:
         try:
             decoded = _CODECS[page.compression](encoded, most + 1)
-        except (zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
+        except (lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
             raise corrupt("the codec refused a TIFF strip or tile") from error
     # Some writers fill up the last strip.
     if len(decoded) not in (wanted, most):
@@ -96,20 +95,18 @@ def _bytes(encoded: bytes, page: TiffPage, wanted: int, most: int) -> bytes | by
     return decoded
 
 
-def _checked(decompressor: zlib._Decompress | lzma.LZMADecompressor, encoded: bytes, limit: int) -> bytes:
+def _deflate(encoded: bytes, limit: int) -> bytes | bytearray:
+    # libdeflate checks the checksum, and refuses what is longer than the limit.
+    return imagecodecs.deflate_decode(encoded, out=limit)
+
+
+def _lzma(encoded: bytes, limit: int) -> bytes:
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY_BYTES)
     decoded = decompressor.decompress(encoded, limit)
     # The checksum lies at the end; a stream that goes on beyond the limit is too long anyway.
     if not decompressor.eof and len(decoded) < limit:
         raise EOFError
     return decoded
-
-
-def _deflate(encoded: bytes, limit: int) -> bytes:
-    return _checked(zlib.decompressobj(), encoded, limit)
-
-
-def _lzma(encoded: bytes, limit: int) -> bytes:
-    return _checked(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY_BYTES), encoded, limit)
 
 
 # Compression -> a codec that gives no more bytes than it is told, and raises for what it cannot decode.
