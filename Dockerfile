@@ -24,6 +24,7 @@ WORKDIR /src
 RUN python3 -m venv /opt/pip
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
+COPY edge edge
 COPY export export
 COPY train train
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca \

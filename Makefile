@@ -40,6 +40,7 @@ lint: setup
 	$(BIN)/python scripts/write_reference.py --check
 	$(BIN)/python scripts/write_map.py --check
 	$(BIN)/python scripts/write_tables.py --check
+	@if [ -x $(BIN)/hadolint ]; then echo $(BIN)/hadolint Dockerfile; $(BIN)/hadolint Dockerfile; fi
 
 # Does every form of a model still answer like Keras? MODEL names a bundle; without one, the demo's is made and taken.
 # The history and its plot stay in $(NIGHTLY)/.

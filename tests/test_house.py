@@ -17,7 +17,8 @@ import pytest
 import cervix_engine
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 COMMANDS = sorted(PROJECT["scripts"])
 
 # What each room must not import, at its top or inside a function.
@@ -108,13 +109,32 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     assert _heavy_among(imported) == set()
 
 
-def test_one_version() -> None:
-    assert cervix_engine.__version__ == PROJECT["version"]
+VERSION = cervix_engine.__version__
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    assert "version" in PROJECT["dynamic"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
 
 
 def test_the_changelog_knows_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## \[{re.escape(PROJECT['version'])}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+    versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", changelog, re.MULTILINE)
+    assert versions[:2] == ["Unreleased", VERSION]
+
+
+def test_a_tag_of_this_commit_is_its_version() -> None:
+    git = ["git", "-C", str(ROOT), "tag", "--points-at", "HEAD", "v*"]
+    tags = subprocess.run(git, capture_output=True, text=True, timeout=60)  # outside of a clone there are none
+    assert tags.stdout.split() in ([], [f"v{VERSION}"])
+
+
+def test_the_image_is_built_from_every_package() -> None:
+    copied = set(re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
+    sent = set(re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE))
+    packages = {path.split("/")[0] for path in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    assert packages == copied
+    assert packages <= sent
 
 
 SCHEMAS = [path for room in CLOSED_DOORS for path in sorted((ROOT / room).rglob("*.schema.json"))]
