@@ -1,4 +1,4 @@
-"""`cervix-batch`: a folder of tiles to one table."""
+"""`cervix-batch`: tiles to one table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INCOMPLETE = 3
 
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("tiles", type=click.Path(path_type=Path))
+@click.argument("tiles", type=click.Path(), metavar="TILES")
 @batch_options
 @click.version_option(__version__)
 @cervix_errors

@@ -21,7 +21,7 @@ _FILE = click.Path(path_type=Path)
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=_FILE)
 @click.option("-o", "--out", type=_FILE, help="Page to write, such as report.html.")
-@click.option("--tiles", type=_FILE, help="Folder that the table's paths are relative to: adds pictures to the page.")
+@click.option("--tiles", type=click.Path(), help="The table's tiles, as named to cervix-batch: adds pictures.")
 @click.option("--summary", type=_FILE, help="CSV file with a line for each slide, such as slides.csv.")
 @click.option("--geojson", type=_FILE, metavar="DIR", help="Folder for GeoJSON for QuPath, a file for each slide.")
 @click.option(
@@ -37,7 +37,7 @@ _FILE = click.Path(path_type=Path)
 def main(
     table: Path,
     out: Path | None,
-    tiles: Path | None,
+    tiles: str | None,
     summary: Path | None,
     geojson: Path | None,
     coords: str | None,

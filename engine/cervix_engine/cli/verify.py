@@ -19,11 +19,11 @@ SHOWN = 20
 
 @click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("table", type=click.Path(path_type=Path))
-@click.option("--tiles", type=click.Path(path_type=Path), help="Folder of tiles to compare with the table's hashes.")
+@click.option("--tiles", type=click.Path(), help="Tiles to compare with the table's hashes, as named to cervix-batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")
 @click.version_option(__version__)
 @cervix_errors
-def main(table: Path, tiles: Path | None, as_json: bool) -> int:
+def main(table: Path, tiles: str | None, as_json: bool) -> int:
     """Find every edited, missing, doubled or moved row of a finished TABLE.
 
     Compares with what the run left beside it, TABLE.run.json and TABLE.rows; and with --tiles, the folder that was

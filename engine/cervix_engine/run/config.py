@@ -23,12 +23,13 @@ from cervix_engine.run.tuning import Auto
 from cervix_engine.table.columns import OPTIONAL
 from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import require_writer
-from cervix_engine.table.locations import coords_beside_slides, identified, slides_identified
+from cervix_engine.table.locations import coords_beside_slides, identified, said_by, slides_identified
 from cervix_engine.table.names import escape_name
 from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.slides import is_named_slide
 from cervix_engine.tiles.sources.source import TileSource
+from cervix_engine.tiles.sources.tile_list import TileList
 
 # Where `abnormal_at` is not asked for, and the bundle has none: more abnormal than not.
 _NO_POINT = 0.5
@@ -166,7 +167,7 @@ class BatchConfig:
         Raises:
             UsageError: a pattern or a file of coordinates or slides cannot be used.
         """
-        before = earlier or InputRules(coords_beside_slides(self.slide), FOLDER)
+        before = earlier or self._first_rules()
         slide = self.slide or before.slide
         return InputRules(
             coords=identified(self.coords or before.coords or NAMES),
@@ -179,6 +180,12 @@ class BatchConfig:
         if self.grid is None and before.grid is None and is_named_slide(self.tiles):
             return GridRules().text
         return self.grid.text if self.grid else before.grid
+
+    def _first_rules(self) -> InputRules:
+        """What holds where nothing is said: what a list of tiles says of them, else what names say."""
+        source = self.source()
+        slides, coords = said_by(source) if isinstance(source, TileList) else (None, None)
+        return InputRules(coords_beside_slides(self.slide) or coords, slides or FOLDER)
 
     def source(self, rules: InputRules | None = None) -> TileSource:
         """Where tiles come from, read by the rules of a run; without these, as asked."""

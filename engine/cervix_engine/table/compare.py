@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from cervix_engine.decisions import yes_or_no
 from cervix_engine.errors import UsageError
-from cervix_engine.table.csv_input import read_csv
 from cervix_engine.table.formats import write_csv
 from cervix_engine.table.intervals import mcnemar_exact
 from cervix_engine.table.names import composed, unescape_name
 from cervix_engine.table.reader import Row, Table
+from cervix_engine.tiles.csv_input import read_csv
 
 COLUMNS = ("path", "slide_id", "change", "old", "old_margin", "new", "new_margin", "label")
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 from cervix_engine.errors import BackendUnavailableError, OutputError, UsageError
 from cervix_engine.files import atomic_path
 from cervix_engine.table.columns import column_type
-from cervix_engine.table.csv_input import NumberedRows, csv_rows
+from cervix_engine.tiles.csv_input import NumberedRows, csv_rows
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet")
 

@@ -27,9 +27,10 @@ from cervix_engine.table.coordinates import (
     Slides,
     compile_slide_pattern,
 )
-from cervix_engine.table.csv_input import read_csv, whole_number
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Box, Row, Table
+from cervix_engine.tiles.csv_input import read_csv, whole_number
+from cervix_engine.tiles.sources.tile_list import STANDARD_INPUT, UNUSED, TileList, standard_input
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,13 @@ class NamedFile:
         digest, _, remembered = text.removeprefix(_PREFIX).partition(":") if _is_remembered(text) else ("", "", text)
         path = Path(remembered)
         try:
-            data = path.read_bytes()
+            data = standard_input() if path == STANDARD_INPUT else path.read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
         now = sha256_bytes(data)
         if digest and now != digest:
             raise UsageError(f"the {what} {path} have changed since the run began: pass --no-resume to begin anew")
-        return cls(path, data, f"{_PREFIX}{now}:{path.resolve()}")
+        return cls(path, data, f"{_PREFIX}{now}:{path if path == STANDARD_INPUT else path.resolve()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,17 @@ def coords_beside_slides(slide: str | None) -> str | None:
     return slide if {"minx", "miny"} <= first.keys() else None
 
 
+def said_by(tiles: TileList) -> tuple[str | None, str | None]:
+    """What a list of tiles says of their slides and of their coordinates, as `slide` and `coords` of a run.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    columns = tiles.columns()
+    identity = NamedFile.read(tiles.file, what="slides").identity if columns else None
+    return identity if "slide_id" in columns else None, identity if "minx" in columns else None
+
+
 def check_slides(slides: Slides, paths: Iterable[str]) -> None:
     """Refuse a pattern or a list that names no tile's slide, and warn of what it leaves out and of folders of one name.
 
@@ -256,8 +268,15 @@ def _is_remembered(name: str) -> bool:
 
 
 def _located(file: NamedFile) -> Iterator[tuple[str, tuple[str, int, int, int, int]]]:
-    optional = ("width", "height", "slide_id")
-    for line, row in read_csv(file.path, ("path", "minx", "miny"), optional, data=file.data, any_bytes=True):
+    rows = read_csv(
+        file.path,
+        ("path", "minx", "miny"),
+        ("width", "height", "slide_id"),
+        ignored=UNUSED,
+        data=file.data,
+        any_bytes=True,
+    )
+    for line, row in rows:
         try:
             x, y = whole_number(row["minx"]), whole_number(row["miny"])
             width, height = (whole_number(row.get(name) or "0") for name in ("width", "height"))
@@ -268,7 +287,8 @@ def _located(file: NamedFile) -> Iterator[tuple[str, tuple[str, int, int, int, i
 
 def _slides_in(file: NamedFile) -> Iterator[tuple[str, str]]:
     optional = ("minx", "miny", "width", "height")
-    for line, row in read_csv(file.path, ("path", "slide_id"), optional, data=file.data, any_bytes=True):
+    rows = read_csv(file.path, ("path", "slide_id"), optional, ignored=UNUSED, data=file.data, any_bytes=True)
+    for line, row in rows:
         if not row["slide_id"].strip():
             raise UsageError(f"{file.path}, line {line}: no slide_id")
         yield row["path"], row["slide_id"]

@@ -12,9 +12,9 @@ from typing import NamedTuple, get_args
 from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract
 from cervix_engine.errors import UsageError
 from cervix_engine.table.columns import DECISIONS, REQUIRED, are_decided, class_names, probability_column
-from cervix_engine.table.csv_input import NumberedRows, check_header, repeated, whole_number
 from cervix_engine.table.formats import numbered_cells
 from cervix_engine.table.names import unescape_name
+from cervix_engine.tiles.csv_input import NumberedRows, check_header, repeated, whole_number
 
 _YES_OR_NO = {"yes": True, "no": False}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from cervix_engine.errors import UsageError
-from cervix_engine.tiles.listing import Listing, folder_changes, write_sorted
+from cervix_engine.tiles.listing import LISTING, Listing, folder_changes, write_sorted
 
 if TYPE_CHECKING:
     from cervix_engine.tiles.sources.source import TileSource
@@ -72,7 +72,7 @@ def discover(source: TileSource, *, spool: Path) -> Listing:
     found = write_sorted(walk, spool)
     if not found:
         raise UsageError(f"no tiles in {source}: {_why_none(walk.ignored)}")
-    return Listing(source, spool / "listing", found, walk.ignored.total(), dict(walk.ignored))
+    return Listing(source, spool / LISTING, found, walk.ignored.total(), dict(walk.ignored))
 
 
 def compared(listing: Listing, *, spool: Path) -> Listing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -20,11 +21,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from cervix_engine.errors import OutputError
+from cervix_engine.errors import OutputError, UsageError
 from cervix_engine.tiles.tile import TileRef, TileStamp
 
 if TYPE_CHECKING:
     from cervix_engine.tiles.sources.source import TileSource
+
+log = logging.getLogger(__name__)
+
+LISTING = "listing"
 
 # 16,384 records of about 100 bytes: the sort holds a few MB however many tiles there are.
 RUN_LENGTH = 16_384
@@ -110,20 +115,26 @@ def list_again(names: Iterable[bytes], listing: Listing) -> Listing:
         raise OutputError(f"cannot write the listing {listing.path}: {error.strerror}") from error
 
 
-def write_sorted(records: Iterable[Record], spool: Path, *, run_length: int = RUN_LENGTH) -> int:
-    """Write `spool / "listing"` in byte order of the paths, sorted on disk; returns the number of records.
+def write_sorted(
+    records: Iterable[Record], spool: Path, *, name: str = LISTING, once: bool = True, run_length: int = RUN_LENGTH
+) -> int:
+    """Write `spool / name` in byte order of the paths, sorted on disk; returns the number of records.
 
     Args:
         records: in any order.
         spool: a folder.
+        name: of the file.
+        once: refuse a path that is there twice.
         run_length: records that are held in memory at once.
 
     Raises:
+        UsageError: two tiles have one path.
         OutputError: the listing cannot be written.
     """
     try:
         with ExitStack() as stack:
-            return write_records(spool / "listing", _merged(_sorted_runs(records, spool, run_length), stack))
+            merged = _merged(_sorted_runs(records, spool, run_length), stack)
+            return write_records(spool / name, _each_once(merged) if once else merged)
     except OSError as error:
         raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
 
@@ -146,6 +157,44 @@ def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> F
     except OSError as error:
         raise OutputError(f"cannot compare the tiles with their listing in {spool}: {error.strerror}") from error
     return FolderChanges(added=alone["source"], removed=alone["listing"])
+
+
+def found_again(names: Iterable[bytes], now: Iterable[Record], *, spool: Path) -> Iterator[Record]:
+    """The records of `names` among all that there are `now`, which are in no order; `absent` for one that is not there.
+
+    One pass finds names that are in byte order; for each one that is not, the search begins anew.
+
+    Raises:
+        OutputError: `spool` cannot be written or read.
+    """
+    write_sorted(now, spool, name="now", once=False)
+    before = b""
+    try:
+        with (spool / "now").open("rb") as file:
+            records = read_records(file)
+            at = next(records, None)
+            for name in names:
+                if name < before:
+                    file.seek(0)
+                    records = read_records(file)
+                    at = next(records, None)
+                while at and at[0] < name:
+                    at = next(records, None)
+                yield at if at and at[0] == name else absent(name)
+                before = name
+        (spool / "now").unlink()
+    except OSError as error:
+        raise OutputError(f"cannot look for tiles again in {spool}: {error.strerror}") from error
+
+
+def _each_once(records: Iterable[Record]) -> Iterator[Record]:
+    before = None
+    for record in records:
+        if record[0] == before:
+            log.debug("twice: %r", os.fsdecode(record[0]))
+            raise UsageError("two tiles have one path, and no row could say which is meant; --log-file says which path")
+        before = record[0]
+        yield record
 
 
 def _merged(runs: Iterable[IO[bytes]], stack: ExitStack) -> Iterator[Record]:

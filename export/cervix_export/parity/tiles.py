@@ -16,7 +16,7 @@ from cervix_engine.errors import UsageError
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, stream
-from cervix_engine.table.csv_input import read_csv
+from cervix_engine.tiles.csv_input import read_csv
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileFailure, TileRef
 from cervix_engine.values import Pixels, Probabilities

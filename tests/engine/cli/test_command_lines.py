@@ -24,7 +24,7 @@ WRONG_BATCH = [
     ("batch", "Missing argument 'TILES'"),
     ("batch {}", "Missing option '-o' / '--out'"),
     ("batch {}/none --out {}/t/o.csv", "no such folder"),
-    ("batch {}/notes.txt --out {}/t/o.csv", "not a folder"),
+    ("batch {}/notes.doc --out {}/t/o.csv", "not a folder"),
     ("batch {}/tiles --out {}/o.xlsx", "a table's name ends in"),
     ("batch {}/tiles --out {}/tiles/o.csv", "among the tiles"),
     ("batch {}/tiles --out {}/tiles", "is a folder or special file"),
@@ -80,6 +80,7 @@ def _run(line: str, folder: Path) -> Result:
 def test_a_wrong_command_line_is_one_clear_line(write_table: WriteTable, line: str, message: str) -> None:
     folder = write_table([Tile("a.png")]).parent
     (folder / "notes.txt").touch()
+    (folder / "notes.doc").touch()
     (folder / "tiles").mkdir()
     (folder / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     done = _run(line, folder)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from cervix_engine.errors import DatasetError, UsageError
-from cervix_engine.table.csv_input import read_csv
+from cervix_engine.tiles.csv_input import read_csv
 from cervix_train.data.dataset import SPLITS, LabelledTile
 
 REQUIRED = ("path", "label")

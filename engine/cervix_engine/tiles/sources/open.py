@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cervix_engine.errors import UsageError
 from cervix_engine.tiles.slides.grid import GridRules
+from cervix_engine.tiles.sources.archive import ARCHIVE_SUFFIXES, COMPRESSED, Archives, archives_in, archives_named
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.sources.slides import WholeSlides, is_named_slide
 from cervix_engine.tiles.sources.source import TileSource
+from cervix_engine.tiles.sources.tile_list import LIST_SUFFIXES, STANDARD_INPUT, TileList
 
 
 def open_source(
@@ -18,18 +21,54 @@ def open_source(
     grid: GridRules | None = None,
     previews: Path | None = None,
 ) -> TileSource:
-    """The source that `name` names: a folder, or whole slides.
+    """The source that `name` names.
+
+    | name | source |
+    |---|---|
+    | a folder | the tiles below it; the archives in it, where it holds nothing but these and what is no tile |
+    | `tiles.csv`, or a text file | the tiles that it lists |
+    | `-` | those that standard input lists |
+    | `slide.svs` and other whole slides, or a folder with `grid` | the tiles that they are cut into |
+    | `tiles.tar`, `tiles.zip` | those in the archive |
+    | `shard-{000000..000012}.tar` | those in all of them |
 
     Args:
-        name: a path.
+        name: as above.
         follow_links: for a folder, as there.
         grid: how whole slides are cut, of which `name` is one or a folder; None takes a folder's tiles, and cuts a
             slide by default.
         previews: for whole slides, as there.
 
     Raises:
-        UsageError: there is nothing of that name, or nothing that tiles can come from.
+        UsageError: it is of no kind that tiles can come from; whether it is there, `check` says.
     """
+    path = Path(name)
     if grid is not None or is_named_slide(name):
-        return WholeSlides.named(Path(name), grid or GridRules(), follow_links=follow_links, previews=previews)
-    return Folder(Path(name), follow_links)
+        return WholeSlides.named(path, grid or GridRules(), follow_links=follow_links, previews=previews)
+    if path == STANDARD_INPUT:
+        return TileList(path)
+    if _is_folder(path):
+        return archives_in(path) or Folder(path, follow_links)
+    return _named_file(path) or Folder(path, follow_links)
+
+
+def _named_file(path: Path) -> TileSource | None:
+    """The source in a file, or in files of a pattern, that is named so; None where its name says nothing."""
+    if archives := archives_named(path):
+        return archives
+    suffix = path.suffix.lower()
+    if COMPRESSED.search(path.name):
+        raise UsageError(
+            f"{path} is compressed as a whole, so that its members cannot be read in place: decompress it, as gunzip "
+            "does, or pack a zip archive, which compresses each member"
+        )
+    if suffix in ARCHIVE_SUFFIXES:
+        return Archives((path,), path)
+    return TileList(path) if suffix in LIST_SUFFIXES else None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.errors import UsageError
-from cervix_engine.table.csv_input import read_csv, whole_number
+from cervix_engine.tiles.csv_input import read_csv, whole_number
 
 ROWS = [(2, {"path": "a.png", "label": "x"}), (3, {"path": "b, c.png", "label": "y"})]
 PLAIN = 'path,label\na.png,x\n"b, c.png",y\n'

@@ -1,0 +1,140 @@
+"""Zip archives (PKWARE's APPNOTE 6.3.10, zip64 too): what lies where in them, stored or deflated.
+
+The central directory is read from front to back: `zipfile` would hold all of it, about 1 kB a member.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from cervix_engine.errors import ListingError, TileReadError
+from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
+from cervix_engine.tiles.sources.member import REFUSED, Member
+
+_END = struct.Struct("<4s4H2LH")  # signature, disk, first disk, entries here, entries, size, offset, comment's length
+_END64 = struct.Struct("<4sQ2H2L4Q")  # …, entries here, entries, size, offset
+_LOCATOR64 = struct.Struct("<4sLQL")
+_ENTRY = struct.Struct("<4s4B4H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_COMMENT = 2**16
+
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED, _MADE_ON_UNIX = 1, 3
+_IN_ZIP64 = 2**32 - 1
+
+
+def members(file: BinaryIO) -> Iterator[Member]:
+    """Every member, in the order of the directory; in memory that does not grow with it.
+
+    Raises:
+        ListingError: the archive is cut, broken, or of several volumes.
+    """
+    entries, offset, shift = _directory(file)
+    file.seek(offset + shift)
+    for _ in range(entries):
+        fields = file.read(_ENTRY.size)
+        if len(fields) < _ENTRY.size or not fields.startswith(b"PK\x01\x02"):
+            raise ListingError("its directory is broken")
+        yield _member(fields, file, shift)
+
+
+def _directory(file: BinaryIO) -> tuple[int, int, int]:
+    """Number of entries, offset of the directory, and by how much all offsets are shifted by what lies before."""
+    length = file.seek(0, os.SEEK_END)
+    start = max(0, length - _LONGEST_COMMENT - _END.size)
+    file.seek(start)
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + _END.size:
+        raise ListingError("it has no directory at its end: the archive is cut, or no zip archive")
+    _, disk, first_disk, here, entries, size, offset, _ = _END.unpack_from(tail, at)
+    end = start + at
+    if at >= _LOCATOR64.size and tail.startswith(b"PK\x06\x07", at - _LOCATOR64.size):
+        end, here, entries, size, offset = _directory64(file, end - _LOCATOR64.size)
+    if disk or first_disk or here != entries:
+        raise ListingError("it is one of several volumes: join them first")
+    shift = end - size - offset
+    if shift < 0:
+        raise ListingError("its directory is broken")
+    return entries, offset, shift
+
+
+def _directory64(file: BinaryIO, locator: int) -> tuple[int, int, int, int, int]:
+    file.seek(locator - _END64.size)
+    fields = file.read(_END64.size)
+    if len(fields) < _END64.size or not fields.startswith(b"PK\x06\x06"):
+        raise ListingError("its directory is broken")
+    *_, here, entries, size, offset = _END64.unpack(fields)
+    return locator - _END64.size, here, entries, size, offset
+
+
+def _member(fields: bytes, file: BinaryIO, shift: int) -> Member:
+    _, _, made_on, _, _, flags, method, _, _, crc, packed, size, *rest = _ENTRY.unpack(fields)
+    name_length, extra_length, comment_length, _, _, attributes, offset = rest
+    variable = file.read(name_length + extra_length + comment_length)
+    if len(variable) < name_length + extra_length + comment_length:
+        raise ListingError("its directory is cut")
+    name, extra = variable[:name_length], variable[name_length : name_length + extra_length]
+    size, packed, offset = _in_zip64(extra, size, packed, offset)
+    if name.endswith(b"/"):
+        return Member(name, 0, b"", "folder")
+    if made_on == _MADE_ON_UNIX and stat.S_ISLNK(attributes >> 16):
+        return Member(name, 0, b"", "link")
+    if flags & _ENCRYPTED:
+        return Member(name, size, REFUSED + b"unreadable: an encrypted member: pack the archive without a password")
+    if method not in (_STORED, _DEFLATED):
+        words = b"unreadable: compressed by method %d, expected stored or deflated: pack it anew" % method
+        return Member(name, size, REFUSED + words)
+    return Member(name, size, b"%d:%d:%d:%d" % (offset + shift, packed, method, crc))
+
+
+def _in_zip64(extra: bytes, *values: int) -> tuple[int, ...]:
+    """Uncompressed and compressed size and offset, those that do not fit into 32 bits from the extra field."""
+    large, at = b"", 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            large = extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    found = iter(struct.unpack(f"<{len(large) // 8}Q", large[: len(large) // 8 * 8]))
+    return tuple(next(found, value) if value == _IN_ZIP64 else value for value in values)
+
+
+def read(descriptor: int, where: str, size: int) -> bytes:
+    """A member's bytes: never more than were listed, whatever a bomb holds.
+
+    Raises:
+        TileReadError: they are not what the directory says.
+        OSError: they cannot be read.
+    """
+    offset, packed, method, crc = map(int, where.split(":"))
+    if packed > MAX_TILE_BYTES:
+        raise TileReadError("too_large", f"{packed} bytes compressed, limit {MAX_TILE_BYTES}")
+    header = os.pread(descriptor, _LOCAL.size, offset)
+    if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
+        raise TileReadError("unreadable", "the archive has no member where its directory says")
+    *_, name_length, extra_length = _LOCAL.unpack(header)
+    data = os.pread(descriptor, packed, offset + _LOCAL.size + name_length + extra_length)
+    if len(data) != packed:
+        raise TileReadError("unreadable", "the archive ends within this member")
+    if method == _DEFLATED:
+        data = _inflated(data, size)
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise TileReadError("unreadable", "the member is not as the archive's directory says: its checksum differs")
+    return data
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = stream.decompress(data, size + 1)
+    except zlib.error as error:
+        raise TileReadError("unreadable", f"the member cannot be decompressed ({error})") from error
+    if len(plain) > size:
+        raise TileReadError("too_large", f"decompresses to more than the {size} bytes that the archive says")
+    return plain
