@@ -80,21 +80,25 @@ def check(python: str, wheel: Path, given: Path) -> Iterator[str]:
 
 
 def _use(programs: Path, clean: Path) -> Iterator[str]:
-    def use(command: str, *arguments: str, expect: int = 0) -> str:
-        return run(programs / command, *arguments, cwd=clean, expect=expect).strip().splitlines()[-1]
+    def use(line: str, command: str, *arguments: str, expect: int = 0) -> str:
+        """The line that has `line` in it, of what the command says."""
+        said = run(programs / command, *arguments, cwd=clean, expect=expect)
+        if not (found := [each for each in said.splitlines() if line in each]):
+            raise click.ClickException(f"{command} did not say {line!r}:\n{said[-4000:]}")
+        return found[-1].strip()
 
     model = ("--model", "bundle")
-    use("cervix-parity", "--certify", *model)
-    yield f"certified: {use('cervix-doctor', *model).strip()}"
-    yield use("cervix-batch", "tiles", *model, "--out", "preds.csv", "--hash", "--require-parity")
-    yield use("cervix-verify", "preds.csv", "--tiles", "tiles")
-    yield use("cervix-report", "preds.csv", "--summary", "slides.csv", "--geojson", "qupath")
-    yield use("cervix-compare", "preds.csv", "preds.csv", "--labels", "tiles/manifest.csv")
+    run(programs / "cervix-parity", "--certify", *model, cwd=clean)
+    yield use("auto takes", "cervix-doctor", *model)
+    yield use("40 predicted", "cervix-batch", "tiles", *model, "--out", "preds.csv", "--hash", "--require-parity")
+    yield use("as the run wrote it", "cervix-verify", "preds.csv", "--tiles", "tiles")
+    yield use("GeoJSON", "cervix-report", "preds.csv", "--summary", "slides.csv", "--geojson", "qupath")
+    yield use("labels match", "cervix-compare", "preds.csv", "preds.csv", "--labels", "tiles/manifest.csv")
     # Each refusal names the install.
-    yield use("cervix-report", "preds.csv", "--out", "report.html", expect=1)
-    yield use("cervix-train", "tiles", expect=1)
+    yield use("pip install '.[report]'", "cervix-report", "preds.csv", "--out", "report.html", expect=1)
+    yield use("pip install '.[train]'", "cervix-train", "tiles", expect=1)
     run(programs / "pip", "install", "--quiet", "--disable-pip-version-check", "jinja2")
-    yield use("cervix-report", "preds.csv", "--tiles", "tiles", "--out", "report.html")
+    yield use("report.html", "cervix-report", "preds.csv", "--tiles", "tiles", "--out", "report.html")
 
 
 def found() -> list[str]:
@@ -103,13 +107,15 @@ def found() -> list[str]:
 
 
 def _interpreter(version: str) -> str | None:
-    """An interpreter of that version: this process's own, one on the PATH, or pyenv's."""
-    if sys.version.startswith(f"{version}."):
-        return sys.executable
-    pyenv = sorted(
-        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(f"{version}.*/bin/python")
-    )
-    return shutil.which(f"python{version}") or (str(pyenv[-1]) if pyenv else None)
+    """An interpreter of that version: this process's own, one on the PATH, or pyenv's, whose shims may lead nowhere."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    candidates = [sys.executable, shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"))]
+    return next((str(python) for python in candidates if python and _is(version, python)), None)
+
+
+def _is(version: str, python: str | Path) -> bool:
+    done = subprocess.run([python, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.startswith(f"Python {version}.")
 
 
 @click.command()

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cervix_engine.errors import OutputError
+from cervix_engine.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from cervix_engine.values import Pixels
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 2**20
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 # What file systems say of a call that they do not know.
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -34,6 +36,18 @@ def output_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{what}: {error.strerror or error}") from error
+
+
+def local_path(name: str | os.PathLike[str]) -> Path:
+    """A file or folder of this machine, as it was named.
+
+    Raises:
+        UsageError: it is a URL, which a path would spell with one slash less, and which is not opened.
+    """
+    text = os.fspath(name)
+    if _URL.match(text):
+        raise UsageError(f"{text} is a URL, expected a file or folder of this machine: copy it here first")
+    return Path(text)
 
 
 def sha256_file(path: Path) -> str:

@@ -30,6 +30,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import DECIMALS, Category, ModelContract
 from cervix_engine.decisions import Decisions
 from cervix_engine.errors import BackendUnavailableError, UsageError
+from cervix_engine.files import local_path
 from cervix_engine.run.batch import RunSetup, predict_folder
 from cervix_engine.run.config import BatchConfig, RunOptions
 from cervix_engine.run.record import RunRecord
@@ -175,7 +176,7 @@ class Model:
             ContractError: the bundle was altered, or this machine decodes to other pixels than training did.
             BackendError: nothing here runs what is asked, or it answers otherwise than certified.
         """
-        bundle = Bundle.open(Path(path), expect_digest=expect_digest)
+        bundle = Bundle.open(local_path(path), expect_digest=expect_digest)
         request = SessionRequest(bundle, precision, backend, Device.parse(device), batch_size=batch_size)
         chosen = choose_backend(request)
         with ExitStack() as stack:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cervix_engine.files import atomic_path, cache_beside, sha256_bytes, sha256_file, write_json
+from cervix_engine.errors import UsageError
+from cervix_engine.files import atomic_path, cache_beside, local_path, sha256_bytes, sha256_file, write_json
 
 MIB = 2**20
 
@@ -137,3 +139,14 @@ def test_a_cache_lies_beside_what_is_made_wherever_the_home_is(
     monkeypatch.delenv("HOME")
     beside = tmp_path / made / ".." if made.endswith("cervix") else tmp_path
     assert cache_beside(Path(made)) == Path(os.path.normpath(beside)) / ".cervix-cache"
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/a", "https://x.example/a.zip", "file:///tmp/a"])
+def test_a_url_is_no_path_and_is_said_as_given(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(name)} is a URL"):
+        local_path(name)
+
+
+@pytest.mark.parametrize("name", ["a//b", "./s3:/a", "s3:a", "a/https://b", "/", "slide 1: A"])
+def test_other_names_are_paths(name: str) -> None:
+    assert local_path(name) == Path(name)

@@ -24,7 +24,7 @@ from typing import Any
 
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, UsageError
-from cervix_engine.files import sha256_bytes, sha256_file, write_json
+from cervix_engine.files import local_path, sha256_bytes, sha256_file, write_json
 from cervix_engine.version import __version__
 
 SCHEMA = "cervix/bundle/1"
@@ -35,7 +35,7 @@ DEFAULT_BUNDLE = Path("models/cervix")
 
 def default_bundle() -> Path:
     """`$CERVIX_MODEL`, else `models/cervix`."""
-    return Path(os.environ.get("CERVIX_MODEL") or DEFAULT_BUNDLE)
+    return local_path(os.environ.get("CERVIX_MODEL") or DEFAULT_BUNDLE)
 
 
 @dataclass(frozen=True, slots=True)

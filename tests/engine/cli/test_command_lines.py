@@ -42,7 +42,10 @@ WRONG_BATCH = [
     ("batch {}/tiles --out {}/o.csv --report {}/notes.txt", "--overwrite"),
     ("batch {}/tiles --out {}/o.csv --geojson {}/notes.txt", "no folder"),
     ("batch {}/tiles --out {}/o.csv --config {}/none.toml", "No such file"),
+    ("batch {}/tiles --out s3://bucket/o.csv", "s3://bucket/o.csv is a URL, expected a file or folder of this machine"),
+    ("batch {}/tiles --out {}/o.csv --model hf://a/b", "'--model': hf://a/b is a URL"),
     ("verify", "Missing argument 'TABLE'"),
+    ("verify https://x.example/preds.csv", "https://x.example/preds.csv is a URL"),
     ("verify {}/preds.csv --tilse {}", "--tiles"),
 ]
 

@@ -28,7 +28,7 @@ def test_every_program_of_the_project_is_listed_with_a_whole_sentence() -> None:
     done = _run("--help")
     assert done.exit_code == 0
     listed = done.stdout.partition("Commands:\n")[2].partition("\n\n")[0]
-    assert re.findall(r"^  (\w+)  ", listed, re.MULTILINE) == sorted(installed_programs())
+    assert re.findall(r"^  ([\w-]+)  ", listed, re.MULTILINE) == sorted(installed_programs())
     assert "..." not in listed
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cervix_engine.cli.shared.errors import one_line
 from cervix_engine.cli.shared.surroundings import open_closed_streams
+from cervix_engine.errors import UsageError
+from cervix_engine.files import local_path
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class OneLineErrors(click.Command):
@@ -38,12 +43,32 @@ class CervixCommand(OneLineErrors):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [_config_option(), _dump_option()]
+        for parameter in self.params:
+            if isinstance(parameter.type, click.Path) and parameter.type.type is Path:
+                parameter.type = LocalPath(parameter.type)
 
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.meta.pop(_DUMP, False):
             click.echo(dump_options(ctx), nl=False)
             return 0
         return super().invoke(ctx)
+
+
+class LocalPath(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks alone
+    """A path of this machine: a URL is refused as it was given, where a path would drop one of its slashes."""
+
+    def __init__(self, path: click.Path) -> None:
+        self._path, self.name = path, path.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            local_path(value)
+        except UsageError as error:
+            self.fail(f"{error}.", param, ctx)
+        return self._path.convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return self._path.shell_complete(ctx, param, incomplete)
 
 
 _DUMP = "cervix.dump_config"
