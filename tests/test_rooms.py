@@ -49,7 +49,15 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("model",),
         ("cli",),
     ],
-    "cervix_export": [("graphs",), ("engines",), ("certify", "publish", "triton"), ("parity",), ("export",), ("cli",)],
+    "cervix_export": [
+        ("graphs",),
+        ("engines",),
+        ("imported",),
+        ("certify", "publish", "triton"),
+        ("parity",),
+        ("export",),
+        ("cli",),
+    ],
     "cervix_train": [
         ("progress",),
         ("data",),

@@ -11,11 +11,18 @@ import numpy as np
 from cervix_engine.bundle.bundle import CONTRACT, Bundle
 from cervix_engine.bundle.certificate import GATES
 from cervix_engine.bundle.golden import REPLAYED, GoldenSet
-from cervix_engine.errors import CervixError, ConversionError
+from cervix_engine.bundle.imported import ImportStatement
+from cervix_engine.bundle.outputs import check_outputs
+from cervix_engine.errors import CervixError, ContractError, ConversionError
+from cervix_engine.files import scratch_folder, sha256_file
 from cervix_keras.graph import graph_from_keras
-from cervix_keras.jobs import AnswersJob, ConversionJob
-from cervix_keras.model_file import KERAS_FILE, bundle_model
+from cervix_keras.jobs import AnswersJob, ConversionJob, ImportJob
+from cervix_keras.model_file import KERAS_FILE, bundle_model, load_model
+from cervix_keras.raw_pixels import is_wrapped, raw_pixel_model
 from cervix_keras.start import KerasModel, load_keras
+
+# Tiles on which a model's own outputs are looked at.
+_TRIED = 16
 
 
 def main(name: str, job_json: str) -> int:
@@ -24,6 +31,8 @@ def main(name: str, job_json: str) -> int:
     try:
         if name == ConversionJob.__name__:
             convert(ConversionJob(**fields))
+        elif name == ImportJob.__name__:
+            bring_in(ImportJob(**fields))
         else:
             answer(AnswersJob(**fields))
         outcome = {"keras": load_keras().__version__}
@@ -58,6 +67,28 @@ def answer(job: AnswersJob) -> None:
     """
     model = bundle_model(Bundle.open(Path(job.bundle), expect_digest=job.digest))
     pixels = np.load(job.pixels, mmap_mode="r")
+    np.save(job.answers, np.asarray(model.predict(pixels, batch_size=job.batch_size, verbose=0), np.float32))
+
+
+def bring_in(job: ImportJob) -> None:
+    """Write somebody else's model as one that takes raw pixels, and what it answers when it is read back.
+
+    Raises:
+        CervixError: the file is no model that the statement describes.
+    """
+    source, statement = Path(job.model), ImportStatement.from_json(json.loads(job.statement))
+    with scratch_folder() as folder:
+        # A private copy of the bytes whose digest is recorded: the file may change meanwhile.
+        copy = folder / source.name
+        copy.write_bytes(source.read_bytes())
+        if sha256_file(copy) != job.sha256:
+            raise ContractError(f"{source.name} changed while it was imported")
+        raw_pixel_model(copy, statement).save(job.keras_file)
+    pixels = np.load(job.pixels, mmap_mode="r")
+    model = load_model(Path(job.keras_file), contract=statement.contract)
+    # What is in front of the last layer, a softmax or nothing, is what the file itself gave.
+    own = load_keras().Model(model.input, model.layers[-1].input) if is_wrapped(model) else model
+    check_outputs(np.asarray(own.predict_on_batch(pixels[:_TRIED]), np.float32), stated=statement.output)
     np.save(job.answers, np.asarray(model.predict(pixels, batch_size=job.batch_size, verbose=0), np.float32))
 
 

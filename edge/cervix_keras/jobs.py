@@ -1,8 +1,8 @@
-"""What an export asks of a bundle's Keras model, each in a process of its own, of which nothing is believed.
+"""What an export or an import asks of a Keras model, each in a process of its own, of which nothing is believed.
 
 A Keras file is the one input of an export that can carry code: what it does, crashes or exhausts stays out of the
-process that certifies and publishes. The process gets its job as JSON, `ConversionJob` or `AnswersJob`, and prints
-JSON on its last line: `{"keras": version}`, or `{"error": …}`.
+process that certifies and publishes. The process gets its job as JSON, one of the types below, and prints JSON
+on its last line: `{"keras": version}`, or `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.imported import ImportStatement
 from cervix_engine.errors import ConversionError
-from cervix_engine.files import scratch_folder
+from cervix_engine.files import scratch_folder, sha256_file
 from cervix_engine.privacy import keep_out_of_home
 from cervix_engine.values import Pixels, Probabilities
 from cervix_keras.graph import check_graph, last_line
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 # A ResNet-101 takes well under a minute; only a hang takes longer than this.
 CONVERSION_TIMEOUT_S = 1800
 ANSWERS_TIMEOUT_S = 7200
+
+_BATCH = 32
 
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",  # none of the jobs needs a GPU, and TensorFlow would take all of its memory
@@ -70,6 +73,26 @@ class AnswersJob:
     batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class ImportJob:
+    """Write a model that somebody else trained as one that takes raw pixels, and the answers of what was written.
+
+    Attributes:
+        model, sha256: a `.keras` file, and the digest of its bytes.
+        statement: what is stated of it, JSON of the schema `cervix/import/1`.
+        pixels, answers, batch_size: as `AnswersJob`.
+        keras_file: where the model goes.
+    """
+
+    model: str
+    sha256: str
+    statement: str
+    pixels: str
+    answers: str
+    batch_size: int
+    keras_file: str
+
+
 def onnx_from_keras(bundle: Bundle, onnx_file: Path, *, timeout_s: float = CONVERSION_TIMEOUT_S) -> str:
     """Write a bundle's Keras model as an ONNX graph that does what the bundle's contract says.
 
@@ -104,7 +127,35 @@ def keras_answers(bundle: Bundle, pixels: Pixels, *, batch_size: int) -> tuple[s
         return version, np.load(got, allow_pickle=False)
 
 
-def _run(job: ConversionJob | AnswersJob, *, what: str, timeout_s: float) -> str:
+def import_keras(
+    model: Path, statement: ImportStatement, pixels: Pixels, *, keras_file: Path
+) -> tuple[str, Probabilities]:
+    """Write somebody else's `.keras` file as a model that takes raw pixels.
+
+    Args:
+        model: the file.
+        statement: what is stated of it.
+        pixels: golden tiles, `uint8 (N, height, width, 3)`.
+        keras_file: where the model goes.
+
+    Returns:
+        What computed, such as `keras 3.15.1`, and the written model's answers, `float32 (N, classes)`.
+
+    Raises:
+        ConversionError: the model cannot be opened safely, is not what is stated, or its process failed.
+    """
+    with scratch_folder() as folder:
+        given, got = folder / "pixels.npy", folder / "answers.npy"
+        np.save(given, pixels)
+        stated = json.dumps(statement.to_json())
+        digest = sha256_file(model)
+        names = (str(given), str(got))
+        job = ImportJob(str(model.resolve()), digest, stated, *names, _BATCH, str(keras_file.resolve()))
+        version = _run(job, what="the import", timeout_s=ANSWERS_TIMEOUT_S)
+        return version, np.load(got, allow_pickle=False)
+
+
+def _run(job: ConversionJob | AnswersJob | ImportJob, *, what: str, timeout_s: float) -> str:
     """Do a job in a process of its own; returns what did it, such as `keras 3.15.1`.
 
     Raises:

@@ -73,12 +73,12 @@ def bundle_model(bundle: Bundle, name: str = KERAS_FILE) -> KerasModel:
         UsageError, ContractError: as `load_model`; ContractError also where the file is not in the bundle.
     """
     data = bundle.read(name)
-    _require_archive(bundle.root / name, data)
+    require_archive(bundle.root / name, data)
     # Keras reads from a path. A private copy of the checked bytes cannot change between check and reading.
     with scratch_folder() as folder:
         copy = folder / name
         copy.write_bytes(data)
-        return _load(copy, bundle.contract)
+        return load_model(copy, contract=bundle.contract)
 
 
 def load_model(path: Path, *, contract: ModelContract) -> KerasModel:
@@ -89,17 +89,23 @@ def load_model(path: Path, *, contract: ModelContract) -> KerasModel:
         ContractError: it is no Keras archive, Keras refuses it, for example because it holds a Lambda, or it does not
             fit.
     """
-    _require_archive(path, _start_of(path))
-    return _load(path, contract)
-
-
-def _load(path: Path, contract: ModelContract) -> KerasModel:
-    try:
-        model = load_keras().saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever a layer's own code raises
-        raise ContractError(f"Keras refuses {path.name}: {_reason(error)}") from error
+    model = open_archive(path)
     check_signature(model, contract, name=path.name)
     return model
+
+
+def open_archive(path: Path) -> KerasModel:
+    """Read a `.keras` file in safe mode, whatever it maps.
+
+    Raises:
+        UsageError: it is an HDF5 file, whatever its name.
+        ContractError: it is no Keras archive, or Keras refuses it, for example because it holds a Lambda.
+    """
+    require_archive(path, _start_of(path))
+    try:
+        return load_keras().saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever a layer's own code raises
+        raise ContractError(f"Keras refuses {path.name}: {_reason(error)}") from error
 
 
 def require_keras_model(bundle: Bundle) -> None:
@@ -111,7 +117,7 @@ def require_keras_model(bundle: Bundle) -> None:
     """
     if KERAS_FILE in bundle:
         path = bundle.root / KERAS_FILE
-        _require_archive(path, _start_of(path))
+        require_archive(path, _start_of(path))
         return
     for suffix in HDF5_SUFFIXES:
         if f"model{suffix}" in bundle:
@@ -130,7 +136,13 @@ def _start_of(path: Path) -> bytes:
         return file.read(len(_HDF5))
 
 
-def _require_archive(path: Path, data: bytes) -> None:
+def require_archive(path: Path, data: bytes) -> None:
+    """Check by its first bytes that a file is a Keras archive.
+
+    Raises:
+        UsageError: it is an HDF5 file, whatever its name.
+        ContractError: it is something else.
+    """
     if data.startswith(_HDF5):
         raise UsageError(f"{path} is an HDF5 file: {HDF5_REFUSED}")
     if not data.startswith(_ZIP):

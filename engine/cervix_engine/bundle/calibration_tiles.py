@@ -46,7 +46,10 @@ def calibration_pixels(bundle: Bundle) -> Pixels:
         ContractError: the bundle has none, or one cannot be decoded here.
     """
     if INDEX not in bundle:
-        raise ContractError(f"{bundle.root} has no calibration tiles, which INT8 needs: train again with cervix-train")
+        raise ContractError(
+            f"{bundle.root} has no calibration tiles, which INT8 needs: train again with cervix-train, or "
+            "import again with --calibration"
+        )
     data = bundle.read_json(INDEX, schema=SCHEMA)
     try:
         files = [str(tile["file"]) for tile in data["tiles"]]

@@ -17,11 +17,16 @@ def answers(model: Any, pixels: Pixels) -> Probabilities:
     Args:
         pixels: `uint8 (N, height, width, 3)`.
     """
+    return answers_of_graph(model.SerializeToString(), pixels)
+
+
+def answers_of_graph(graph: bytes, pixels: Pixels) -> Probabilities:
+    """As `answers`, of a graph's bytes."""
     import onnxruntime
 
     from cervix_engine.backends.onnxruntime import exact_integers
 
-    return _answers(model.SerializeToString(), exact_integers(onnxruntime.SessionOptions()), pixels)
+    return _answers(graph, exact_integers(onnxruntime.SessionOptions()), pixels)
 
 
 def answers_as_written(graph: bytes, pixels: Pixels) -> Probabilities:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.imported import is_imported
 from cervix_engine.errors import BackendUnavailableError, ContractError, ConversionError
 from cervix_engine.files import write_json
 from cervix_keras.graph import missing_converters
@@ -51,10 +52,15 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
 
     # Read first: without them, the long conversion would be for nothing.
     calibration = calibration_pixels(bundle) if int8 else None
-    logger.info("converting %s to ONNX (a ResNet-101 takes about a minute)", KERAS_FILE)
-    reference = onnx_from_keras(bundle, folder / ONNX_FILE)
-    compared = GoldenSet.load(bundle).pixels(_COMPARED)
-    fold_onnx(folder / ONNX_FILE, contract=bundle.contract, pixels=compared)
+    golden = GoldenSet.load(bundle)
+    if KERAS_FILE in bundle:
+        logger.info("converting %s to ONNX (a ResNet-101 takes about a minute)", KERAS_FILE)
+        reference = onnx_from_keras(bundle, folder / ONNX_FILE)
+        fold_onnx(folder / ONNX_FILE, contract=bundle.contract, pixels=golden.pixels(_COMPARED))
+    else:
+        # Imported as ONNX: the graph is what there is, and its answers are the reference.
+        (folder / ONNX_FILE).write_bytes(bundle.read(ONNX_FILE))
+        reference = golden.reference or "the imported graph"
     if fp16:
         from cervix_export.graphs.half import fp16_from_onnx
 
@@ -89,7 +95,9 @@ def read_kept(bundle: Bundle) -> tuple[str, ...]:
 
 
 def can_make_graphs(bundle: Bundle) -> bool:
-    """Whether the bundle has a Keras model and this machine what converts it."""
+    """Whether this machine has what makes the graphs of a bundle from its Keras model, or from an imported graph."""
+    if _has_imported_graph(bundle):
+        return not (_missing("onnx") or _missing_runtime())
     return KERAS_FILE in bundle and not (missing_converters() or _missing_runtime())
 
 
@@ -102,8 +110,10 @@ def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
         ConversionError: a converter is missing.
         BackendUnavailableError: ONNX Runtime is missing.
     """
-    require_keras_model(bundle)
-    if missing := missing_converters():
+    imported = _has_imported_graph(bundle)
+    if not imported:
+        require_keras_model(bundle)
+    if missing := [name for name in ("onnx",) if _missing(name)] if imported else missing_converters():
         raise ConversionError(
             f"the bundle has no {', '.join(lacking)}, and to make it {', '.join(missing)} are missing: "
             "pip install '.[export]'"
@@ -112,5 +122,13 @@ def require_graph_making(bundle: Bundle, lacking: Sequence[str] = ()) -> None:
         raise BackendUnavailableError("ONNX Runtime is not installed: pip install '.[cpu]'")
 
 
+def _has_imported_graph(bundle: Bundle) -> bool:
+    return is_imported(bundle) and KERAS_FILE not in bundle and ONNX_FILE in bundle
+
+
 def _missing_runtime() -> bool:
-    return importlib.util.find_spec("onnxruntime") is None
+    return _missing("onnxruntime")
+
+
+def _missing(module: str) -> bool:
+    return importlib.util.find_spec(module) is None

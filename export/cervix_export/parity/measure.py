@@ -18,7 +18,7 @@ from cervix_engine.errors import BackendError, BackendUnavailableError, Contract
 from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
 from cervix_export.certify import OPTIONAL_PRECISIONS, answers_of
-from cervix_export.graphs.compute import answers_as_written
+from cervix_export.graphs.compute import answers_as_written, answers_of_graph
 from cervix_export.graphs.from_keras import SIGNED_FILE
 from cervix_export.parity.layers import AnswerComparison, LayerResult, Limits, compare_pixels
 from cervix_export.parity.tiles import ParityTiles, golden_tiles, manifest_tiles, received
@@ -104,6 +104,8 @@ def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
     if use_keras:
         logger.info("graph: Keras's answers on %d tiles", len(pixels))
         reference, answers = keras_answers(bundle, pixels, batch_size=plan.batch_size)
+    elif plan.data is not None:
+        reference, answers = f"{_GRAPH} as imported", answers_of_graph(bundle.read(_GRAPH), pixels)
     else:
         reference, answers = "the golden tiles' recorded answers", golden.probabilities()
     comparison = AnswerComparison(list(tiles.paths), tiles.labels, bundle.contract.class_names, plan.limits)
@@ -124,7 +126,7 @@ def _use_keras(bundle: Bundle, plan: ParityPlan) -> bool:
     if plan.keras and not installed:
         raise UsageError("--keras: TensorFlow is not installed, or the bundle has no model.keras")
     use = installed if plan.keras is None else plan.keras
-    if plan.data is not None and not use:
+    if plan.data is not None and not use and KERAS_FILE in bundle:
         raise UsageError("--data needs Keras, whose answers only the golden tiles record: pip install '.[export]'")
     return use
 

@@ -72,7 +72,7 @@ def manifest_tiles(manifest: Path, *, splits: Collection[str], contract: ModelCo
     """
     rows = read_csv(manifest, ("path", "label", *(["split"] if splits else [])), any_bytes=True)
     chosen = [(line, row) for line, row in rows if not splits or row["split"] in splits]
-    missing = set(splits) - {row["split"] for _, row in chosen}
+    missing = set(splits) - {row.get("split") for _, row in chosen}
     if missing or not chosen:
         raise UsageError(f"{manifest} has no tiles{' of the split ' + ', '.join(sorted(missing)) if missing else ''}")
     known = ", ".join(contract.class_names)

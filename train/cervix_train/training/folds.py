@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cervix_engine.bundle.output_folder import check_output, whole_folder
 from cervix_engine.errors import UsageError
 from cervix_engine.files import scratch_folder
 from cervix_engine.values import Probabilities
@@ -39,7 +40,6 @@ from cervix_train.results.copy_cost import copy_report
 from cervix_train.results.fold_table import CrossValidation, Figures, FoldFigures, FoldTable, median_epochs
 from cervix_train.results.intervals import bootstrap_weights
 from cervix_train.results.metrics import Metrics, measure
-from cervix_train.results.output_folder import check_output, whole_folder
 from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, write_reference
 from cervix_train.training.decide import decide

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cervix_engine.bundle.output_folder import check_output, whole_folder
 from cervix_engine.contract import TileStatistic
 from cervix_engine.errors import UsageError
 from cervix_engine.files import sha256_bytes
@@ -35,7 +36,6 @@ from cervix_train.results.calibration import Calibration, calibration_of, calibr
 from cervix_train.results.copy_cost import CopyReport, copy_report
 from cervix_train.results.intervals import bootstrap_weights
 from cervix_train.results.metrics import Metrics, measure
-from cervix_train.results.output_folder import check_output, whole_folder
 from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, tile_statistics, write_reference
 from cervix_train.results.report.plots import Example

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cervix_engine.bundle.output_folder import check_output, whole_folder
 from cervix_engine.errors import OutputError, OutputExistsError, TileReadError
-from cervix_train.results.output_folder import check_output, whole_folder
 
 
 def make_bundle(folder: Path, text: str = "old") -> Path:

@@ -1,0 +1,119 @@
+"""`cervix-import`: a model that somebody else trained becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cervix_engine.bundle.bundle import DEFAULT_BUNDLE
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.logs import log_lines
+from cervix_engine.version import __version__
+
+if TYPE_CHECKING:
+    from cervix_export.imported.importer import ImportReport
+
+# Below, a certificate says little.
+FEW_TILES = 32
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=_FILE)
+@click.option(
+    "--contract",
+    type=_FILE,
+    required=True,
+    help="JSON file that states classes, input size, and what lies between raw pixels and the model.",
+)
+@click.option(
+    "--golden",
+    type=_FILE,
+    required=True,
+    help="Folder of tiles to check and certify on, or a CSV file path[,label][,prob_<class>...] beside them.",
+)
+@click.option(
+    "--expected",
+    type=_FILE,
+    help="CSV file path[,label][,prob_<class>...]: true classes of the golden tiles, and the answers that the model's "
+    "own pipeline gives.",
+)
+@click.option(
+    "--atol",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Largest difference of a probability from the expected one.",
+)
+@click.option("--calibration", type=_FILE, help="Folder of other tiles, such as some that it learnt from: for INT8.")
+@click.option(
+    "-o",
+    "--out",
+    type=_FILE,
+    default=DEFAULT_BUNDLE,
+    show_default=True,
+    help="Folder of the bundle to write.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.version_option(__version__)
+@cervix_errors
+def main(
+    model: Path,
+    contract: Path,
+    golden: Path,
+    expected: Path | None,
+    atol: float,
+    calibration: Path | None,
+    out: Path,
+    overwrite: bool,
+) -> None:
+    """Bring MODEL, a .keras or an .onnx file, to raw pixels and probabilities, and write it as a bundle.
+
+    What the contract states (layout, order of channels, scale, mean, deviation, centre crop, logits) is put into the
+    model, whose own answers to the golden tiles are then the reference of all certificates: cervix-export,
+    cervix-parity and cervix-batch take the bundle as any other. An ONNX file needs no TensorFlow.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 4 the model does not answer as expected.
+    """
+    from cervix_engine.bundle.imported import ImportStatement
+    from cervix_engine.cli.shared.surroundings import scratch_in
+    from cervix_export.imported.importer import ImportPlan, import_model
+
+    scratch_in(next(folder for folder in out.absolute().parents if folder.is_dir()))
+    statement = ImportStatement.load(contract)
+    with log_lines("cervix_export", "cervix_keras"):
+        report = import_model(ImportPlan(model, statement, golden, expected, calibration, out, atol, overwrite))
+    click.echo("\n".join(_lines(report)))
+
+
+def _lines(report: ImportReport) -> list[str]:
+    """What was checked, and what was not."""
+    lines, checks = [], report.checks
+    if expected := checks.expected:
+        lines.append(
+            f"answers as expected: up to {expected.max_absdiff:.2g} off on {expected.tiles} tiles, "
+            f"{expected.top1_agreement:.1%} of the classes equal"
+        )
+    if labels := checks.labels:
+        low, high = labels.accuracy_interval
+        lines.append(
+            f"{labels.right} of {labels.tiles} labelled tiles right: {labels.accuracy:.1%} ({low:.1%} to {high:.1%})"
+        )
+        if not labels.better_than_chance:
+            lines.append(
+                f"warning: that is not surely more than {labels.largest_class:.1%}, which always saying the most "
+                "frequent class would give: is everything stated right?"
+            )
+    lines += [f"not checked: {words}" for words in checks.not_checked]
+    if report.tiles < FEW_TILES:
+        lines.append(f"warning: certificates will rest on {report.tiles} golden tiles alone: give more")
+    bundle = report.bundle
+    return [*lines, f"reference: {report.reference}", f"bundle {bundle.root}", f"digest {bundle.digest}"]
+
+
+if __name__ == "__main__":
+    main()
