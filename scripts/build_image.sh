@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Builds the cpu image for real, without a daemon or an image registry, and predicts one tile in it.
+# Builds an image for real, without a daemon or an image registry, and predicts one tile in it, on the CPU.
 #
 #   scripts/build_image.sh                         with a small bundle and a drawn tile, made for the occasion
-#   BUNDLE=models/cervix TILE=cell.jpg ARCHIVE=cervix-cpu.tar scripts/build_image.sh
+#   TARGET=gpu scripts/build_image.sh              the image for NVIDIA GPUs; none is needed to build it
+#   BUNDLE=models/cervix TILE=cell.jpg ARCHIVE=cervix.tar scripts/build_image.sh
 #
+# TARGET         cpu (default) or gpu
+# WITHOUT        leave this requirement out of the image, such as tensorrt, whose libraries are on NVIDIA's own index
 # BUNDLE, TILE   predict this tile with this bundle
 # ARCHIVE        keep the image, as a file for `docker load -i` or `podman load -i`
 # BASE_IMAGE     build on this image; default: a Debian made here with debootstrap
@@ -16,7 +19,9 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/cervix-image.XXXXXX")
-image=localhost/cervix:cpu
+target=${TARGET:-cpu}
+image=localhost/cervix:$target
+context=$repo
 driver=overlay
 export BUILDAH_ISOLATION=chroot
 
@@ -95,9 +100,20 @@ build() {
   local base=${BASE_IMAGE:-localhost/cervix-base}
   [[ -n ${BASE_IMAGE:-} ]] || make_base "$base"
   write_secrets
+  [[ -z ${WITHOUT:-} ]] || leave_out "$WITHOUT"
   say "build $image"
-  stored build --target cpu --tag "$image" --build-arg "BASE_IMAGE=$base" --pull=false \
-    --secret "id=pip_conf,src=$work/pip.conf" --secret "id=ca,src=$work/ca" "$repo" >&2
+  stored build --target "$target" --tag "$image" --build-arg "BASE_IMAGE=$base" --pull=false \
+    --secret "id=pip_conf,src=$work/pip.conf" --secret "id=ca,src=$work/ca" "$context" >&2
+}
+
+leave_out() { # REQUIREMENT: build from a copy of the project that does not ask for it
+  context=$work/context
+  mkdir "$context"
+  (cd "$repo" && tar -c Dockerfile .dockerignore pyproject.toml constraints.txt README.md LICENSE engine edge export train) |
+    tar -x -C "$context"
+  sed -i -E "s/\"$1[<>=][^\"]*\",? *//" "$context/pyproject.toml"
+  ! cmp -s "$repo/pyproject.toml" "$context/pyproject.toml" || die "pyproject.toml asks for no $1"
+  say "without $1"
 }
 
 make_bundle_and_tile() {
@@ -139,7 +155,7 @@ choose_driver
 build
 predict_one_tile
 if [[ -n ${ARCHIVE:-} ]]; then
-  stored push --quiet "$image" "docker-archive:$ARCHIVE:cervix:cpu"
+  stored push --quiet "$image" "docker-archive:$ARCHIVE:cervix:$target"
   say "kept the image as $ARCHIVE"
 fi
 say "done"
