@@ -39,28 +39,17 @@ class MadeGraphs:
 
 
 def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> MadeGraphs:
-    """Write the FP32 graph of a bundle's Keras model into `folder`, and those of other precisions asked for.
+    """Write the FP32 graph of a bundle's model into `folder`, and those of other precisions asked for.
 
     Raises:
         ContractError: INT8 was asked for, and the bundle has no calibration tiles.
         ConversionError: the model cannot be converted.
     """
     from cervix_engine.bundle.calibration_tiles import calibration_pixels
-    from cervix_engine.bundle.golden import GoldenSet
-    from cervix_export.graphs.fold import fold_onnx
-    from cervix_keras.jobs import onnx_from_keras
 
     # Read first: without them, the long conversion would be for nothing.
     calibration = calibration_pixels(bundle) if int8 else None
-    golden = GoldenSet.load(bundle)
-    if KERAS_FILE in bundle:
-        logger.info("converting %s to ONNX (a ResNet-101 takes about a minute)", KERAS_FILE)
-        reference = onnx_from_keras(bundle, folder / ONNX_FILE)
-        fold_onnx(folder / ONNX_FILE, contract=bundle.contract, pixels=golden.pixels(_COMPARED))
-    else:
-        # Imported as ONNX: the graph is what there is, and its answers are the reference.
-        (folder / ONNX_FILE).write_bytes(bundle.read(ONNX_FILE))
-        reference = golden.reference or "the imported graph"
+    reference = _single_precision(bundle, folder / ONNX_FILE)
     if fp16:
         from cervix_export.graphs.half import fp16_from_onnx
 
@@ -80,6 +69,22 @@ def make_graphs(bundle: Bundle, folder: Path, *, fp16: bool, int8: bool) -> Made
     )
     write_json(folder / INT8_RECORD, record.to_json())
     return MadeGraphs(reference, record)
+
+
+def _single_precision(bundle: Bundle, onnx_file: Path) -> str:
+    """Write the FP32 graph, converted from Keras or as it was imported; returns what answered the golden tiles."""
+    from cervix_engine.bundle.golden import GoldenSet
+    from cervix_export.graphs.fold import fold_onnx
+    from cervix_keras.jobs import onnx_from_keras
+
+    golden = GoldenSet.load(bundle)
+    if KERAS_FILE not in bundle:
+        onnx_file.write_bytes(bundle.read(ONNX_FILE))
+        return golden.reference or "the imported graph"
+    logger.info("converting %s to ONNX (a ResNet-101 takes about a minute)", KERAS_FILE)
+    reference = onnx_from_keras(bundle, onnx_file)
+    fold_onnx(onnx_file, contract=bundle.contract, pixels=golden.pixels(_COMPARED))
+    return reference
 
 
 def read_kept(bundle: Bundle) -> tuple[str, ...]:
