@@ -85,7 +85,7 @@ class DecodePool:
         job: what all tiles have in common.
         memory: of the slots; closed by `run`.
         count: how many workers there are.
-        most_tiles: of a chunk: with more, the slots would not hold all workers' chunks.
+        least_tiles, most_tiles: of a chunk: with more, the slots would not hold all workers' chunks.
         stop: the stream's stop.
         clock: of all workers together.
     """
@@ -96,6 +96,7 @@ class DecodePool:
         memory: SharedPixels,
         *,
         count: WorkerCount,
+        least_tiles: int,
         most_tiles: int,
         stop: Stop,
         clock: StageClock,
@@ -105,6 +106,7 @@ class DecodePool:
         self._memory = memory
         self._count = count
         self._most_tiles = min(most_tiles, MOST_TILES)
+        self._least_tiles = min(least_tiles, self._most_tiles)
         self._stop = stop
         self._clock = clock
         self._waiting: deque[_Chunk] = deque()
@@ -129,7 +131,7 @@ class DecodePool:
     def _chunk_tiles(self) -> int:
         done, busy_s = self._clock.tiles, self._clock.busy_s
         wanted = round(CHUNK_S * done / busy_s) if done and busy_s else FIRST_TILES
-        return max(1, min(wanted, self._most_tiles))
+        return max(self._least_tiles, min(wanted, self._most_tiles))
 
     def finish(self) -> None:
         """No more slots will come."""

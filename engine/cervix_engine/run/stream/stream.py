@@ -165,6 +165,7 @@ class _Stream:
             job,
             self._memory,
             count=settings.worker_count(),
+            least_tiles=settings.source.tiles_at_once,
             most_tiles=settings.chunk_tiles,
             stop=self.stop,
             clock=decoding,

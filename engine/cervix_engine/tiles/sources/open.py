@@ -9,6 +9,7 @@ from cervix_engine.errors import UsageError
 from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.archive import ARCHIVE_SUFFIXES, COMPRESSED, Archives, archives_in, archives_named
 from cervix_engine.tiles.sources.folder import Folder
+from cervix_engine.tiles.sources.remote import Remote, is_remote
 from cervix_engine.tiles.sources.slides import WholeSlides, is_named_slide
 from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.tiles.sources.tile_list import LIST_SUFFIXES, STANDARD_INPUT, TileList
@@ -29,6 +30,7 @@ def open_source(
     | `tiles.csv`, or a text file | the tiles that it lists |
     | `-` | those that standard input lists |
     | `slide.svs` and other whole slides, or a folder with `grid` | the tiles that they are cut into |
+    | `s3://bucket/tiles` and other addresses | the tiles below it |
     | `tiles.tar`, `tiles.zip` | those in the archive |
     | `shard-{000000..000012}.tar` | those in all of them |
 
@@ -42,6 +44,8 @@ def open_source(
     Raises:
         UsageError: it is of no kind that tiles can come from; whether it is there, `check` says.
     """
+    if is_remote(name):
+        return Remote(os.fspath(name))
     path = Path(name)
     if grid is not None or is_named_slide(name):
         return WholeSlides.named(path, grid or GridRules(), follow_links=follow_links, previews=previews)

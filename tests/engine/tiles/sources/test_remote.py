@@ -1,0 +1,204 @@
+"""Tiles on stores: found, read, asked for again, and never failed by the million because the store is away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cervix_engine.backends.fake import FakeBackend
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.errors import ListingError, TileReadError, UsageError
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_engine.run.stream.stats import StreamStats
+from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.tiles.sources.remote import TILES_AT_ONCE, UNKNOWN_SIZE, Remote, record_of
+from cervix_engine.tiles.tile import Outcome, TileFailure, TileStamp
+from engine.run.support import CONTRACT, choose_fake, draw_folder, run_setup
+from engine.tiles.sources.servers import Faults, address_of, web_server
+
+pytest.importorskip("fsspec")
+pytest.importorskip("aiohttp")
+
+QUICK = (0.001, 0.002, 0.004, 0.01)
+TILES = {"a.png": b"one", "slide 1/ü#?%.jpg": b"two" * 50_000, "slide 1/deep/c.tif": b"three"}
+BESIDE = ("notes.txt", "slide 1/.hidden.png", "@eaDir/a.png")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    for name, data in [*TILES.items(), *((name, b"x") for name in BESIDE)]:
+        path = tmp_path / "served" / "study" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "served"
+
+
+def test_a_web_server_s_tiles_are_those_of_its_folder(served: Path, tmp_path: Path) -> None:
+    with web_server(served, Faults()) as server:
+        source = open_source(f"{address_of(server)}/study/")
+        listing = discover(source, spool=tmp_path)
+        assert list(listing.paths()) == sorted(TILES, key=os.fsencode)
+        assert listing.ignored_by == {"suffix": 1, "hidden": 1, "system_folder": 1}
+        reader = pickle.loads(pickle.dumps(source.reader()))
+        tiles = [(tile.path, tile.stamp) for tile in listing]
+        reader.expect(tiles)
+        assert {path: reader.read(path, stamp) for path, stamp in tiles} == TILES
+        assert source.slide_name == "study"
+        assert source.identity == f"{address_of(server)}/study"
+
+
+def test_requests_that_fail_are_repeated(served: Path, tmp_path: Path) -> None:
+    faults = Faults(every=3)
+    with web_server(served, faults) as server:
+        source = Remote(f"{address_of(server)}/study", QUICK)
+        listing = discover(source, spool=tmp_path)
+        reader = source.reader()
+        for _ in range(20):
+            reader.expect([(tile.path, tile.stamp) for tile in listing])
+            assert {tile.path: reader.read(tile.path, tile.stamp) for tile in listing} == TILES
+    assert faults.requests > 60
+
+
+def test_a_tile_that_is_gone_is_a_failed_row_and_a_store_that_is_gone_stops_the_run(served: Path) -> None:
+    with web_server(served, Faults()) as server:
+        reader = Remote(f"{address_of(server)}/study", QUICK).reader()
+        with pytest.raises(TileReadError, match=r"^unreadable: not found$"):
+            reader.read("gone.png", TileStamp(3, 0))
+        reader.require_there()
+        assert reader.read("a.png", TileStamp(UNKNOWN_SIZE, 0)) == b"one"
+        with pytest.raises(TileReadError, match="changed: not the object that was listed: another size"):
+            reader.read("a.png", TileStamp(4, 0))
+        with pytest.raises(TileReadError, match="too_large"):
+            reader.read("a.png", TileStamp(2**40, 0))
+    with pytest.raises(TileReadError, match="unreadable: its requests fail: Client"):
+        reader.read("a.png", TileStamp(UNKNOWN_SIZE, 0))
+    with pytest.raises(ListingError, match=r"cannot reach http:// \(.*\); the run can go on later"):
+        reader.require_there()
+
+
+def test_a_listing_of_a_store_that_is_away_or_empty_is_refused(served: Path, tmp_path: Path) -> None:
+    with web_server(served, Faults()) as server:
+        address = address_of(server)
+        with pytest.raises(UsageError, match="there is nothing at this http:// address"):
+            discover(Remote(f"{address}/none", QUICK), spool=tmp_path)
+    with pytest.raises(ListingError, match=r"cannot list http:// \(Client"):
+        discover(Remote(f"{address}/study", QUICK), spool=tmp_path)
+
+
+def test_an_outage_stops_a_run_and_fails_no_tile(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "served", 40)
+    with web_server(tmp_path / "served", Faults()) as server:
+        source = Remote(address_of(server), QUICK)
+        (tmp_path / "spool").mkdir()
+        tiles, seen = list(discover(source, spool=tmp_path / "spool")) * 20, list[Outcome]()
+        settings = StreamSettings(source, CONTRACT, 4, 2)
+
+        def predict() -> None:
+            for result in stream(batches_of(tiles, 4), backend=FakeBackend(), settings=settings, stats=StreamStats()):
+                seen.extend(result.outcomes)
+                if len(seen) == 8:
+                    server.shutdown()
+                    server.server_close()
+
+        with pytest.raises(ListingError, match="cannot reach http://"):
+            predict()
+    assert 8 <= len(seen) < len(tiles)
+    assert not [outcome for outcome in seen if isinstance(outcome, TileFailure)]
+
+
+def test_a_run_on_a_server_that_fails_a_twentieth_of_its_requests_is_that_of_the_folder(
+    tmp_path: Path, fake_bundle: Bundle
+) -> None:
+    draw_folder(tmp_path / "study", 90)
+    faults, setup = Faults(every=20), run_setup(choose=choose_fake)
+    with web_server(tmp_path, faults) as server:
+        for out, tiles in (("web.csv", f"{address_of(server)}/study"), ("folder.csv", tmp_path / "study")):
+            out_folder = tmp_path / "out"
+            out_folder.mkdir(exist_ok=True)
+            predict_folder(BatchConfig(tiles, out_folder / out, fake_bundle.root, hash_tiles=True), setup=setup)
+    assert (tmp_path / "out" / "web.csv").read_bytes() == (tmp_path / "out" / "folder.csv").read_bytes()
+    assert faults.requests > 95
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://user:secret@host/tiles", "a user or a password would be written"),
+        ("https://host/tiles?X-Amz-Signature=secret", r"with \? or # would be written"),
+        ("nowhere://host/tiles", "unknown kind of address nowhere://"),
+    ],
+)
+def test_addresses_with_keys_are_refused_without_showing_them(
+    address: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(UsageError, match=message) as refused:
+        open_source(address).check()
+    assert "secret" not in str(refused.value) + caplog.text
+
+
+def test_what_stores_say_of_a_tile() -> None:
+    at = datetime(2024, 2, 3, 4, 5, 6, 789, UTC)
+    ns = 1706933106_000789_000
+    tag = '"9b2cf535f27731c974343645a3985328"'
+    assert record_of(b"a", {"size": 7, "LastModified": at, "ETag": tag}) == (b"a", 7, ns, tag.strip('"').encode())
+    assert record_of(b"a", {"size": 7, "updated": "2024-02-03T04:05:06.000789Z", "etag": "CJ=="}) == (
+        b"a",
+        7,
+        ns,
+        b"CJ==",
+    )
+    assert record_of(b"a", {"size": None, "mtime": "not a time"}) == (b"a", UNKNOWN_SIZE, 0, b"")
+    assert record_of(b"a", {"size": 7, "mtime": 12.5}) == (b"a", 7, 12_500_000_000, b"")
+
+
+@pytest.fixture
+def bucket(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="slides")
+        for path in (path for path in served.rglob("*") if path.is_file()):
+            client.put_object(Bucket="slides", Key=path.relative_to(served).as_posix(), Body=path.read_bytes())
+        client.close()
+        yield "s3://slides/study"
+    finally:
+        server.stop()
+
+
+def test_an_object_store_s_tiles_are_those_of_the_folder(bucket: str, tmp_path: Path) -> None:
+    source = Remote(f"{bucket}/", QUICK)
+    listing = discover(source, spool=tmp_path)
+    assert list(listing.paths()) == sorted(TILES, key=os.fsencode)
+    assert listing.ignored_by == {"suffix": 1, "hidden": 1, "system_folder": 1}
+    tiles = [(tile.path, tile.stamp) for tile in listing]
+    assert all(stamp and stamp.mtime_ns > 10**18 and len(stamp.where) == 32 for _, stamp in tiles)
+    reader = source.reader()
+    reader.expect(tiles)
+    assert {path: reader.read(path, stamp) for path, stamp in tiles} == TILES
+    names = [b"slide 1/deep/c.tif", b"gone.png", b"a.png"]
+    stored = {record[0]: record for record in listing.records()}
+    again = list(source.again(names, spool=tmp_path))
+    assert [record[:2] for record in again] == [(name, stored.get(name, (name, 0))[1]) for name in names]
+    reader.require_there()
+    with pytest.raises(TileReadError, match="not found"):
+        reader.read("gone.png", None)
+    with pytest.raises(ListingError):
+        Remote("s3://other-bucket/study", QUICK).reader().require_there()
+    assert source.tiles_at_once == TILES_AT_ONCE
