@@ -15,6 +15,7 @@ from engine.run.support import draw_folder, make_bundle
 SCRIPTS = Path(sys.executable).parent
 TRAIN = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib")
 RUNTIMES = ("onnxruntime", "onnxruntime_ep_openvino", "openvino", "tensorrt", "tensorrt_rtx")
+REMOTE = ": pip install '.[remote]'"
 SLIDES = "reading whole slides needs openslide: pip install '.[slides]'"
 NO_RUNTIME = "(ONNX Runtime is not installed: pip install '.[cpu]'; "
 
@@ -65,6 +66,13 @@ def run(given: Path, line: str, *, hidden: tuple[str, ...], cwd: Path) -> subpro
             ("pyarrow",),
             "Parquet needs pyarrow: pip install",
         ),
+        (
+            "cervix-batch s3://bucket/tiles --model @bundle -o new.csv",
+            ("fsspec", "s3fs"),
+            f"s3:// needs fsspec, s3fs{REMOTE}",
+        ),
+        ("cervix-batch gs://bucket/tiles --model @bundle -o new.csv", ("gcsfs",), f"gs:// needs gcsfs{REMOTE}"),
+        ("cervix-batch https://host/t --model @bundle -o new.csv", ("aiohttp",), f"https:// needs aiohttp{REMOTE}"),
         ("cervix-batch @a.svs --model @bundle -o new.csv", ("openslide",), SLIDES),
         ("cervix-batch @study --whole-slides --model @bundle -o new.csv", ("openslide",), SLIDES),
         ("cervix-bench @study --model @bundle --plot new.png", ("matplotlib",), "--plot needs matplotlib: pip install"),

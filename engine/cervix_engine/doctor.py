@@ -42,6 +42,9 @@ PACKAGES = (
     ("jinja2", "jinja2", "report"),
     ("openslide-python", "openslide", "slides"),
     ("openslide-bin", "openslide_bin", "slides"),
+    ("fsspec", "fsspec", "remote"),
+    ("s3fs", "s3fs", "remote"),
+    ("gcsfs", "gcsfs", "remote"),
 )
 _FOR = {
     "cpu": "to run bundles on the CPU",
@@ -51,6 +54,7 @@ _FOR = {
     "rtx": "to build and run TensorRT-RTX engines",
     "report": "for reports and Parquet",
     "slides": "to read whole slides",
+    "remote": "for tiles on s3://, gs:// and https://",
 }
 
 
