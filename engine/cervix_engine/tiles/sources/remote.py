@@ -40,6 +40,8 @@ _BY_LINKS = ("http", "https")
 
 # Waits before a request is repeated: together long enough for a store that is busy, and short beside an outage.
 WAITS_S = (0.1, 0.3, 1.0, 3.0)
+# Within a request to a web server, for the connection and for each of its parts.
+CONNECT_S, READ_S = 10.0, 60.0
 # A tile takes many times longer to come than to be decoded: a worker asks for so many at once.
 TILES_AT_ONCE = 32
 # A web server's page of links says nothing of what lies behind them.
@@ -141,7 +143,7 @@ class Store:
         try:
             # Listings are read once, and would fill the memory of whoever keeps them.
             options = {"use_listings_cache": False, "skip_instance_cache": True}
-            self._files: Any = fsspec.filesystem(self.scheme, **options)
+            self._files: Any = fsspec.filesystem(self.scheme, **options, **_client_options(self.scheme))
         except ImportError as error:
             raise BackendUnavailableError(f"{self.scheme}:// needs another package: {error}") from error
         self.root: str = url if self.scheme in _BY_LINKS else self._files.unstrip_protocol(url).partition("://")[2]
@@ -242,6 +244,16 @@ class Store:
             if wait_s is not None:
                 time.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - so that workers do not ask all at once
         raise _NoAnswer(failure)
+
+
+def _client_options(scheme: str) -> dict[str, Any]:
+    """For web servers: proxies and ~/.netrc are those of other tools, and no request waits for ever."""
+    if scheme not in _BY_LINKS:
+        return {}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+    return {"client_kwargs": {"trust_env": True, "timeout": timeout}}
 
 
 class RemotePass:
