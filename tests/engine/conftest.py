@@ -158,8 +158,8 @@ def no_thread_outlives_its_test() -> Iterator[None]:
 
 @pytest.fixture
 def write_table(tmp_path: Path) -> WriteTable:
-    def write(tiles: Sequence[Tile], name: str = "preds.csv") -> Path:
-        row_format = RowFormat(CONTRACT, slides={tile.path: tile.slide for tile in tiles}.__getitem__)
+    def write(tiles: Sequence[Tile], name: str = "preds.csv", contract: ModelContract = CONTRACT) -> Path:
+        row_format = RowFormat(contract, slides={tile.path: tile.slide for tile in tiles}.__getitem__)
         with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(row_format.columns)

@@ -69,7 +69,7 @@ def main(
 
 def _summarise(findings: Findings, config: ReportConfig) -> None:
     slides = len(findings.slides)
-    located = sum(len(points.x) for points in findings.points.values())
+    located = sum(len(points) for points in findings.points.values())
     click.echo(
         f"{findings.tiles} tiles: {findings.predicted} predicted, {findings.failed} failed, on {slides} "
         f"slide{'s' * (slides != 1)}; {located} with a location on their slide",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cervix_engine.errors import ContractError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from cervix_engine.bundle.bundle import Bundle
+    from cervix_engine.contract import OperatingPoint
     from cervix_engine.run.record import RunRecord
 from cervix_engine.tiles.discover import ignored_words
 
@@ -19,12 +22,17 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Three lists of (what, value); an empty one comes with the reason in `missing`."""
+    """Three lists of (what, value); an empty one comes with the reason in `missing`.
+
+    `headline` says in one line what computed the table, by which operating point it decides, and when; empty where no
+    run is known.
+    """
 
     run: Pairs
     certificate: Pairs
     model: Pairs
     missing: tuple[str, ...]
+    headline: str = ""
 
 
 def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -> Facts:
@@ -43,7 +51,8 @@ def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -
     certificate = _certificate_facts(run, bundle) if run and bundle else []
     if bundle is not None and not certificate:
         missing.append("certificate: none covered this run")
-    return Facts(_run_facts(run) if run else [], certificate, _model_facts(bundle) if bundle else [], tuple(missing))
+    model, headline = _model_facts(bundle) if bundle else [], _headline(run) if run else ""
+    return Facts(_run_facts(run) if run else [], certificate, model, tuple(missing), headline)
 
 
 def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunRecord | None, list[str]]:
@@ -61,11 +70,37 @@ def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunRecord | None
     return run, []
 
 
+def _headline(run: RunRecord) -> str:
+    backend, point = run.backend, run.identity.operating_point
+    parts = [
+        f"Computed in {backend.precision} by {backend.backend} {backend.version}",
+        f"abnormal from a probability of {point.abnormal_at:g} on" if point else "no operating point",
+    ]
+    if run.seconds is not None:
+        times = f"{moment(run.provenance.started_at)} to {moment(run.ended_at)}"
+        parts.append(f"{times} ({run.seconds:,.1f} s)")
+    return f"{', '.join(parts)}."
+
+
+def moment(time: str | None) -> str:
+    """A time in ISO 8601, UTC, as a person reads it."""
+    return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M:%S UTC") if time else "?"
+
+
+def _point_facts(point: OperatingPoint) -> Pairs:
+    low, high = point.review_band
+    return [
+        ("operating point", f"abnormal from a probability of {point.abnormal_at:g} on"),
+        ("review", f"confidence below {point.review_below:g}, or probability between {low:g} and {high:g}"),
+    ]
+
+
 def _run_facts(run: RunRecord) -> Pairs:
     backend, bound = run.backend, run.bound_by
     computed = "" if backend.arithmetic == backend.precision else f", computed in {backend.arithmetic}"
     return [
         *_times(run),
+        *(_point_facts(run.identity.operating_point) if run.identity.operating_point else []),
         ("runtime", f"{backend.backend} {backend.version}"),
         ("precision", f"{backend.precision}{computed}"),
         ("device", f"{backend.device}, {backend.device_class}, {backend.threads} threads"),
@@ -83,7 +118,12 @@ def _run_facts(run: RunRecord) -> Pairs:
 
 def _times(run: RunRecord) -> Pairs:
     asked = run.provenance
-    facts = {"started": asked.started_at, "ended": run.ended_at, "host": asked.host, "command": asked.command}
+    facts = {
+        "started": asked.started_at and moment(asked.started_at),
+        "ended": run.ended_at and moment(run.ended_at),
+        "host": asked.host,
+        "command": asked.command,
+    }
     known = [(name, value) for name, value in facts.items() if value]
     return [*known, ("took", f"{run.seconds:,.1f} s")] if run.seconds is not None else known
 
@@ -95,7 +135,7 @@ def _certificate_facts(run: RunRecord, bundle: Bundle) -> Pairs:
     if not name or name not in bundle:
         return []
     certificate = Certificate.from_json(bundle.read_json(name, schema=Certificate.schema))
-    parity = certificate.parity
+    parity, changed = certificate.parity, len(certificate.parity.flips)
     return [
         (
             "covers",
@@ -103,7 +143,7 @@ def _certificate_facts(run: RunRecord, bundle: Bundle) -> Pairs:
         ),
         ("gate", "passed" if certificate.passed else "not passed"),
         ("compared with", f"{certificate.reference}, {parity.tiles:,} tiles"),
-        ("same decision", f"{parity.top1_agreement:.2%}, {len(parity.flips)} changed"),
+        ("same decision", f"{parity.top1_agreement:.2%}, {changed} decision{'s' * (changed != 1)} changed"),
         ("largest difference", f"{parity.max_absdiff:.2g} (99th percentile {parity.p99_absdiff:.2g})"),
     ]
 
@@ -114,17 +154,39 @@ def _model_facts(bundle: Bundle) -> Pairs:
         ("input", f"{contract.input_size[0]} x {contract.input_size[1]} pixels, {contract.channel_order}"),
         ("calibration temperature", _calibration(contract.temperature)),
     ]
-    name = "training/metrics.json"
-    if name not in bundle:
-        return facts
+    return [
+        *facts,
+        *_from_training(bundle, "metrics", _accuracy),
+        *_from_training(bundle, "operating_point", _promises),
+    ]
+
+
+def _from_training(bundle: Bundle, name: str, told: Callable[[Any], Pairs]) -> Pairs:
+    """What a file of the training tells; nothing where it is not there or not as expected."""
+    if f"training/{name}.json" not in bundle:
+        return []
     try:
-        metrics = json.loads(bundle.read(name))
-        return [
-            *facts,
-            (f"accuracy on its {metrics['split']} tiles", f"{metrics['accuracy']:.1%} of {metrics['tiles']:,}"),
-        ]
+        return told(json.loads(bundle.read(f"training/{name}.json")))
     except (ContractError, ValueError, KeyError, TypeError):
-        return facts
+        return []
+
+
+def _accuracy(metrics: Any) -> Pairs:
+    return [(f"accuracy on its {metrics['split']} tiles", f"{metrics['accuracy']:.1%} of {metrics['tiles']:,}")]
+
+
+def _promises(report: Any) -> Pairs:
+    """What the bundle's own operating point is worth on the tiles that it was chosen by, and on those it never saw."""
+    facts = []
+    for split in ("val", "test"):
+        if report[split]:
+            worth = report[split]["thresholds"][0]
+            shares = (
+                f"{name} {worth[name]:.1%} ({worth[f'{name}_interval'][0]:.1%} to {worth[f'{name}_interval'][1]:.1%})"
+                for name in ("sensitivity", "specificity")
+            )
+            facts.append((f"its own operating point, {split}", f"{worth['abnormal_at']:g}: {', '.join(shares)}"))
+    return facts
 
 
 def _calibration(temperature: float) -> str:

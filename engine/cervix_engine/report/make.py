@@ -14,9 +14,9 @@ from cervix_engine.report.facts import load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
 from cervix_engine.run.record import record_of, source_of
-from cervix_engine.table.coordinates import FOLDER
+from cervix_engine.table.coordinates import FOLDER, NAMES, Locating
 from cervix_engine.table.geojson import write_geojson
-from cervix_engine.table.locations import locating_for_table
+from cervix_engine.table.locations import locating_for_run, locating_for_table
 from cervix_engine.table.reader import Table
 from cervix_engine.table.summary import write_summary
 
@@ -47,7 +47,13 @@ def make_report(config: ReportConfig) -> Findings:
     bundle = Bundle.open(config.model) if config.model else None
     categories = table.categories(bundle.contract if bundle else None)
     locator = locating_for_table(table, config.coords, names_slides=_names_say_slides(config.table))
-    findings = gather(table, categories=categories, locator=locator, top=config.top if config.out else 0)
+    findings = gather(
+        table,
+        categories=categories,
+        locator=locator,
+        top=config.top if config.out else 0,
+        locate_failed=_locating_failed(config, locator),
+    )
 
     def page(path: Path) -> None:
         facts = load_facts(config.table, bundle=bundle, tiles=findings.tiles, failed=findings.failed)
@@ -85,6 +91,17 @@ def _names_say_slides(table: Path) -> bool:
         return record_of(table).identity.slide in (None, FOLDER)
     except OutputError:
         return True
+
+
+def _locating_failed(config: ReportConfig, locator: Locating) -> Locating:
+    """What knows where failed tiles lie, of which the table says nothing: what its run was told, else the names."""
+    if config.coords is not None:
+        return locator
+    try:
+        told = record_of(config.table).identity
+        return locating_for_run(told.coords, slide=told.slide) if told.coords not in (None, NAMES) else locator
+    except (OutputError, UsageError):
+        return locator
 
 
 def check_config(config: ReportConfig) -> None:

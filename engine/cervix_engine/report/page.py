@@ -102,6 +102,7 @@ def render(findings: Findings, facts: Facts, *, tiles: TileSource | None, contra
             classes=_class_bars(findings, contract),
             names={item.name: item.display_name for item in contract.classes},
             histogram=_bars(findings),
+            axis_top=_axis_top(findings),
             slides=slides,
             maps=_maps(findings, slides),
             suspicious=_cards(picks[0], pictures),
@@ -158,8 +159,8 @@ Bar = tuple[str, int, list[tuple[Category, float, float]]]
 
 
 def _bars(findings: Findings) -> list[Bar]:
-    """(label, count, stacked parts as (category, top, height) in per cent of the tallest bar) of each bin."""
-    tallest = max((bin_.total() for bin_ in findings.histogram), default=0) or 1
+    """(label, count, stacked parts as (category, top, height) in per cent of `_axis_top`) of each bin."""
+    tallest = _axis_top(findings)
     bars = []
     for at, counts in enumerate(findings.histogram):
         parts, top = [], 100.0
@@ -169,6 +170,15 @@ def _bars(findings: Findings) -> list[Bar]:
             parts.append((category, top, height))
         bars.append((f"{at / BINS:.2f} to {(at + 1) / BINS:.2f}", counts.total(), parts))
     return bars
+
+
+def _axis_top(findings: Findings) -> int:
+    """A round and even number that no bin is above."""
+    tallest = max((bin_.total() for bin_ in findings.histogram), default=0)
+    power = 1
+    while 10 * power < tallest:
+        power *= 10
+    return next(step * power for step in (2, 4, 6, 8, 10) if step * power >= tallest)
 
 
 def _maps(findings: Findings, slides: list[SlideSummary]) -> list[SlideMap]:

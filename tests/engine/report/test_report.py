@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.report import main
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract, OperatingPoint, TileClass
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from engine.report.bundles import CPU, certified_bundle
 from engine.report.chromium import PROGRAM, Page, open_browser
@@ -224,3 +225,33 @@ def test_the_certificate_is_told_for_the_runs_own_bundle_only(run_folder: Path, 
     refused = _run(tmp_path / "preds.csv", "--out", tmp_path / "s.html", "--model", other)
     assert (refused.exit_code, "another bundle" in refused.stderr) == (2, True)
     assert "name the bundle with --model" in (run_folder / "report.html").read_text(encoding="utf-8")
+
+
+LONG = "S24_0123_" + "x" * 180
+CLASSES = tuple(TileClass(item.name, f"{item.display_name} {'y' * 60}", item.category) for item in SIPAKMED_CLASSES)
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_long_names_and_decisions_fit_the_window(
+    write_table: WriteTable, page: Page, tmp_path: Path, width: int
+) -> None:
+    contract = ModelContract(CLASSES, operating_point=OperatingPoint(0.3, review_below=0.5, review_within=0.1))
+    names = [f"{LONG}/{'z' * 90}/x{at * 120}_y0.png" for at in range(5)]
+    tiles = [Tile(name, LONG, np.roll((0.6, 0.1, 0.1, 0.1, 0.1), at).tolist()) for at, name in enumerate(names)]
+    broken = Tile(f"{LONG}/{'z' * 90}/x600_y0.png", LONG, reason=f"{'kind' * 30}: it ends")
+    table = write_table([*tiles, broken], contract=contract)
+    (bundle := tmp_path / "bundle").mkdir()
+    contract.save(bundle / "contract.json")
+    seal(bundle)
+    done = _run(table, "--out", tmp_path / "r.html", "--model", bundle)
+    assert done.exit_code == 0, done.output
+    page.open(tmp_path / "r.html", width=width)
+    assert page.value("document.documentElement.scrollWidth") <= width
+    text = page.value("document.body.innerText")
+    for words in ("called abnormal", "to review", "1 failed", "5 tiles"):
+        assert words in text
+    called = page.value("[...document.querySelectorAll('.figure')].map(item => item.innerText)")
+    assert "2\ncalled abnormal" in called
+    # An axis with numbers, at the height of what they count.
+    counts = page.value("[...document.querySelectorAll('.counts span')].map(item => item.innerText)")
+    assert counts == ["6", "3", "0"]

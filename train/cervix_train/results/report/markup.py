@@ -15,18 +15,25 @@ def table(
     words: Sequence[int] = (),
     chosen: int | None = None,
 ) -> str:
-    """`total` rows and the `chosen` one are set apart; the first column and those in `words` hold words."""
+    """A cell that is a pair has its second part in small letters below the first.
+
+    `total` rows and the `chosen` one are set apart; the first column and those in `words` hold words.
+    """
     kinds = [' class="number"' if column and column not in words else "" for column in range(len(head))]
 
     def line(cells: Sequence[object], *, kind: str) -> str:
         named = f'<th scope="row">{text(cells[0])}</th>'
-        inner = "".join(f"<td{mark}>{text(cell)}</td>" for mark, cell in zip(kinds[1:], cells[1:], strict=True))
+        inner = "".join(f"<td{mark}>{_cell(cell)}</td>" for mark, cell in zip(kinds[1:], cells[1:], strict=True))
         return f"<tr{kind}>{named}{inner}</tr>"
 
     top = "".join(f'<th scope="col"{mark}>{text(name)}</th>' for mark, name in zip(kinds, head, strict=True))
     body = [line(row, kind=' class="chosen"' if at == chosen else "") for at, row in enumerate(rows)]
     body += [line(row, kind=' class="total"') for row in total]
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    return f"{text(value[0])}<small>{text(value[1])}</small>" if isinstance(value, tuple) else text(value)
 
 
 def text(value: object) -> str:

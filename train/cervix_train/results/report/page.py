@@ -39,6 +39,7 @@ figcaption { color: var(--soft); }
 .scroll table { width: auto; min-width: 60%; }
 .scroll thead th { position: static; white-space: nowrap; }
 .scroll tbody th { overflow-wrap: normal; min-width: 6.5rem; }
+td small { display: block; }
 tr.chosen > *, tr.total > * { font-weight: 650; }
 .card.wrong { border-top-color: var(--abnormal); }
 p { max-width: 52rem; }
@@ -170,17 +171,15 @@ def _promise(chosen: Worth) -> str:
 
 
 def _thresholds(split: SplitWorth) -> str:
-    head = ("chosen for", "threshold", "sensitivity", "95 %", "specificity", "95 %", "to review",
-            "rest: right call", "95 %", "rest: right class")  # fmt: skip
+    head = ("chosen for", "threshold", "sensitivity", "specificity", "to review", "rest: right call", "right class")
     rows = [
         (
             percent(item.aim),
             f"{item.abnormal_at:.4f}",
-            *(percent(item.sensitivity), range_percent(item.sensitivity_interval)),
-            *(percent(item.specificity), range_percent(item.specificity_interval)),
-            percent(item.review),
-            *(percent(item.rest_called_right), range_percent(item.rest_called_right_interval)),
-            percent(item.rest_class_right),
+            *(
+                (percent(getattr(item, name)), range_percent(getattr(item, f"{name}_interval")))
+                for name in ("sensitivity", "specificity", "review", "rest_called_right", "rest_class_right")
+            ),
         )
         for item in split.thresholds
     ]
