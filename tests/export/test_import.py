@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.bundle.imported import ImportStatement, StatedInput
-from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract, OperatingPoint
 from cervix_engine.errors import ContractError, ConversionError
 from cervix_engine.table.reader import Table
 from cervix_export.cli.import_model import main
@@ -373,6 +373,9 @@ def test_statements_are_read_back_and_checked() -> None:
     statement = ImportStatement(CONTRACT, stated, "logits")
     assert ImportStatement.from_json(json.loads(json.dumps(statement.to_json()))) == statement
     assert ImportStatement.from_json(CONTRACT.to_json()) == ImportStatement(CONTRACT)
+    five = ImportStatement(ModelContract(SIPAKMED_CLASSES), output="logits").to_json()
+    decided = {**five, "operating_point": {"abnormal_at": 0.2}}
+    assert ImportStatement.from_json(decided).contract.operating_point == OperatingPoint(0.2)
     with pytest.raises(ContractError, match=r"crop .* is larger than input_size"):
         ImportStatement(CONTRACT, StatedInput(crop=(7, 8)))
     for wrong in ({"layout": "CHW"}, {"channel_order": "GBR"}, {"pixel_max": 0}, {"mean": [1, 2]}, {"crop": [0, 1]}):

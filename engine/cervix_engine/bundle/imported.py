@@ -24,7 +24,7 @@ Layout = Literal["NHWC", "NCHW"]
 ChannelOrder = Literal["RGB", "BGR"]
 Output = Literal["logits", "probabilities"]
 
-_CONTRACT_KEYS = ("classes", "input_size", "exif_policy", "tile_statistics", "scaled_decoding")
+_CONTRACT_KEYS = ("classes", "input_size", "exif_policy", "tile_statistics", "scaled_decoding", "operating_point")
 
 
 @dataclass(frozen=True, slots=True)
