@@ -43,6 +43,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("backends",),
         ("table",),
         ("run",),
+        ("cluster",),
         ("report",),
         ("bench",),
         ("doctor",),

@@ -31,7 +31,13 @@ INCOMPLETE = 3
 @click.version_option(__version__)
 @cervix_errors
 def main(
-    model: Path | None, device: str, max_failures: str, log_file: Path | None, dry_run: bool, **options: Any
+    model: Path | None,
+    device: str,
+    max_failures: str,
+    ray: str | None,
+    log_file: Path | None,
+    dry_run: bool,
+    **options: Any,
 ) -> int:
     """Predict every tile below the folder TILES: one row per tile, always, in OUT.
 
@@ -69,6 +75,7 @@ def main(
     scratch_in(config.out.absolute().parent)
     derived.check(config)
     setup = _told_to(derived, said, setup=context.find_object(RunSetup) or RunSetup(), config=config)
+    setup = _on_cluster(ray, setup, dry_run=dry_run)
     return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
 
 
@@ -86,6 +93,23 @@ def _told_to(derived: DerivedOutputs, said: Said, *, setup: RunSetup, config: Ba
 
     setup = replace(setup, listed=derived.check_listing)
     return setup if said.quiet else replace(setup, opened=partial(_say_choice, config), compared=_say_news)
+
+
+def _on_cluster(address: str | None, setup: RunSetup, *, dry_run: bool) -> RunSetup:
+    """`setup`, with the workers of a Ray cluster where one is asked for."""
+    if address is None:
+        return setup
+    from dataclasses import replace
+
+    from cervix_engine.cluster.driver import predict_on
+    from cervix_engine.cluster.ray_pool import RayOptions, on_ray
+    from cervix_engine.errors import UsageError
+    from cervix_engine.extras import require_installed
+
+    if dry_run:
+        raise UsageError("--dry-run tells of this machine alone: leave --ray out")
+    require_installed("ray", "ray", work="--ray")
+    return replace(setup, predict=predict_on(on_ray(RayOptions(address))))
 
 
 def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:

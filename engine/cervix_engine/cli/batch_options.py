@@ -92,6 +92,11 @@ _OPTIONS = (
         help="Predict only the K-th of N parts of the tiles, such as 3/8; cervix-merge joins the finished tables.",
     ),
     click.option(
+        "--ray",
+        metavar="auto|ADDRESS",
+        help="Predict on a Ray cluster: that of this machine, or the one whose head node is at ADDRESS.",
+    ),
+    click.option(
         "--max-failures",
         default="10%",
         show_default=True,

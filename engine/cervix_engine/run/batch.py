@@ -47,6 +47,85 @@ def no_objection(_listing: Listing, _rules: InputRules) -> None:
     """For callers that take every listing."""
 
 
+@dataclass(slots=True)
+class Books:
+    """Tiles and failures so far, of all that were found; whoever should know is told after each addition."""
+
+    seen: int
+    failed: int
+    found: int
+    budget: FailureBudget
+    progress: Progress
+
+    def add(self, *, seen: int, failed: int) -> None:
+        """Raises FailureBudgetExceeded where too many have failed by now."""
+        self.seen += seen
+        self.failed += failed
+        self.budget.check(failed=self.failed, seen=self.seen)
+        self.progress(self.seen, self.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run whose plan is made: what is left is to list, to predict and to commit.
+
+    Attributes:
+        config: what is asked.
+        plan: what is done about it.
+        table: its place, locked.
+        setup: what it works with.
+        progress: called with (tiles written, tiles found) after each batch.
+    """
+
+    config: BatchConfig
+    plan: Plan
+    table: TableTransaction
+    setup: RunSetup
+    progress: Progress
+
+    def list_tiles(self) -> Listing:
+        """The tiles that it predicts."""
+        listing = self.plan.list_tiles(self.table)
+        if self.plan.kind == "fresh":
+            self.setup.listed(listing, self.plan.rules)
+        return listing
+
+    def asked(self, provenance: Provenance) -> Provenance:
+        """With what was asked, and by whom."""
+        return replace(
+            provenance,
+            arguments=self.config.arguments(),
+            host=platform.node(),
+            command=self.config.command,
+            started_at=utc_now(seconds_ago=time.perf_counter() - self.plan.request.began),
+        )
+
+    def books(self, begun: RunRecord) -> Books:
+        """Those of a run that begins so."""
+        return Books(begun.resumed, begun.failed, begun.found, self.config.budget, self.progress)
+
+
+def predict_here(job: Job) -> RunRecord:
+    """Predict on this machine what the table still lacks, and commit it."""
+    plan, table, setup = job.plan, job.table, job.setup
+    with open_session(plan.request, list_tiles=job.list_tiles, choose=setup.choose) as session:
+        setup.opened(session)
+        listing, identity = session.listing, plan.identity(session)
+        with table.begin(
+            identity, listing, backend=session.backend.info, provenance=job.asked(session.provenance), base=plan.base
+        ) as begun:
+            stats, started = StreamStats(), time.perf_counter()
+            missing = table.missing(batches_of(listing, session.batch_size))
+            predicted = session.predict(
+                missing, source=listing.source, columns=plan.optional, stats=stats, steps=setup.steps
+            )
+            writer = table.shards(plan.row_format(session.contract, listing, table))
+            _write(predicted, writer, clock=stats.clock("write"), books=job.books(begun))
+            table.require_balance()
+            table.assemble(stream_s=time.perf_counter() - started, stages=stats.stages())
+            return table.commit()
+
+
 @dataclass(frozen=True, slots=True)
 class RunSetup:
     """What a run works with. Tests hand in their own.
@@ -54,10 +133,11 @@ class RunSetup:
     Attributes:
         choose: gives the backend.
         open_table: takes a table's place.
-        steps: from a tile's name to its pixels.
+        steps: how a tile becomes pixels.
         listed: told what a new run will predict, before a model is loaded; it may raise to refuse that.
         opened: told of the session, before the first tile.
         compared: told what an update found, before a model is loaded.
+        predict: predicts and commits, here or on other machines.
     """
 
     choose: Choose = choose_backend
@@ -66,6 +146,7 @@ class RunSetup:
     listed: Callable[[Listing, InputRules], None] = no_objection
     opened: Callable[[Session], None] = no_words
     compared: Callable[[Kept], None] = no_news
+    predict: Callable[[Job], RunRecord] = predict_here
 
 
 DEFAULT_SETUP = RunSetup()
@@ -94,91 +175,26 @@ def predict_folder(
             plan = plan.with_news(table, compared=setup.compared)
         if isinstance(plan, Done):
             return plan.record
-        if plan.only_drops:
-            return _drop_rows(config, plan, table)
-
-        def list_tiles() -> Listing:
-            listing = plan.list_tiles(table)
-            if plan.kind == "fresh":
-                setup.listed(listing, plan.rules)
-            return listing
-
-        with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
-            setup.opened(session)
-            return _predict(config, plan, session, table, steps=setup.steps, progress=progress)
+        job = Job(config, plan, table, setup, progress)
+        return _drop_rows(job) if plan.only_drops else setup.predict(job)
 
 
-def _predict(
-    config: BatchConfig,
-    plan: Plan,
-    session: Session,
-    table: TableTransaction,
-    *,
-    steps: TileSteps,
-    progress: Progress,
-) -> RunRecord:
-    """Predict what the table still lacks, and commit it."""
-    provenance = _asked(session.provenance, config, plan)
-    with table.begin(
-        plan.identity(session), session.listing, backend=session.backend.info, provenance=provenance, base=plan.base
-    ) as begun:
-        stats, started = StreamStats(), time.perf_counter()
-        missing = table.missing(batches_of(session.listing, session.batch_size))
-        predicted = session.predict(
-            missing, source=session.listing.source, columns=plan.optional, stats=stats, steps=steps
-        )
-        row_format = plan.row_format(session, table)
-        books = _Books(begun.resumed, begun.failed, begun.found, config.budget, progress)
-        _write(predicted, table.shards(row_format), clock=stats.clock("write"), books=books)
-        table.require_balance()
-        table.assemble(stream_s=time.perf_counter() - started, stages=stats.stages())
-        return table.commit()
-
-
-def _drop_rows(config: BatchConfig, plan: Plan, table: TableTransaction) -> RunRecord:
+def _drop_rows(job: Job) -> RunRecord:
     """Commit the finished table without the rows whose tiles are gone: no model is needed for that."""
-    base, listing = plan.base, plan.news
+    plan, table, base, listing = job.plan, job.table, job.plan.base, job.plan.news
     assert base is not None
     assert listing is not None
     with output_errors("cannot read the listing"):
         listed = replace(base.record.identity, listing_sha256=sha256_file(listing.path))
-    provenance = _asked(base.record.provenance, config, plan)
+    provenance = job.asked(base.record.provenance)
     with table.begin(plan.require_same(listed), listing, backend=base.record.backend, provenance=provenance, base=base):
         table.require_balance()
         table.assemble()
         return table.commit()
 
 
-def _asked(provenance: Provenance, config: BatchConfig, plan: Plan) -> Provenance:
-    """With what was asked, and by whom."""
-    return replace(
-        provenance,
-        arguments=config.arguments(),
-        host=platform.node(),
-        command=config.command,
-        started_at=utc_now(seconds_ago=time.perf_counter() - plan.request.began),
-    )
-
-
-@dataclass(slots=True)
-class _Books:
-    """Tiles and failures so far, of all that were found; whoever should know is told after each batch."""
-
-    seen: int
-    failed: int
-    found: int
-    budget: FailureBudget
-    progress: Progress
-
-    def add(self, result: BatchResult) -> None:
-        self.seen += len(result.outcomes)
-        self.failed += sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
-        self.budget.check(failed=self.failed, seen=self.seen)
-        self.progress(self.seen, self.found)
-
-
 def _write(
-    predicted: Generator[BatchResult, None, None], writer: ShardWriter, *, clock: StageClock, books: _Books
+    predicted: Generator[BatchResult, None, None], writer: ShardWriter, *, clock: StageClock, books: Books
 ) -> None:
     # Closed here: after a failure to write, the stream's threads would go on with a backend that is freed.
     with writer as shards, closing(predicted) as results:
@@ -186,6 +202,7 @@ def _write(
             with clock.busy():
                 shards.write(result)
             clock.tiles += len(result.outcomes)
-            books.add(result)
+            failed = sum(isinstance(outcome, TileFailure) for outcome in result.outcomes)
+            books.add(seen=len(result.outcomes), failed=failed)
         with clock.busy():
             shards.close_shard()

@@ -250,6 +250,7 @@ class Journal:
         self.shards.remove(broken)
 
     def _replay(self, lines: list[bytes]) -> None:
+        shards: dict[int, Shard] = {}
         for line in lines:
             entry = _entry(line)
             if entry is None:
@@ -259,8 +260,8 @@ class Journal:
                 continue
             shard = Shard(**entry)
             # A shard that was broken and made again is listed twice; the later line holds.
-            self.shards = [item for item in self.shards if item.first_batch != shard.first_batch]
-            self.shards.append(shard)
+            shards[shard.first_batch] = shard
+        self.shards = list(shards.values())
 
     def _append_line(self, entry: dict[str, Any]) -> None:
         with output_errors("cannot write the journal"), self.path.open("ab") as file:

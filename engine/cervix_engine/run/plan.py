@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.assembly.base import Base, Growth, Kept
@@ -123,12 +124,12 @@ class Plan:
         check_slides(slides_for_run(self.rules.slide, self.source.slide_name), listing.paths())
         return listing
 
-    def row_format(self, session: Session, table: TableTransaction) -> RowFormat:
+    def row_format(self, contract: ModelContract, listing: Listing, table: TableTransaction) -> RowFormat:
         """How the rows of this run are written: what names mean rests on all tiles of the table."""
         rules = self.rules
-        paths = table.growth(self.base, session.listing).paths() if self.base else session.listing.paths()
+        paths = table.growth(self.base, listing).paths() if self.base else listing.paths()
         return RowFormat.for_run(
-            session.contract,
+            contract,
             optional=self.optional,
             slide=rules.slide,
             coords=rules.coords,
@@ -142,8 +143,7 @@ class Plan:
         Raises:
             ResumeMismatchError: the rows that are kept depend on something else.
         """
-        now = session.identity(session.listing, optional=self.optional, rules=self.rules)
-        return self.require_same(replace(now, shard=str(self.shard) if self.shard else None))
+        return self.require_same(session.identity(session.listing, optional=self.optional, rules=self.rules))
 
     def require_same(self, now: RunIdentity) -> RunIdentity:
         """`now`, as that of a retry or an update where this is one, if it agrees with all rows that are kept.
@@ -151,6 +151,7 @@ class Plan:
         Raises:
             ResumeMismatchError: it does not.
         """
+        now = replace(now, shard=str(self.shard) if self.shard else None)
         if self.base:
             made = self.base.record.identity
             made.check(

@@ -93,6 +93,22 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What one machine of a cluster did for a run.
+
+    Attributes:
+        host: its name.
+        workers: those that ended a block there.
+        blocks, tiles: that they predicted.
+    """
+
+    host: str
+    workers: int
+    blocks: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
 class TableDigests:
     """What a finished table can be checked against.
 
@@ -131,6 +147,7 @@ _UNWRITTEN: dict[str, Any] = {
     "ended_at": None,
     "table_changes": None,
     "shards": (),
+    "nodes": (),
 }
 
 
@@ -151,6 +168,7 @@ class RunRecord:
         replaces: the record of the finished table that lies there until this run's takes its place.
         table_changes: of an update: how the table differs from the one before.
         shards: those that the table was merged of.
+        nodes: of a run on a cluster: what each machine did of what this run computed itself.
     """
 
     found: int
@@ -173,6 +191,7 @@ class RunRecord:
     ended_at: str | None = None
     table_changes: TableChanges | None = None
     shards: tuple[ShardRecord, ...] = ()
+    nodes: tuple[NodeRecord, ...] = ()
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -234,6 +253,7 @@ class RunRecord:
             "folder_changes": asdict(self.folder_changes) if self.folder_changes is not None else None,
             "table_changes": asdict(self.table_changes) if self.table_changes is not None else None,
             "shards": [asdict(shard) for shard in self.shards],
+            "nodes": [asdict(node) for node in self.nodes],
             "resumed": self.resumed,
             "ok": self.ok,
             "failed": self.failed,
@@ -272,6 +292,7 @@ class RunRecord:
         values["folder_changes"] = FolderChanges(**data["folder_changes"]) if data["folder_changes"] else None
         values["table_changes"] = TableChanges(**data["table_changes"]) if data["table_changes"] else None
         values["shards"] = tuple(ShardRecord(**shard) for shard in data["shards"])
+        values["nodes"] = tuple(NodeRecord(**node) for node in data["nodes"])
         values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
         values["replaces"] = cls._from_json(data["replaces"]) if data["replaces"] else None
         return cls(**values)

@@ -205,11 +205,17 @@ class Session:
         self, listing: Listing, *, optional: Collection[str] = (), rules: InputRules = DEFAULT_RULES
     ) -> RunIdentity:
         """Everything that rows of `listing` depend on, with these `optional` columns, read by these rules."""
-        info, point = self.backend.info, self.contract.operating_point
         with output_errors("cannot read the listing"):
             listing_sha256 = sha256_file(listing.path)
+        return self.identity_of(listing.source, listing_sha256, optional=optional, rules=rules)
+
+    def identity_of(
+        self, source: TileSource, listing_sha256: str, *, optional: Collection[str], rules: InputRules
+    ) -> RunIdentity:
+        """As `identity`, of a listing with this digest."""
+        info, point = self.backend.info, self.contract.operating_point
         return RunIdentity(
-            root=listing.source.identity,
+            root=source.identity,
             bundle_digest=self.provenance.bundle_digest,
             artefact_sha256=info.artefact_sha256,
             backend=info.backend,

@@ -43,6 +43,7 @@ from cervix_engine.run.assembly.base import Base, Growth, Kept, list_news
 from cervix_engine.run.assembly.table_files import CHECKS, STAMPS, write_table
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
 from cervix_engine.run.record import (
+    NodeRecord,
     Provenance,
     RunRecord,
     Status,
@@ -285,6 +286,10 @@ class TableTransaction:
 
     # ---- rows
 
+    def done(self) -> frozenset[int]:
+        """The batches that shards hold."""
+        return self.journal.batches()
+
     def missing(self, batches: Iterable[TileBatch]) -> Iterator[TileBatch]:
         """Those of all batches of the listing that are this run's and that no shard holds."""
         own, done = self.journal.identity.batches(self._listing.found), self.journal.batches()
@@ -303,6 +308,16 @@ class TableTransaction:
             fsync_folder(self.folder)
         self.journal.append(shard)
 
+    def take(self, shard: Shard, name: str) -> None:
+        """Record a shard that another machine has made durable in the folder, under a name of its own.
+
+        Only who holds the table's lock names a shard, so what an earlier run's machine still writes is never taken.
+        """
+        with output_errors("cannot name a shard"):
+            (self.folder / name).replace(self.folder / shard.file)
+            fsync_folder(self.folder)
+        self.journal.append(shard)
+
     def require_balance(self) -> None:
         """The conservation law: a violation is this program's defect, a RuntimeError, and must leave no table."""
         journal = self.journal
@@ -312,10 +327,16 @@ class TableTransaction:
 
     # ---- partial to assembled
 
-    def assemble(self, *, stream_s: float = 0.0, stages: tuple[StageStats, ...] = ()) -> None:
+    def assemble(
+        self,
+        *,
+        stream_s: float = 0.0,
+        stages: tuple[StageStats, ...] = (),
+        nodes: tuple[NodeRecord, ...] = (),
+    ) -> None:
         """Make the table of header and shards in the folder, and note its digests; `commit` publishes it.
 
-        `stream_s` and `stages` are what the record says of the time that the rows took.
+        `stream_s`, `stages` and `nodes` are what the record says of the time that the rows took, and of who took it.
         """
         growth, header = self._growth, csv_line(self.journal.identity.columns)
         with output_errors("cannot assemble the table"):
@@ -326,7 +347,7 @@ class TableTransaction:
             digests = write_table(self.folder, self._published, header=header, rows=rows, stamps=stamps)
         self.journal.mark_assembled(digests.table_sha256)
         self.state = State.ASSEMBLED
-        self._update(stream_s=stream_s, stages=stages, table=digests)
+        self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests)
 
     def adopt(self, record: RunRecord, *, rows: Iterable[bytes], stamps: Iterable[bytes]) -> None:
         """From absent to assembled at once: a table of rows that other runs have finished.

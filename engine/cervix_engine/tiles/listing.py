@@ -40,6 +40,9 @@ Record = tuple[bytes, int, int, bytes]
 # Size and time of a tile that is gone.
 ABSENT = (0, 0)
 
+# Of a record, each ended by a NUL.
+FIELDS = 3
+
 STAMP_CHECK_BYTES = 8
 
 
@@ -75,8 +78,8 @@ class Listing:
     changes: FolderChanges | None = None
 
     def __iter__(self) -> Iterator[TileRef]:
-        for index, (name, size, mtime_ns, where) in enumerate(self.records()):
-            yield TileRef(index, os.fsdecode(name), TileStamp(size, mtime_ns, where.decode()))
+        for index, record in enumerate(self.records()):
+            yield tile_of(index, record)
 
     def paths(self) -> Iterator[str]:
         """The path of each tile, in order."""
@@ -93,6 +96,12 @@ class Listing:
                 yield from read_records(file)
         except OSError as error:
             raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
+
+
+def tile_of(index: int, record: Record) -> TileRef:
+    """The tile of a record, with its place in the listing."""
+    name, size, mtime_ns, where = record
+    return TileRef(index, os.fsdecode(name), TileStamp(size, mtime_ns, where.decode()))
 
 
 def absent(name: bytes) -> Record:
@@ -240,9 +249,9 @@ def read_records(file: IO[bytes]) -> Iterator[Record]:
     rest = b""
     while block := file.read(1 << 16):
         *fields, rest = (rest + block).split(b"\0")
-        # Records have three fields; what does not fill one waits for the next block.
-        whole = len(fields) // 3 * 3
-        for at in range(0, whole, 3):
+        # What does not fill a record waits for the next block.
+        whole = len(fields) // FIELDS * FIELDS
+        for at in range(0, whole, FIELDS):
             mtime_ns, _, where = fields[at + 2].partition(b"@")
             yield fields[at], int(fields[at + 1]), int(mtime_ns), where
         rest = b"\0".join([*fields[whole:], rest])

@@ -1,0 +1,134 @@
+"""Blocks of whole batches, cut from a listing on disk, and handed to workers as places in it.
+
+A block says where in the listing its records begin, so that the driver sends a few numbers and a worker reads the tiles
+from the storage that both see. How large a block is has no part in any row: batches keep their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from cervix_engine.errors import OutputError
+from cervix_engine.run.stream.slot import TileBatch
+from cervix_engine.tiles.listing import FIELDS, read_records, tile_of
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive whole batches of a listing.
+
+    Attributes:
+        first_batch, batches: which ones.
+        offset: where the record of its first tile begins in the listing, in bytes.
+        first_tile, tiles: of the listing.
+    """
+
+    first_batch: int
+    batches: int
+    offset: int
+    first_tile: int
+    tiles: int
+
+    def read(self, listing: Path, batch_size: int) -> Iterator[TileBatch]:
+        """Its batches, from the listing.
+
+        Raises:
+            OSError: the listing cannot be read.
+        """
+        with listing.open("rb") as file:
+            file.seek(self.offset)
+            records = enumerate(islice(read_records(file), self.tiles), start=self.first_tile)
+            tiles = (tile_of(index, record) for index, record in records)
+            for number in range(self.first_batch, self.first_batch + self.batches):
+                yield TileBatch(number, tuple(islice(tiles, batch_size)))
+
+
+class BlockCutter:
+    """Cuts the missing batches of a listing into blocks, as large as each is asked for.
+
+    Args:
+        listing: the file of records.
+        own: the batches that the run predicts.
+        done: those of them that are safe already.
+        batch_size: tiles a batch.
+        last_tile: of the run, and one more: its last batch may be short.
+    """
+
+    def __init__(self, listing: Path, *, own: range, done: frozenset[int], batch_size: int, last_tile: int) -> None:
+        self._listing = listing
+        self._missing = iter(index for index in own if index not in done)
+        self._batch_size = batch_size
+        self._last_tile = last_tile
+        self._left = len(own) - len(done)
+        self._next = next(self._missing, None)
+        self._again: list[Block] = []
+        self._places: _Places | None = None
+
+    def give_back(self, block: Block) -> None:
+        """Hand out a block again whose worker was lost."""
+        self._again.append(block)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no block is left to hand out for now."""
+        return self._next is None and not self._again
+
+    @property
+    def tiles_left(self) -> int:
+        """About as many are in no block yet."""
+        return self._left * self._batch_size
+
+    def cut(self, tiles: int) -> Block | None:
+        """The next block, of about so many tiles; None where none is left for now.
+
+        Raises:
+            OutputError: the listing cannot be read.
+        """
+        if self._again:
+            return self._again.pop()
+        if self._next is None:
+            return None
+        first, count = self._next, 0
+        while self._next == first + count and count < max(1, tiles // self._batch_size):
+            count += 1
+            self._left -= 1
+            self._next = next(self._missing, None)
+        first_tile = first * self._batch_size
+        last_tile = min(self._last_tile, (first + count) * self._batch_size)
+        try:
+            self._places = self._places or _Places(self._listing)
+            offset = self._places.of(first_tile)
+        except OSError as error:
+            raise OutputError(f"cannot read the listing {self._listing}: {error.strerror}") from error
+        return Block(first, count, offset, first_tile, last_tile - first_tile)
+
+
+class _Places:
+    """Where records begin in a listing, asked for in rising order: one pass, as fast as the file can be read."""
+
+    def __init__(self, listing: Path) -> None:
+        self._file: IO[bytes] = listing.open("rb")
+        self._ends = np.empty(0, np.int64)  # of the fields in what was read last
+        self._at = 0  # bytes read
+        self._before = 0  # fields that end before what was read last
+
+    def of(self, record: int) -> int:
+        if record == 0:
+            return 0
+        field = record * FIELDS - 1  # the last one before it
+        while field >= self._before + len(self._ends):
+            data = self._file.read(_READ_BYTES)
+            if not data:
+                raise OSError(0, f"it has fewer than {record} records")
+            self._before += len(self._ends)
+            self._ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0) + self._at
+            self._at += len(data)
+        return int(self._ends[field - self._before]) + 1
