@@ -54,7 +54,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "cervix needs Python 3.11 or newer, %s is %s: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-input --disable-pip-version-check -c constraints.txt -e '.[cpu,train,export,rtx,report,slides,remote,dev]'
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check -c constraints.txt -e '.[cpu,train,export,rtx,report,slides,remote,ray,dev]'
 	touch $@
 
 # Build the container image without a container engine's daemon and run one tile in it.

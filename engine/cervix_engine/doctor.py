@@ -40,6 +40,7 @@ PACKAGES = (
     ("onnx", "onnx", "export"),
     ("pyarrow", "pyarrow", "report"),
     ("jinja2", "jinja2", "report"),
+    ("ray", "ray", "ray"),
     ("openslide-python", "openslide", "slides"),
     ("openslide-bin", "openslide_bin", "slides"),
     ("fsspec", "fsspec", "remote"),
@@ -53,6 +54,7 @@ _FOR = {
     "export": "to export and certify",
     "rtx": "to build and run TensorRT-RTX engines",
     "report": "for reports and Parquet",
+    "ray": "to predict on a Ray cluster",
     "slides": "to read whole slides",
     "remote": "for tiles on s3://, gs:// and https://",
 }

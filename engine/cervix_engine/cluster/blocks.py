@@ -52,7 +52,7 @@ class Block:
 
 
 class BlockCutter:
-    """Cuts the missing batches of a listing into blocks, as large as each is asked for.
+    """Cuts the missing batches of a listing into blocks, as large as each is asked for; `with` closes the listing.
 
     Args:
         listing: the file of records.
@@ -71,6 +71,13 @@ class BlockCutter:
         self._next = next(self._missing, None)
         self._again: list[Block] = []
         self._places: _Places | None = None
+
+    def __enter__(self) -> BlockCutter:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._places:
+            self._places.close()
 
     def give_back(self, block: Block) -> None:
         """Hand out a block again whose worker was lost."""
@@ -119,6 +126,9 @@ class _Places:
         self._ends = np.empty(0, np.int64)  # of the fields in what was read last
         self._at = 0  # bytes read
         self._before = 0  # fields that end before what was read last
+
+    def close(self) -> None:
+        self._file.close()
 
     def of(self, record: int) -> int:
         if record == 0:

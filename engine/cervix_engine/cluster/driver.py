@@ -22,6 +22,7 @@ from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.batch import Job
 from cervix_engine.run.record import NodeRecord, RunRecord
 from cervix_engine.run.stream.stats import StageStats
+from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.tiles.listing import Listing
 
 
@@ -78,19 +79,24 @@ def _predict(job: Job, open_pool: OpenPool) -> RunRecord:
         identity = plan.require_same(replace(opened.identity, listing_sha256=listing_sha256))
         provenance = job.asked(opened.provenance)
         with table.begin(identity, listing, backend=opened.backend, provenance=provenance, base=plan.base) as begun:
-            started, own = time.perf_counter(), identity.tiles(listing.found)
-            cutter = BlockCutter(
-                listing.path,
-                own=identity.batches(listing.found),
-                done=table.done(),
-                batch_size=identity.batch_size,
-                last_tile=own.stop,
-            )
-            nodes = _take(job, begun, pool.results(cutter))
+            started = time.perf_counter()
+            with _cutter(table, listing) as cutter:
+                nodes = _take(job, begun, pool.results(cutter))
             table.require_balance()
             took_s = time.perf_counter() - started
             table.assemble(stream_s=took_s, stages=pool.stages(), nodes=nodes)
             return table.commit()
+
+
+def _cutter(table: TableTransaction, listing: Listing) -> BlockCutter:
+    identity = table.journal.identity
+    return BlockCutter(
+        listing.path,
+        own=identity.batches(listing.found),
+        done=table.journal.batches(),
+        batch_size=identity.batch_size,
+        last_tile=identity.tiles(listing.found).stop,
+    )
 
 
 def _worker_job(job: Job, listing: Listing) -> WorkerJob:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ LOOK_EVERY_S = 2.0
 # So often actors may be lost one after another, for each node, without one block that comes back meanwhile.
 MOST_LOSSES = 5
 CLOSE_S = 60.0
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +94,27 @@ def ray_pool(job: WorkerJob, options: RayOptions) -> Iterator[Pool]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before it is imported
     import ray
 
-    try:
-        ray.init(
-            address=options.address, namespace="cervix", log_to_driver=False, configure_logging=False, logging_level=40
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"--ray {options.address}: no cluster answers there ({said}): ray start --head") from error
+    _connect(ray, options.address)
     pool = RayPool(ray, job, options)
     try:
         yield pool
     finally:
         pool.end()
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Raises UsageError where no cluster answers: Ray itself would try for minutes."""
+    nobody = f"--ray {address}: no cluster answers there: ray start --head starts one"
+    try:
+        if address != "auto":
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            with socket.create_connection((host, int(port)), timeout=CONNECT_S):
+                pass
+        ray.init(address=address, namespace="cervix", log_to_driver=False, configure_logging=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        log.debug("no cluster: %s", error)
+        raise UsageError(nobody) from error
 
 
 class RayPool:

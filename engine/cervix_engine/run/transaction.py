@@ -286,10 +286,6 @@ class TableTransaction:
 
     # ---- rows
 
-    def done(self) -> frozenset[int]:
-        """The batches that shards hold."""
-        return self.journal.batches()
-
     def missing(self, batches: Iterable[TileBatch]) -> Iterator[TileBatch]:
         """Those of all batches of the listing that are this run's and that no shard holds."""
         own, done = self.journal.identity.batches(self._listing.found), self.journal.batches()
