@@ -75,7 +75,11 @@ def run(given: Path, line: str, *, hidden: tuple[str, ...], cwd: Path) -> subpro
         ("cervix-batch https://host/t --model @bundle -o new.csv", ("aiohttp",), f"https:// needs aiohttp{REMOTE}"),
         ("cervix-batch @a.svs --model @bundle -o new.csv", ("openslide",), SLIDES),
         ("cervix-batch @study --whole-slides --model @bundle -o new.csv", ("openslide",), SLIDES),
-        ("cervix-batch @study --model @bundle -o new.csv --ray auto", ("ray",), "--ray needs ray: pip install '.[ray]'"),
+        (
+            "cervix-batch @study --model @bundle -o new.csv --ray auto",
+            ("ray",),
+            "--ray needs ray: pip install '.[ray]'",
+        ),
         ("cervix-bench @study --model @bundle --plot new.png", ("matplotlib",), "--plot needs matplotlib: pip install"),
         (
             "cervix-parity --model @bundle --history new.jsonl --drift-plot new.png",

@@ -31,13 +31,7 @@ INCOMPLETE = 3
 @click.version_option(__version__)
 @cervix_errors
 def main(
-    model: Path | None,
-    device: str,
-    max_failures: str,
-    ray: str | None,
-    log_file: Path | None,
-    dry_run: bool,
-    **options: Any,
+    model: Path | None, device: str, max_failures: str, log_file: Path | None, dry_run: bool, **options: Any
 ) -> int:
     """Predict every tile below the folder TILES: one row per tile, always, in OUT.
 
@@ -53,15 +47,14 @@ def main(
     from cervix_engine.backends.device import Device
     from cervix_engine.bundle.bundle import default_bundle
     from cervix_engine.cli.derived_outputs import DerivedOutputs
-    from cervix_engine.cli.shared.logs import command_line, debug_log, native_lines_logged
+    from cervix_engine.cli.shared.logs import command_line
     from cervix_engine.cli.shared.surroundings import scratch_in
-    from cervix_engine.run.batch import BatchConfig, RunSetup
+    from cervix_engine.run.batch import BatchConfig
     from cervix_engine.run.budget import FailureBudget
 
-    context = click.get_current_context()
-    context.with_resource(debug_log(log_file))
-    context.with_resource(native_lines_logged())
+    _log_to(log_file)
     said = Said(**{name: options.pop(name) for name in ("as_json", "quiet", "verbose")})
+    ray = options.pop("ray")
     asked = DerivedOutputs(**{name: options.pop(name) for name in ("summary", "geojson", "report")})
     config = BatchConfig(
         model=model or default_bundle(),
@@ -74,8 +67,7 @@ def main(
     config = replace(config, keep_finished=bool(derived.targets))
     scratch_in(config.out.absolute().parent)
     derived.check(config)
-    setup = _told_to(derived, said, setup=context.find_object(RunSetup) or RunSetup(), config=config)
-    setup = _on_cluster(ray, setup, dry_run=dry_run)
+    setup = _on_cluster(ray, _told_to(derived, said, config), dry_run=dry_run)
     return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
 
 
@@ -87,10 +79,22 @@ class Said(NamedTuple):  # a dataclass takes longer than `--help` should
     verbose: bool
 
 
-def _told_to(derived: DerivedOutputs, said: Said, *, setup: RunSetup, config: BatchConfig) -> RunSetup:
-    """`setup`, with whoever wants to know what was listed and what was opened."""
+def _log_to(log_file: Path | None) -> None:
+    """For the rest of the command: details to that file, and what native code prints to the log."""
+    from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
+
+    context = click.get_current_context()
+    context.with_resource(debug_log(log_file))
+    context.with_resource(native_lines_logged())
+
+
+def _told_to(derived: DerivedOutputs, said: Said, config: BatchConfig) -> RunSetup:
+    """What the run works with, and whoever wants to know what was listed and what was opened."""
     from dataclasses import replace
 
+    from cervix_engine.run.batch import RunSetup
+
+    setup = click.get_current_context().find_object(RunSetup) or RunSetup()
     setup = replace(setup, listed=derived.check_listing)
     return setup if said.quiet else replace(setup, opened=partial(_say_choice, config), compared=_say_news)
 

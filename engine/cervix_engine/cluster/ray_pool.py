@@ -105,7 +105,7 @@ def ray_pool(job: WorkerJob, options: RayOptions) -> Iterator[Pool]:
 
 def _connect(ray: Any, address: str) -> None:
     """Raises UsageError where no cluster answers: Ray itself would try for minutes."""
-    nobody = f"--ray {address}: no cluster answers there: ray start --head starts one"
+    nobody = f"--ray {address}: no cluster answers there: docs/scaling.md says how to start one"
     try:
         if address != "auto":
             host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from cervix_engine.cluster.blocks import Block, BlockCutter
-from cervix_engine.cluster.driver import Finished, Pool
+from cervix_engine.cluster.driver import Finished, OpenPool, Pool
 from cervix_engine.cluster.worker import BlockWorker, Done, Opened, WorkerJob, summed
 from cervix_engine.run.stream.stats import StageStats
 
@@ -69,7 +69,7 @@ def local_pool(
     block_tiles: int = 8,
     lose: Callable[[Done], None] = lambda _: None,
     tell: Callable[[WorkerJob], WorkerJob] = lambda job: job,
-) -> Callable[[WorkerJob], Iterator[Pool]]:
+) -> OpenPool:
     """What opens such a pool, for `predict_on`; `tell` may tell workers of another job."""
 
     @contextmanager

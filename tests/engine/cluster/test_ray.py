@@ -52,7 +52,14 @@ def test_the_command_writes_the_table_of_a_local_run(cluster: RayCluster, tiles:
     local = BatchConfig(tiles, tmp_path / "local.csv", bundle.root)
     predict_folder(local)
     out = tmp_path / "preds.csv"
-    command = [Path(sys.executable).with_name("cervix-batch"), tiles, "--model", bundle.root, "--out", out]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("cervix-batch"),
+        tiles,
+        "--model",
+        bundle.root,
+        "--out",
+        out,
+    ]
     done = subprocess.run(
         [*command, "--ray", cluster.address],
         env=cluster.environment,
@@ -97,7 +104,7 @@ def test_an_actor_and_a_node_are_killed(cluster: RayCluster, tiles: Path, tmp_pa
 def test_no_cluster_answers(tiles: Path, tmp_path: Path) -> None:
     address = "127.0.0.1:1"
     bundle = make_fake_bundle(tmp_path / "bundle")
-    command = [Path(sys.executable).with_name("cervix-batch"), tiles, "--model", bundle.root]
+    command: list[str | Path] = [Path(sys.executable).with_name("cervix-batch"), tiles, "--model", bundle.root]
     done = subprocess.run(
         [*command, "--out", tmp_path / "preds.csv", "--ray", address],
         capture_output=True,
@@ -105,5 +112,5 @@ def test_no_cluster_answers(tiles: Path, tmp_path: Path) -> None:
         timeout=PATIENCE_S,
     )
     assert done.returncode == 2
-    assert done.stderr == f"error: --ray {address}: no cluster answers there: ray start --head starts one\n"
+    assert done.stderr == f"error: --ray {address}: no cluster answers there: docs/scaling.md says how to start one\n"
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["bundle"]
