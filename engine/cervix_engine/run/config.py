@@ -49,6 +49,9 @@ class RunOptions(TypedDict, total=False):
     follow_links: bool
     grid: GridRules | None
     previews: Path | None
+    abnormal_at: float | None
+    review_below: float | None
+    review_within: float | None
     retry_failures: bool
 
 

@@ -94,6 +94,13 @@ def test_table_summary_geojson_and_page_agree_tile_by_tile(config: BatchConfig, 
     assert said.columns()["abnormal"] == [item.abnormal for item in said]
 
 
+def test_python_asks_for_one_too(config: BatchConfig, decided: Bundle) -> None:
+    with fake_model(decided) as model:
+        record = model.predict_folder(config.tiles, out=config.out, workers=1, abnormal_at=0.4)
+    assert record.identity.operating_point == OperatingPoint(0.4, review_below=0.3, review_within=0.04)
+    assert all((row["abnormal"] == "yes") == (row["prob_abnormal"] >= "0.4") for row in read_table(config.out))
+
+
 def test_verify_decides_again_from_the_digits(config: BatchConfig) -> None:
     predict_folder(config, setup=FAKE)
     assert verify_table(config.out) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cervix_engine.contract import TileClass
+from cervix_engine.contract import OperatingPoint, TileClass
 from cervix_engine.report.pictures import data_uri
 from cervix_engine.version import __version__
 from cervix_train.data.copies import likeness, surest
@@ -38,7 +38,7 @@ figcaption { color: var(--soft); }
 .scroll { max-height: none; margin: .6rem 0; }
 .scroll table { width: auto; min-width: 60%; }
 .scroll thead th { position: static; white-space: nowrap; }
-.scroll tbody th { overflow-wrap: normal; min-width: 6.5rem; }
+.scroll tbody th { overflow-wrap: normal; }
 td small { display: block; }
 tr.chosen > *, tr.total > * { font-weight: 650; }
 .card.wrong { border-top-color: var(--abnormal); }
@@ -146,10 +146,8 @@ def _decisions(given: PageInput) -> str:
     return (
         head + f"<p>A tile is called abnormal from a probability of <b>{point.abnormal_at:.6f}</b> on "
         f"(95 %: {low:.3f} to {high:.3f}). That was chosen on the {report.val.tiles:,} {of} alone, as the "
-        f"largest value that finds {percent(promise.aim)} of their {report.val.abnormal_tiles:,} abnormal cells. A "
-        f"person must see a tile whose confidence is below {point.review_below:.6f}, or whose probability of being "
-        f"abnormal is closer than {point.review_within:.6f} to that value: at most {percent(report.review_share)} of "
-        f"the {of}.</p><p>{kept}</p>"
+        f"largest value that finds {percent(promise.aim)} of their {report.val.abnormal_tiles:,} abnormal cells. "
+        f"{_review(point)}: at most {percent(report.review_share)} of the {of.rstrip(',')}.</p><p>{kept}</p>"
         + "".join(
             f"<h3>{title}</h3>{_thresholds(split)}"
             for title, split in ((f"On {of.rstrip(',')}", report.val), ("On test tiles", report.test))
@@ -158,6 +156,15 @@ def _decisions(given: PageInput) -> str:
         + '<p class="note">Each threshold is chosen on validation tiles for the sensitivity in its first column; the '
         "operating point stands first. The rest are the tiles that nobody must see: how many of them are rightly "
         "called abnormal or not, and how many have the right class. The test tiles were looked at after the choice.</p>"
+    )
+
+
+def _review(point: OperatingPoint) -> str:
+    if not point.review_below and not point.review_within:
+        return "No tile must be seen by a person"
+    return (
+        f"A person must see a tile whose confidence is below {point.review_below:.6f}, or whose probability of being "
+        f"abnormal is closer than {point.review_within:.6f} to that value"
     )
 
 
