@@ -91,6 +91,10 @@ def test_the_record_says_what_was_stated_and_checked(imported: Path, brought: Pa
     assert record["stated"] == json.loads((brought / "contract.json").read_text())
     assert record["expected"]["max_absdiff"] < 1e-4
     assert record["not_checked"] == []
+    card = Bundle.open(imported).read("MODEL_CARD.md").decode()
+    assert "Imported from model.onnx" in card
+    assert "Not known: which tiles it learnt from" in card
+    assert f"of {TILES} labelled golden tiles are answered right" in card
 
 
 def test_golden_answers_are_the_pipelines_own(imported: Path, brought: Path) -> None:

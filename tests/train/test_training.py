@@ -66,7 +66,7 @@ def model(opened: Bundle) -> Any:
 
 
 def test_the_bundle_holds_all_it_should_and_nothing_else_lies_around(opened: Bundle) -> None:
-    expected = {"contract.json", "model.keras", "golden/golden.json", "calibration/tiles.json"}
+    expected = {"contract.json", "MODEL_CARD.md", "model.keras", "golden/golden.json", "calibration/tiles.json"}
     expected |= {f"training/{name}" for name in ("metrics.json", "history.csv", "split.csv", "head.weights.h5")}
     expected |= {f"training/{name}.png" for name in PLOTS}
     expected |= {f"training/{name}.json" for name in ("calibration", "copies", "operating_point", "training")}
@@ -183,6 +183,15 @@ def test_the_report_is_one_file_with_all_tables_and_plots(opened: Bundle, report
     assert sum(item["test"] for item in record["distribution"]["classes"]) == report.metrics.tiles
     assert [stage["kept"] for stage in record["stages"]] == [True]
     assert record["stages"][0]["test_accuracy"] == report.metrics.accuracy
+
+
+def test_the_bundle_carries_its_card(opened: Bundle, report: TrainReport) -> None:
+    card = opened.read("MODEL_CARD.md").decode()
+    metrics = report.metrics
+    low, high = metrics.accuracy_interval
+    assert f"| accuracy | {metrics.accuracy:.3f} | {low:.3f} to {high:.3f} |" in card
+    assert "Trained with cervix-train" in card
+    assert "| all | 40 | 10 | 10 |" in card
 
 
 def test_a_temperature_that_does_not_fit_the_test_tiles_is_said_aloud(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cervix_engine.bundle.bundle import CONTRACT, Bundle, seal
+from cervix_engine.bundle.bundle import CONTRACT, Bundle
 from cervix_engine.bundle.calibration_tiles import COUNT as CALIBRATION_TILES
 from cervix_engine.bundle.calibration_tiles import write_calibration_tiles
 from cervix_engine.bundle.golden import write_golden
@@ -18,6 +18,7 @@ from cervix_engine.bundle.outputs import check_outputs
 from cervix_engine.errors import ConversionError, UsageError
 from cervix_engine.extras import require_installed
 from cervix_engine.files import sha256_bytes, write_json
+from cervix_engine.report.card import seal_with_card
 from cervix_engine.values import Pixels, Probabilities
 from cervix_export.graphs.from_keras import ONNX_FILE
 from cervix_export.imported.checks import Checks, check_answers
@@ -105,7 +106,7 @@ def import_model(plan: ImportPlan) -> ImportReport:
         )
         _write_tiles(folder, plan, tiles, brought, calibration)
         _write_record(folder / RECORD_FILE, plan, sha256_bytes(data), brought, checks, tiles=len(tiles))
-        seal(folder)
+        seal_with_card(folder)
     return ImportReport(Bundle.open(plan.out), len(tiles), brought.reference, checks)
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.bundle.bundle import CONTRACT, seal
+from cervix_engine.bundle.bundle import CONTRACT
 from cervix_engine.bundle.calibration_tiles import COUNT as CALIBRATION_TILES
 from cervix_engine.bundle.calibration_tiles import write_calibration_tiles
 from cervix_engine.bundle.golden import TARGET_COUNT, write_golden
 from cervix_engine.contract import ModelContract, TileStatistic
 from cervix_engine.files import write_json
+from cervix_engine.report.card import seal_with_card
 from cervix_engine.tiles.preprocess import read_tile
 from cervix_engine.tiles.tile import TileFailure, TileSize
 from cervix_keras.model_file import KERAS_FILE, load_model
@@ -119,7 +120,7 @@ def write_reference(
     _write_golden(root, reference, seed=seed, batch_size=batch_size)
     _write_calibration(root, reference, seed=seed)
     _write_report(training, reference, ending())
-    seal(root)
+    seal_with_card(root)
 
 
 def _write_report(training: Path, reference: Reference, run: TrainingRun) -> None:
