@@ -40,6 +40,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ),
         ("tiles",),
         ("bundle",),
+        ("drift",),
         ("backends",),
         ("table",),
         ("run",),

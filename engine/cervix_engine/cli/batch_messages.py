@@ -64,7 +64,9 @@ def news_line(kept: Kept) -> str:
 
 
 def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[str]:
-    """The run in a few lines: its books, its table, what computed it, and what bound it."""
+    """The run in a few lines: its books, its table, what computed it, what bound it, and what its tiles are like."""
+    from cervix_engine.drift.words import UNWATCHED, drift_lines
+
     backend = record.backend
     computed = "" if backend.arithmetic == backend.precision else f" computed in {backend.arithmetic}"
     precision = f"{backend.backend} {backend.version} {backend.precision}{computed}"
@@ -95,6 +97,10 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
             f"warning: {record.flagged} of {record.ok} predicted tiles ({record.flagged / record.ok:.0%}) look unlike "
             "what the model was trained on: see the column quality"
         )
+    if record.drift:
+        yield from drift_lines(record.drift)
+    elif verbose:
+        yield f"drift: {UNWATCHED}"
 
 
 def bound_sentence(bound: StageStats, stages: Iterable[StageStats]) -> str:

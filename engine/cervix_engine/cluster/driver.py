@@ -84,7 +84,7 @@ def _predict(job: Job, open_pool: OpenPool) -> RunRecord:
                 nodes = _take(job, begun, pool.results(cutter))
             table.require_balance()
             took_s = time.perf_counter() - started
-            table.assemble(stream_s=took_s, stages=pool.stages(), nodes=nodes)
+            table.assemble(stream_s=took_s, stages=pool.stages(), nodes=nodes, drift=job.drift(job.watch(listing)))
             return table.commit()
 
 
@@ -111,6 +111,7 @@ def _worker_job(job: Job, listing: Listing) -> WorkerJob:
         optional=plan.optional,
         rules=plan.rules,
         row_format=plan.row_format(plan.request.contract, listing, job.table),
+        watch=job.watch(listing),
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from cervix_engine.backends import BackendInfo
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cluster.blocks import Block
+from cervix_engine.drift.watch import DriftWatch
 from cervix_engine.errors import CervixError, OutputError, UsageError
 from cervix_engine.files import fsync_file, output_errors
 from cervix_engine.run.journal import InputRules, RunIdentity, Shard
@@ -49,6 +50,7 @@ class WorkerJob:
         folder: of the run; the worker's rows go there.
         optional, rules: as in `Plan`.
         row_format: how rows are written.
+        watch: what measured tiles are compared with, if they are.
     """
 
     request: SessionRequest
@@ -60,6 +62,7 @@ class WorkerJob:
     optional: tuple[str, ...]
     rules: InputRules
     row_format: RowFormat
+    watch: DriftWatch | None = None
     version: str = __version__
 
 
@@ -169,7 +172,12 @@ class BlockWorker:
         job, writing = self._job, stats.clock("write")
         batches = self._batches(first)
         predicted = self._session.predict(
-            batches, source=job.source, columns=job.optional, stats=stats, steps=job.steps
+            batches,
+            source=job.source,
+            columns=job.optional,
+            stats=stats,
+            steps=job.steps,
+            measure_step=job.watch.step if job.watch else 0,
         )
         with closing(predicted) as results:
             for result in results:
@@ -194,7 +202,7 @@ class BlockWorker:
         self._waiting.put(None)  # for `_run`
 
     def _stored(self, given: _Given) -> Done:
-        shard, data = shard_of(given.results, self._job.row_format)
+        shard, data = shard_of(given.results, self._job.row_format, self._job.watch)
         name = f"{shard.file}.{uuid.uuid4().hex[:12]}"
         with output_errors("cannot write a block's rows"):
             (self._job.folder / name).write_bytes(data)

@@ -9,11 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cervix_engine.drift.words import drift_word
 from cervix_engine.errors import ContractError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from cervix_engine.bundle.bundle import Bundle
     from cervix_engine.contract import OperatingPoint
+    from cervix_engine.drift.watch import DriftFinding
     from cervix_engine.run.record import RunRecord
 from cervix_engine.tiles.discover import ignored_words
 
@@ -25,7 +27,7 @@ class Facts:
     """Three lists of (what, value); an empty one comes with the reason in `missing`.
 
     `headline` says in one line what computed the table, by which operating point it decides, and when; empty where no
-    run is known.
+    run is known. Drift is as the run found it.
     """
 
     run: Pairs
@@ -33,6 +35,7 @@ class Facts:
     model: Pairs
     missing: tuple[str, ...]
     headline: str = ""
+    drift: DriftFinding | None = None
 
 
 def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -> Facts:
@@ -52,7 +55,15 @@ def load_facts(table: Path, *, bundle: Bundle | None, tiles: int, failed: int) -
     if bundle is not None and not certificate:
         missing.append("certificate: none covered this run")
     model, headline = _model_facts(bundle) if bundle else [], _headline(run) if run else ""
-    return Facts(_run_facts(run) if run else [], certificate, model, tuple(missing), headline)
+    return Facts(
+        _run_facts(run) if run else [], certificate, model, tuple(missing), headline, run.drift if run else None
+    )
+
+
+def drifted_slides(table: Path, *, tiles: int, failed: int) -> frozenset[str]:
+    """The slides that the run of a table found unlike the training tiles, as far as its record lies beside it."""
+    run, _ = _load_run(table, tiles=tiles, failed=failed)
+    return frozenset(run.drift.drifted_slides) if run and run.drift else frozenset()
 
 
 def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunRecord | None, list[str]]:
@@ -75,6 +86,7 @@ def _headline(run: RunRecord) -> str:
     parts = [
         f"Computed in {backend.precision} by {backend.backend} {backend.version}",
         f"abnormal from a probability of {point.abnormal_at:g} on" if point else "no operating point",
+        drift_word(run.drift),
     ]
     if run.seconds is not None:
         times = f"{moment(run.provenance.started_at)} to {moment(run.ended_at)}"

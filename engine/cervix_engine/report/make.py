@@ -10,7 +10,7 @@ from pathlib import Path
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
-from cervix_engine.report.facts import load_facts
+from cervix_engine.report.facts import drifted_slides, load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
 from cervix_engine.run.record import record_of, source_of
@@ -54,6 +54,8 @@ def make_report(config: ReportConfig) -> Findings:
         top=config.top if config.out else 0,
         locate_failed=_locating_failed(config, locator),
     )
+
+    findings.slides.drifted = drifted_slides(config.table, tiles=findings.tiles, failed=findings.failed)
 
     def page(path: Path) -> None:
         facts = load_facts(config.table, bundle=bundle, tiles=findings.tiles, failed=findings.failed)

@@ -15,6 +15,7 @@ from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import OutputError, OutputExistsError
 from cervix_engine.extras import require_installed
 from cervix_engine.files import atomic_path
+from cervix_engine.report.drift_section import drift_section
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick
 from cervix_engine.report.pictures import Thumbnail, thumbnails
@@ -108,6 +109,7 @@ def render(findings: Findings, facts: Facts, *, tiles: TileSource | None, contra
             suspicious=_cards(picks[0], pictures),
             uncertain=_cards(picks[1], pictures),
             has_pictures=tiles is not None,
+            drift=drift_section(facts.drift) if facts.drift else "",
             style=style,
             script=script,
             # The page may load nothing and run nothing but these two texts.

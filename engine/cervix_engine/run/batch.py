@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.drift.reference import DriftReference
+from cervix_engine.drift.watch import DriftFinding, DriftWatch
 from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.assembly.base import Kept
 from cervix_engine.run.budget import FailureBudget
@@ -100,6 +102,16 @@ class Job:
             started_at=utc_now(seconds_ago=time.perf_counter() - self.plan.request.began),
         )
 
+    def watch(self, listing: Listing) -> DriftWatch | None:
+        """What its tiles are compared with, if its bundle keeps anything."""
+        return DriftWatch.of_run(DriftReference.of(self.plan.request.bundle), found=listing.found)
+
+    def drift(self, watch: DriftWatch | None) -> DriftFinding | None:
+        """What its tiles are like, now that all are predicted; if they say nothing, what is known of its base."""
+        found = self.table.drift(watch) if watch else None
+        known = self.plan.base.record.drift if self.plan.base else None
+        return found if found and found.run else known or found
+
     def books(self, begun: RunRecord) -> Books:
         """Those of a run that begins so."""
         return Books(begun.resumed, begun.failed, begun.found, self.config.budget, self.progress)
@@ -116,13 +128,20 @@ def predict_here(job: Job) -> RunRecord:
         ) as begun:
             stats, started = StreamStats(), time.perf_counter()
             missing = table.missing(batches_of(listing, session.batch_size))
+            watch = job.watch(listing)
             predicted = session.predict(
-                missing, source=listing.source, columns=plan.optional, stats=stats, steps=setup.steps
+                missing,
+                source=listing.source,
+                columns=plan.optional,
+                stats=stats,
+                steps=setup.steps,
+                measure_step=watch.step if watch else 0,
             )
-            writer = table.shards(plan.row_format(session.contract, listing, table))
+            writer = table.shards(plan.row_format(session.contract, listing, table), watch)
             _write(predicted, writer, clock=stats.clock("write"), books=job.books(begun))
             table.require_balance()
-            table.assemble(stream_s=time.perf_counter() - started, stages=stats.stages())
+            stream_s = time.perf_counter() - started
+            table.assemble(stream_s=stream_s, stages=stats.stages(), drift=job.drift(watch))
             return table.commit()
 
 

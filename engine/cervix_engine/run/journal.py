@@ -139,6 +139,7 @@ class Shard:
         failures: failed tiles by kind.
         sha256: of the shard's file.
         flagged: predicted tiles with a flag in their column `quality`.
+        drift: by slide, what its measured tiles add, as `DriftWatch.sums` gives it; None where none were measured.
     """
 
     first_batch: int
@@ -147,6 +148,7 @@ class Shard:
     failures: dict[str, int]
     sha256: str
     flagged: int = 0
+    drift: dict[str, list[int]] | None = None
 
     @property
     def file(self) -> str:
@@ -237,7 +239,10 @@ class Journal:
 
     def append(self, shard: Shard) -> None:
         """Record a shard whose file is already durable."""
-        self._append_line(asdict(shard))
+        entry = asdict(shard)
+        if shard.drift is None:  # so that earlier versions can read it
+            del entry["drift"]
+        self._append_line(entry)
         self.shards.append(shard)
 
     def mark_assembled(self, sha256: str) -> None:

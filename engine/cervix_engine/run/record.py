@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cervix_engine.backends import BackendInfo
+from cervix_engine.drift.watch import DriftFinding
 from cervix_engine.errors import OutputError
 from cervix_engine.files import output_errors, sha256_file, write_json
 from cervix_engine.machine import software
@@ -148,6 +149,7 @@ _UNWRITTEN: dict[str, Any] = {
     "table_changes": None,
     "shards": (),
     "nodes": (),
+    "drift": None,
 }
 
 
@@ -169,6 +171,8 @@ class RunRecord:
         table_changes: of an update: how the table differs from the one before.
         shards: those that the table was merged of.
         nodes: of a run on a cluster: what each machine did of what this run computed itself.
+        drift: what the tiles that the run predicted are like together; None where the bundle keeps nothing to
+            compare with. Of a table made from a finished one, what was known of that where nothing newer is.
     """
 
     found: int
@@ -192,6 +196,7 @@ class RunRecord:
     table_changes: TableChanges | None = None
     shards: tuple[ShardRecord, ...] = ()
     nodes: tuple[NodeRecord, ...] = ()
+    drift: DriftFinding | None = None
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -259,6 +264,7 @@ class RunRecord:
             "failed": self.failed,
             "failures": self.failures,
             "flagged": self.flagged,
+            "drift": self.drift.to_json() if self.drift else None,
             "stream_s": self.stream_s,
             "tiles_per_sec": self.tiles_per_sec,
             "stages": [asdict(stage) for stage in self.stages],
@@ -294,6 +300,7 @@ class RunRecord:
         values["shards"] = tuple(ShardRecord(**shard) for shard in data["shards"])
         values["nodes"] = tuple(NodeRecord(**node) for node in data["nodes"])
         values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
+        values["drift"] = DriftFinding.from_json(data["drift"]) if data["drift"] else None
         values["replaces"] = cls._from_json(data["replaces"]) if data["replaces"] else None
         return cls(**values)
 

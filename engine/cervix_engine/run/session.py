@@ -163,6 +163,7 @@ class Session:
         columns: Collection[str] = (),
         stats: StreamStats | None = None,
         steps: TileSteps = TILE_STEPS,
+        measure_step: int = 0,
     ) -> Generator[BatchResult, None, None]:
         """Read, decode and infer batches of tiles; closing the generator stops all that works for it.
 
@@ -171,6 +172,7 @@ class Session:
             source: that their paths are relative to.
             columns: the table's; `sha256` and `quality` among them ask for those notes of each tile.
             stats, steps: as `stream` takes them.
+            measure_step: one in how many tiles is measured for drift; 0 for none.
 
         Raises:
             CervixError: whatever stopped the stream first.
@@ -182,6 +184,7 @@ class Session:
             self.workers,
             hash_tiles="sha256" in columns,
             judge_quality="quality" in columns,
+            measure_step=measure_step,
         )
         return stream(batches, backend=self.backend, settings=settings, stats=stats or StreamStats(), steps=steps)
 

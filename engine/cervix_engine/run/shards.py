@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cervix_engine.drift.watch import DriftWatch, MeasuredTile
 from cervix_engine.files import sha256_bytes
 from cervix_engine.run.journal import Shard
 from cervix_engine.run.stream.stream import BatchResult
 from cervix_engine.table.formats import csv_line
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.tile import TileFailure
+from cervix_engine.tiles.tile import Prediction, TileFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,20 @@ class ShardWriter:
         store: makes a shard's bytes durable.
         row_format: of the table.
         size: when a shard is full.
+        watch: what measured tiles are compared with, if they are.
     """
 
-    def __init__(self, store: Callable[[Shard, bytes], None], row_format: RowFormat, size: ShardSize) -> None:
+    def __init__(
+        self,
+        store: Callable[[Shard, bytes], None],
+        row_format: RowFormat,
+        size: ShardSize,
+        watch: DriftWatch | None = None,
+    ) -> None:
         self._store = store
         self._format = row_format
         self._size = size
+        self._watch = watch
         self._results: list[BatchResult] = []
         self._tiles = 0
         self._since = time.monotonic()
@@ -59,10 +68,10 @@ class ShardWriter:
         """Store what was gathered; does nothing when there is nothing."""
         results, self._results, self._tiles, self._since = self._results, [], 0, time.monotonic()
         if results:
-            self._store(*shard_of(results, self._format))
+            self._store(*shard_of(results, self._format, self._watch))
 
 
-def shard_of(results: list[BatchResult], row_format: RowFormat) -> tuple[Shard, bytes]:
+def shard_of(results: list[BatchResult], row_format: RowFormat, watch: DriftWatch | None = None) -> tuple[Shard, bytes]:
     """Consecutive batches as a shard, and its bytes."""
     rows = [
         row_format.row(*of_tile)
@@ -80,5 +89,15 @@ def shard_of(results: list[BatchResult], row_format: RowFormat) -> tuple[Shard, 
         failures=dict(failures),
         sha256=sha256_bytes(data),
         flagged=sum(bool(notes.quality) for result in results for notes in result.notes),
+        drift=watch.sums(_measured(results, rows, slide_at=row_format.columns.index("slide_id"))) if watch else None,
     )
     return shard, data
+
+
+def _measured(results: list[BatchResult], rows: list[list[str]], *, slide_at: int) -> list[MeasuredTile]:
+    of_tiles = (tile for result in results for tile in zip(result.outcomes, result.notes, strict=True))
+    return [
+        MeasuredTile(row[slide_at], notes.measures, outcome.probabilities)
+        for row, (outcome, notes) in zip(rows, of_tiles, strict=True)
+        if notes.measures and isinstance(outcome, Prediction)
+    ]

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.backends import BackendInfo
+from cervix_engine.drift.watch import DriftFinding, DriftWatch
 from cervix_engine.errors import CervixError, OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, output_errors, sha256_file
 from cervix_engine.locks import PlaceLock, PlaceTakenError
@@ -291,9 +292,14 @@ class TableTransaction:
         own, done = self.journal.identity.batches(self._listing.found), self.journal.batches()
         return (batch for batch in batches if batch.index in own and batch.index not in done)
 
-    def shards(self, row_format: RowFormat) -> ShardWriter:
-        """Takes predicted batches in their order, and stores them in shards."""
-        return ShardWriter(self.store, row_format, self._shard_size)
+    def shards(self, row_format: RowFormat, watch: DriftWatch | None = None) -> ShardWriter:
+        """Takes predicted batches in their order, and stores them in shards, with what `watch` makes of them."""
+        return ShardWriter(self.store, row_format, self._shard_size, watch)
+
+    def drift(self, watch: DriftWatch) -> DriftFinding | None:
+        """What the tiles of all shards say together; None where some of them were not watched."""
+        sums = [shard.drift for shard in self.journal.shards]
+        return None if None in sums else watch.finding(part for part in sums if part is not None)
 
     def store(self, shard: Shard, data: bytes) -> None:
         """Make a shard's bytes durable, then record it: a shard in the journal is always whole on disk."""
@@ -329,10 +335,12 @@ class TableTransaction:
         stream_s: float = 0.0,
         stages: tuple[StageStats, ...] = (),
         nodes: tuple[NodeRecord, ...] = (),
+        drift: DriftFinding | None = None,
     ) -> None:
         """Make the table of header and shards in the folder, and note its digests; `commit` publishes it.
 
-        `stream_s`, `stages` and `nodes` are what the record says of the time that the rows took, and of who took it.
+        `stream_s`, `stages` and `nodes` are what the record says of the time that the rows took, and of who took it,
+        `drift` of what the tiles are like.
         """
         growth, header = self._growth, csv_line(self.journal.identity.columns)
         with output_errors("cannot assemble the table"):
@@ -343,7 +351,7 @@ class TableTransaction:
             digests = write_table(self.folder, self._published, header=header, rows=rows, stamps=stamps)
         self.journal.mark_assembled(digests.table_sha256)
         self.state = State.ASSEMBLED
-        self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests)
+        self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests, drift=drift)
 
     def adopt(self, record: RunRecord, *, rows: Iterable[bytes], stamps: Iterable[bytes]) -> None:
         """From absent to assembled at once: a table of rows that other runs have finished.

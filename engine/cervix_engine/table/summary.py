@@ -94,6 +94,9 @@ class SlideSummaries:
         class_names, categories: in the model's order.
         top: how many suspects a slide keeps.
         is_decided: whether rows hold the decisions of an operating point.
+
+    Attributes:
+        drifted: slides that the run found unlike the training tiles.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class SlideSummaries:
         self._abnormal = [at for at, category in enumerate(categories) if category == "abnormal"]
         self._top = top
         self._slides: dict[str, _Totals] = {}
+        self.drifted: frozenset[str] = frozenset()
 
     def add(self, row: Row) -> float:
         """Count a row; returns its probability of being abnormal, 0 for a failed one."""
@@ -148,7 +152,7 @@ class SlideSummaries:
             mean_abnormal=totals.abnormal_sum / predicted if predicted else 0.0,
             mean_confidence=totals.confidence_sum / predicted if predicted else 0.0,
             suspects=tuple(Suspect(*item) for item in sorted(totals.suspects, reverse=True)),
-            flags=tuple(_flags(totals, predicted)),
+            flags=(*_flags(totals, predicted), *(["drift"] if slide_id in self.drifted else [])),
         )
 
 

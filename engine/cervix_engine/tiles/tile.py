@@ -41,16 +41,18 @@ class TileRef:
 
 @dataclass(frozen=True, slots=True)
 class TileNotes:
-    """What optional columns say of a tile, predicted or failed.
+    """What was noted of a tile, predicted or failed, for optional columns and for the run as a whole.
 
     Attributes:
         sha256: hex SHA-256 of its file's bytes, those that were decoded; empty where they could not be read or the
             run does not hash.
         quality: flags of the decoded tile, see `quality.py`; empty where there are none or the run looks for none.
+        measures: of the preprocessed tile, see `drift/measures.py`; empty where it is not one that is measured.
     """
 
     sha256: str = ""
     quality: tuple[str, ...] = ()
+    measures: tuple[float, ...] = ()
 
 
 NO_NOTES = TileNotes()

@@ -16,6 +16,7 @@ from cervix_engine.bundle.calibration_tiles import COUNT as CALIBRATION_TILES
 from cervix_engine.bundle.calibration_tiles import write_calibration_tiles
 from cervix_engine.bundle.golden import TARGET_COUNT, write_golden
 from cervix_engine.contract import ModelContract, TileStatistic
+from cervix_engine.drift.reference import DriftReference
 from cervix_engine.files import write_json
 from cervix_engine.report.card import seal_with_card
 from cervix_engine.tiles.preprocess import read_tile
@@ -71,6 +72,7 @@ class Reference:
         judged: the held-out splits, as it sees them.
         record: recipe, versions, class distribution and what each stage reached.
         examples: some test tiles.
+        drift: what runs are compared with, where there are tiles enough.
         cross_validation: and its table, where the model is that of a cross-validation.
     """
 
@@ -86,6 +88,7 @@ class Reference:
     judged: Mapping[Split, JudgedTiles]
     record: TrainingRecord
     examples: Sequence[Example]
+    drift: DriftReference | None = None
     cross_validation: tuple[CrossValidation, FoldTable] | None = None
 
 
@@ -103,6 +106,8 @@ def write_reference(
     log.info("saving the model, its plots and its golden tiles")
     reference.model.save(root / KERAS_FILE)
     reference.contract.save(root / CONTRACT)
+    if reference.drift:
+        reference.drift.save(root)
     training = root / "training"
     training.mkdir(exist_ok=True)
     write_json(training / "metrics.json", reference.metrics.to_json())

@@ -43,6 +43,7 @@ from cervix_train.results.metrics import Metrics, measure
 from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, write_reference
 from cervix_train.training.decide import decide
+from cervix_train.training.drift import drift_of
 from cervix_train.training.fold_heads import Fold, Pooled, Setup, pool, prepare, train_fold
 from cervix_train.training.train import TrainReport, examples_of, statistics_of
 
@@ -185,6 +186,7 @@ def _reference(
         judged=decided.judged,
         record=record,
         examples=examples_of(given, probabilities, seed=setup.config.seed),
+        drift=drift_of(dataset, {"val": pooled.tiles}, probabilities, contract=given.contract, seed=setup.config.seed),
         cross_validation=(figures, FoldTable.of(used, numbers, probabilities, given.contract.class_names)),
     )
 

@@ -40,6 +40,7 @@ from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, tile_statistics, write_reference
 from cervix_train.results.report.plots import Example
 from cervix_train.training.decide import decide
+from cervix_train.training.drift import drift_of
 from cervix_train.training.extraction import dataset_features, frozen_extractor
 from cervix_train.training.preparation import split_tiles
 
@@ -139,6 +140,7 @@ def _reference(
         judged=decided.judged,
         record=record,
         examples=examples_of(given, probabilities, seed=config.seed),
+        drift=drift_of(dataset, tiles, answers["val"], contract=given.contract, seed=config.seed),
     )
 
 

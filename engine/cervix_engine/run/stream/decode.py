@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 
 from cervix_engine.contract import ModelContract
+from cervix_engine.drift.measures import is_measured, measure_image
 from cervix_engine.errors import TileError, TileReadError
 from cervix_engine.files import sha256_bytes
 from cervix_engine.run.stream.steps import TileSteps
@@ -68,6 +69,7 @@ class DecodeJob:
         shape: of all slots together, `(slots, batch, height, width, 3)`.
         steps: from a tile's name to its pixels.
         hash_tiles, judge_quality: whether to note the SHA-256 of a tile's bytes, and the flags of its pixels.
+        measure_step: one in how many tiles is measured for drift; 0 for none.
     """
 
     reader: TileReader
@@ -76,11 +78,8 @@ class DecodeJob:
     steps: TileSteps
     hash_tiles: bool = False
     judge_quality: bool = False
+    measure_step: int = 0
     limits: DecodeLimits = DEFAULT_LIMITS
-
-    @property
-    def takes_notes(self) -> bool:
-        return self.hash_tiles or self.judge_quality
 
     def decode(self, tile: ExpectedTile, out: Pixels) -> tuple[Decoded, TileNotes]:
         """Fill a tile's place in a slot, or blank it and say why.
@@ -90,7 +89,7 @@ class DecodeJob:
             ListingError: the source of tiles is gone, or the machine cannot read any.
         """
         path, stamp = tile
-        digest, flags = "", tuple[str, ...]()
+        digest, flags, measures = "", tuple[str, ...](), tuple[float, ...]()
 
         def judge(pixels: Pixels) -> None:
             nonlocal flags
@@ -109,6 +108,8 @@ class DecodeJob:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             decoded = size.height, size.width
+            if self.measure_step and is_measured(path, self.measure_step):
+                measures = measure_image(out, height=size.height, width=size.width)
         except cv2.error as error:
             if error.code == cv2.Error.StsNoMem:
                 raise MemoryError from error
@@ -119,4 +120,4 @@ class DecodeJob:
             # Blank, so that a neighbour's numbers cannot depend on what this place held before.
             out[...] = 0
             decoded = TileFailure("read" if isinstance(error, TileReadError) else "decode", str(error))
-        return decoded, TileNotes(digest, flags) if digest or flags else NO_NOTES
+        return decoded, TileNotes(digest, flags, measures) if digest or flags or measures else NO_NOTES

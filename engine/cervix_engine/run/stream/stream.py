@@ -54,6 +54,7 @@ class StreamSettings:
         batch_size: tiles a slot.
         workers: decode processes; None starts one a usable core, and keeps those that feed the model.
         hash_tiles, judge_quality: whether to note the SHA-256 of each tile's bytes, and the flags of its pixels.
+        measure_step: one in how many tiles is measured for drift; 0 for none.
         limits: what one tile may take.
         unwritten_tiles: predicted ones that may wait for the caller; more hold the stream back.
     """
@@ -64,6 +65,7 @@ class StreamSettings:
     workers: int | None = None
     hash_tiles: bool = False
     judge_quality: bool = False
+    measure_step: int = 0
     limits: DecodeLimits = DEFAULT_LIMITS
     unwritten_tiles: int = UNWRITTEN_TILES
 
@@ -94,6 +96,7 @@ class StreamSettings:
             steps=steps,
             hash_tiles=self.hash_tiles,
             judge_quality=self.judge_quality,
+            measure_step=self.measure_step,
             limits=self.limits,
         )
 

@@ -28,6 +28,7 @@ import cv2
 import cervix_engine.tiles.preprocess  # noqa: F401 - imported once, before forking, and not by each worker
 from cervix_engine.run.stream.decode import DecodeJob, SentTile, received
 from cervix_engine.run.stream.memory import map_pixels
+from cervix_engine.tiles.tile import NO_NOTES
 
 # As large as the names of a chunk's tiles, of at most 4,096 bytes each.
 MESSAGE_BYTES = 2**18
@@ -148,7 +149,7 @@ def work(chunks: socket.socket, slots: int) -> None:
             job.reader.expect(tiles)
             outcomes = [job.decode(tile, out) for tile, out in zip(tiles, places, strict=False)]
             decoded, notes = zip(*outcomes, strict=True)
-            answer = time.perf_counter() - began, decoded, notes if job.takes_notes else ()
+            answer = time.perf_counter() - began, decoded, notes if any(note is not NO_NOTES for note in notes) else ()
             chunks.send(pickle.dumps(answer))
     except MemoryError:
         raise
