@@ -22,6 +22,7 @@ from cervix_engine.run.record import NodeRecord, RunRecord, record_of
 from cervix_engine.run.session import Chosen, SessionRequest
 from cervix_engine.run.verify import verify_table
 from engine.cluster.local_pool import LostError, local_pool
+from engine.drift.watched import reference
 from engine.run.support import (
     FINISHED,
     SpyBackend,
@@ -46,9 +47,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> BatchConfig:
     folder = tmp_path_factory.mktemp("study")
     tiles = draw_folder(folder / "tiles", TILES - 1)
     (tiles / "slide_a" / "bad.png").write_bytes(b"no tile")
-    config = BatchConfig(
-        tiles, folder / "local.csv", make_fake_bundle(folder / "bundle").root, batch_size=2, workers=1, hash_tiles=True
-    )
+    make_fake_bundle(folder / "bundle")
+    reference().save(folder / "bundle")
+    model = seal(folder / "bundle").root
+    config = BatchConfig(tiles, folder / "local.csv", model, batch_size=2, workers=1, hash_tiles=True)
     predict_folder(config, setup=run_setup(choose=choose_fake))
     return config
 
@@ -69,6 +71,8 @@ def assert_as_local(config: BatchConfig, here: BatchConfig) -> None:
     assert beside(here.out) == FINISHED
     made, local_made = record_of(here.out), record_of(config.out)
     assert (made.identity, made.table) == (local_made.identity, local_made.table)
+    assert made.drift is not None
+    assert made.drift == local_made.drift
     assert verify_table(here.out) == []
     assert threads_end()
 
