@@ -59,4 +59,5 @@ def test_it_prints(bundle: Path, page: Page) -> None:
     page.open(bundle / "training/report.html", width=1400)
     printed = base64.b64decode(page.call("Page.printToPDF", printBackground=False)["data"])
     assert printed.startswith(b"%PDF")
+    assert page.fits_paper()
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 14

@@ -41,6 +41,15 @@ class Page:
         while not self._loaded:
             self._read()
 
+    def fits_paper(self) -> bool:
+        """Whether the open page, as it prints, is no wider than A4."""
+        width = 794
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=1123, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setEmulatedMedia", media="print")
+        fits = self.value(f"document.documentElement.scrollWidth <= {width}")
+        self.call("Emulation.setEmulatedMedia", media="")
+        return bool(fits)
+
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)

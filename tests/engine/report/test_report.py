@@ -255,3 +255,4 @@ def test_long_names_and_decisions_fit_the_window(
     # An axis with numbers, at the height of what they count.
     counts = page.value("[...document.querySelectorAll('.counts span')].map(item => item.innerText)")
     assert counts == ["6", "3", "0"]
+    assert page.fits_paper()

@@ -44,6 +44,10 @@ tr.chosen > *, tr.total > * { font-weight: 650; }
 .card.wrong { border-top-color: var(--abnormal); }
 p { max-width: 52rem; }
 @media (max-width: 46rem) { .scroll table { min-width: 100%; } }
+@media print {
+  body { background: none; font-size: 12px; }
+  .panel { break-inside: auto; } .scroll { overflow: visible; } figure, tr, .card { break-inside: avoid; }
+}
 """
 
 
