@@ -70,6 +70,9 @@ class Distance:
     drifted: bool
     moved: tuple[Moved, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "moved": [asdict(moved) for moved in self.moved]}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Distance:
         return cls(**{**data, "moved": tuple(Moved(**item) for item in data["moved"])})
@@ -101,7 +104,8 @@ class DriftFinding:
         return bool((self.run and self.run.drifted) or self.drifted_slides)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        run, slides = self.run and self.run.to_json(), {name: item.to_json() for name, item in self.slides.items()}
+        return {**asdict(self), "run": run, "slides": slides}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DriftFinding:
