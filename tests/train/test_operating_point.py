@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.decisions import Decisions
+from cervix_engine.errors import UsageError
 from cervix_train.learning.config import TrainConfig
 from cervix_train.results.curves import curve
 from cervix_train.results.intervals import bootstrap_weights
@@ -170,3 +171,14 @@ def test_other_test_labels_train_to_the_same_operating_point(
     report = train(make_config(tmp_path, data=data, cache=config.cache))
     assert report.metrics.accuracy < 0.5, "the labels are wrong"
     assert Bundle.open(tmp_path / "bundle").contract == Bundle.open(bundle).contract
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sensitivity": float("nan")}, {"sensitivity": 0.0}, {"review_share": 1.0}, {"review_share": -0.1}]
+)
+def test_what_cannot_be_chosen_is_refused_before_anything_is_learnt(
+    changes: dict[str, float], make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(changes)).replace('_', '-')}"):
+        train(make_config(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())

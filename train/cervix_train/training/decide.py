@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import ContractError
+from cervix_engine.errors import ContractError, UsageError
 from cervix_engine.values import Probabilities
 from cervix_train.data.dataset import Split
 from cervix_train.learning.config import TrainConfig
@@ -31,6 +31,19 @@ class Decided:
     contract: ModelContract
     report: DecisionReport | None
     judged: Mapping[Split, JudgedTiles]
+
+
+def check_request(config: TrainConfig) -> None:
+    """Refuse, before anything is learnt, what no operating point can be chosen for.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    # A NaN fails both comparisons.
+    if not 0 < config.sensitivity <= 1:
+        raise UsageError(f"--sensitivity {config.sensitivity}: expected a share above 0, at most 1")
+    if not 0 <= config.review_share < 1:
+        raise UsageError(f"--review-share {config.review_share}: expected a share below 1")
 
 
 def decide(

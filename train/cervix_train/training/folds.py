@@ -42,7 +42,7 @@ from cervix_train.results.intervals import bootstrap_weights
 from cervix_train.results.metrics import Metrics, measure
 from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, write_reference
-from cervix_train.training.decide import decide
+from cervix_train.training.decide import check_request, decide
 from cervix_train.training.drift import drift_of
 from cervix_train.training.fold_heads import Fold, Pooled, Setup, pool, prepare, train_fold
 from cervix_train.training.train import TrainReport, examples_of, statistics_of
@@ -68,6 +68,7 @@ def train_folds(config: TrainConfig, *, folds: int) -> FoldsReport:
     """
     began = time.perf_counter()
     _check(config)
+    check_request(config)
     check_output(config.out, overwrite=config.overwrite)
     setup = prepare(config, folds)
     with scratch_folder() as folder:

@@ -39,7 +39,7 @@ from cervix_train.results.metrics import Metrics, measure
 from cervix_train.results.record import StageRecord, TrainingRecord, TrainingRun
 from cervix_train.results.reference import Reference, tile_statistics, write_reference
 from cervix_train.results.report.plots import Example
-from cervix_train.training.decide import decide
+from cervix_train.training.decide import check_request, decide
 from cervix_train.training.drift import drift_of
 from cervix_train.training.extraction import dataset_features, frozen_extractor
 from cervix_train.training.preparation import split_tiles
@@ -77,6 +77,7 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
         CervixError: an input or the output cannot be used; nothing is then left at `config.out`.
     """
     began = time.perf_counter()
+    check_request(config)
     check_output(config.out, overwrite=config.overwrite)
     mixed = _mixed(config, has_bf16)
     copies = split_tiles(config)
