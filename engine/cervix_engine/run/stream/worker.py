@@ -25,7 +25,8 @@ from typing import NoReturn
 
 import cv2
 
-import cervix_engine.tiles.preprocess  # noqa: F401 - imported once, before forking, and not by each worker
+import cervix_engine.tiles.preprocess
+import cervix_engine.tiles.sources.open  # noqa: F401 - so are the readers of all sources
 from cervix_engine.run.stream.decode import DecodeJob, SentTile, received
 from cervix_engine.run.stream.memory import map_pixels
 from cervix_engine.tiles.tile import NO_NOTES
