@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 2**20
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_USER = re.compile(r"(?<=://)[^/\s]*(?=@)")
+_QUERY = re.compile(r"(://[^?#\s]*[?#])[^\s'\"]+")
 
 # What file systems say of a call that they do not know.
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -46,8 +48,15 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name)
     if _URL.match(text):
-        raise UsageError(f"{text} is a URL, expected a file or folder of this machine: copy it here first")
+        raise UsageError(
+            f"{without_keys(text)} is a URL, expected a file or folder of this machine: copy it here first"
+        )
     return Path(text)
+
+
+def without_keys(text: str) -> str:
+    """A text without what an address in it may hold of credentials: user and password, and its query."""
+    return _QUERY.sub(r"\1…", _USER.sub("…", text))
 
 
 def sha256_file(path: Path) -> str:

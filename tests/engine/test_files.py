@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cervix_engine.errors import UsageError
-from cervix_engine.files import atomic_path, cache_beside, local_path, sha256_bytes, sha256_file, write_json
+from cervix_engine.files import (
+    atomic_path,
+    cache_beside,
+    local_path,
+    sha256_bytes,
+    sha256_file,
+    without_keys,
+    write_json,
+)
 
 MIB = 2**20
 
@@ -150,3 +158,17 @@ def test_a_url_is_no_path_and_is_said_as_given(name: str) -> None:
 @pytest.mark.parametrize("name", ["a//b", "./s3:/a", "s3:a", "a/https://b", "/", "slide 1: A"])
 def test_other_names_are_paths(name: str) -> None:
     assert local_path(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:secret@host/a/b.png", "https://…@host/a/b.png"),
+        ("s3://bucket/a?versionId=secret&b=1", "s3://bucket/a?…"),
+        ("'https://host/a#secret' --out x.csv", "'https://host/a#…' --out x.csv"),
+        ("https://host/a me@example.org what?", "https://host/a me@example.org what?"),
+        ("/data/a@b/c?.png", "/data/a@b/c?.png"),
+    ],
+)
+def test_addresses_are_shown_without_their_keys(text: str, shown: str) -> None:
+    assert without_keys(text) == shown

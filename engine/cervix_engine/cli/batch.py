@@ -120,11 +120,12 @@ def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said
     from cervix_engine.cli.batch_messages import kept_words, summary_lines
     from cervix_engine.cli.shared.events import emit
     from cervix_engine.cli.shared.signals import prompt_interruption
+    from cervix_engine.files import without_keys
     from cervix_engine.run.batch import predict_folder
     from cervix_engine.table.names import escape_name
 
     if said.as_json:
-        emit("start", tiles=escape_name(str(config.tiles)), out=escape_name(str(config.out)))
+        emit("start", tiles=escape_name(without_keys(str(config.tiles))), out=escape_name(str(config.out)))
     with prompt_interruption(partial(kept_words, config.out)), _progress(said) as progress:
         done = predict_folder(config, progress=progress, setup=setup)
     if said.as_json:

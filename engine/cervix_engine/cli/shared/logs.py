@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from cervix_engine.errors import OutputError
+from cervix_engine.files import without_keys
 from cervix_engine.version import __version__
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ def _command_logged() -> Iterator[None]:
 
 
 def command_line() -> str:
-    """What was typed, quoted as a shell takes it; bytes that are not UTF-8 are spelt out."""
-    typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """What was typed, quoted as a shell takes it, without credentials; bytes that are not UTF-8 are spelt out."""
+    typed = shlex.join([Path(sys.argv[0]).name, *map(without_keys, sys.argv[1:])])
     return typed.encode("utf-8", "backslashreplace").decode()
 
 

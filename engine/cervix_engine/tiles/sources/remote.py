@@ -230,7 +230,7 @@ class Store:
             FileNotFoundError, PermissionError: the answer is that.
             _NoAnswer: it fails again and again.
         """
-        failure = "nothing is there"
+        failure = "no answer"
         for wait_s in (*self._waits_s, None):
             try:
                 answer = request()

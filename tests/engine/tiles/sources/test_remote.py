@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.remote import TILES_AT_ONCE, UNKNOWN_SIZE, Remote, record_of
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileStamp
-from engine.run.support import CONTRACT, choose_fake, draw_folder, run_setup
+from engine.run.support import CONTRACT, PATIENCE_S, choose_fake, draw_folder, run_setup
 from engine.tiles.sources.servers import Faults, address_of, web_server
 
 pytest.importorskip("fsspec")
@@ -142,6 +144,18 @@ def test_addresses_with_keys_are_refused_without_showing_them(
     with caplog.at_level(logging.DEBUG), pytest.raises(UsageError, match=message) as refused:
         open_source(address).check()
     assert "secret" not in str(refused.value) + caplog.text
+
+
+def test_a_command_with_keys_leaves_them_nowhere(tmp_path: Path, fake_bundle: Bundle) -> None:
+    program = "import sys; from cervix_engine.cli.batch import main; main(sys.argv[1:])"
+    tiles, log = "https://user:secret@127.0.0.1/tiles?key=secret", tmp_path / "run.log"
+    options = ["--out", str(tmp_path / "o.csv"), "--model", str(fake_bundle.root), "--log-file", str(log), "--json"]
+    command = [sys.executable, "-c", program, tiles, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2, done.stderr
+    assert log.read_text(encoding="utf-8").count("https://…@127.0.0.1/tiles?…") == 1
+    written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
+    assert "secret" not in "".join([done.stdout, done.stderr, *written])
 
 
 def test_what_stores_say_of_a_tile() -> None:
