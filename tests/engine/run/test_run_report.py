@@ -16,7 +16,7 @@ import pytest
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import FailureBudgetExceeded, OutputError, UsageError
-from cervix_engine.report.facts import load_facts
+from cervix_engine.report.facts import load_facts, moment
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.record import RunRecord, checks_path, record_of
 from cervix_engine.run.transaction import TableTransaction
@@ -77,6 +77,10 @@ def test_at_the_end_it_says_what_happened(config: BatchConfig, validate: Validat
     assert (report.status, report.reason, report.replaces, report.ok) == ("done", None, None, 50)
 
 
+def test_a_time_is_said_as_people_read_it() -> None:
+    assert moment("2026-11-27T17:30:42.272+00:00") == "2026-11-27 17:30:42 UTC"
+
+
 def test_it_says_when_where_and_by_which_command_a_run_was_made(config: BatchConfig, validate: Validate) -> None:
     before = datetime.now(UTC)
     record = predict_folder(replace(config, command="cervix-batch 'my tiles' -o preds.csv"))
@@ -92,10 +96,8 @@ def test_it_says_when_where_and_by_which_command_a_run_was_made(config: BatchCon
     assert document["seconds"] == record.seconds == (ended - started).total_seconds()
     facts = dict(load_facts(config.out, bundle=None, tiles=50, failed=0).run)
     assert facts["command"] == "cervix-batch 'my tiles' -o preds.csv"
-    assert (facts["host"], facts["started"], facts["ended"]) == (
-        *(provenance[name] for name in ("host", "started_at")),
-        document["ended_at"],
-    )
+    times = (moment(provenance["started_at"]), moment(document["ended_at"]))
+    assert (facts["host"], facts["started"], facts["ended"]) == (provenance["host"], *times)
     assert facts["took"].endswith(" s")
 
 
