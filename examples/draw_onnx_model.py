@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from cervix_engine.bundle.imported import ImportStatement, StatedInput
@@ -100,6 +99,8 @@ def fitted_model() -> Any:
 
 def run(model: Any, inputs: Floats) -> Floats:
     """The outputs of a graph."""
+    import onnxruntime  # after the engine, which keeps it from calling home
+
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
 

@@ -15,6 +15,7 @@ from cervix_train.synthetic import write_drawn
 from preload import preloaded
 
 SCRIPTS = Path(sys.executable).parent
+EXAMPLES = Path(__file__).parents[1] / "examples"
 COMMANDS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "scripts"
 ]
@@ -94,13 +95,17 @@ def test_no_command_looks_up_a_host_or_leaves_a_file_at_home(watched: Watched) -
     for number, tile in enumerate(sorted((watched.folder / "cells").rglob("*.png"))[:12]):
         (watched.folder / "slides").mkdir(exist_ok=True)
         tile.rename(watched.folder / f"slides/s_x{number * 100}_y0.png")
+    watched.run(sys.executable, EXAMPLES / "draw_onnx_model.py", "brought", "--tiles", "12")
     chain = [
-        f"cervix-train cells -o models/cervix {TRAIN}",
+        f"cervix-train cells -o models/cervix --folds 3 {TRAIN}",
+        "cervix-compare-folds models/cervix models/cervix",
         "cervix-evaluate models/cervix cells",
         "cervix-audit cells --price --backbone cnn --weights none --input-size 32 --epochs 1 -b 16 --repeats 1",
         "cervix-export --fp16 --tiles 8",
         "cervix-parity --history nights.jsonl --drift-plot drift.png",
+        "cervix-import brought/model.onnx --contract brought/contract.json --golden brought/tiles -o brought/bundle",
         "cervix-doctor",
+        "cervix doctor",
         *(
             f"cervix-batch slides -o {backend}.csv --backend {backend} --summary {backend}-slides.csv "
             f"--geojson {backend}-objects --report {backend}.html"
@@ -108,6 +113,8 @@ def test_no_command_looks_up_a_host_or_leaves_a_file_at_home(watched: Watched) -
         ),
         "cervix-batch slides -o table.parquet -b auto -j auto",
         "cervix-batch slides -o table.csv --dry-run",
+        *(f"cervix-batch slides -o shard-{number}.csv -b 4 --shard {number}/2" for number in (1, 2)),
+        "cervix-merge joined.csv shard-1.csv shard-2.csv",
         "cervix-verify openvino.csv",
         "cervix-report openvino.csv -o again.html --tiles slides",
         "cervix-compare openvino.csv onnxruntime-cpu.csv -o changes.csv",

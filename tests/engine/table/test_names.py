@@ -175,7 +175,7 @@ def test_no_name_is_said_when_a_run_is_refused_or_fails(
     assert "more than --max-failures 0 allows" in (said := run(planted, bundle, "--max-failures", "0"))
     assert PLANTED not in said
     with monkeypatch.context() as patch:
-        patch.setattr("cervix_engine.tiles.discover.os.scandir", denied)
+        patch.setattr("os.scandir", denied)
         assert "cannot be listed" in (said := run(planted, bundle, "--no-resume"))
     assert PLANTED not in said + caplog.text
 
