@@ -51,7 +51,10 @@ def _findings(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"bundle: {diagnosis.bundle}"
     certified = [way for way in diagnosis.ways if way.tiles_per_sec]
     yield from _ways(diagnosis, certified if diagnosis.is_sound else diagnosis.ways)
-    yield from _remedies(diagnosis)
+    if diagnosis.is_sound:
+        yield from _installable(diagnosis)
+    else:
+        yield from _remedies(diagnosis)
     yield "more: cervix-doctor --verbose lists every package, and every way to run the bundle"
 
 
@@ -76,6 +79,17 @@ def _ways(diagnosis: Diagnosis, shown: Iterable[Verdict]) -> Iterator[str]:
         rate = f" ({way.tiles_per_sec:.1f} tiles/s when certified)" if way.tiles_per_sec else ""
         yield f"{'->' if way.chosen else '  '}{way.backend + ' ' + way.precision:<30} {way.reason}{rate}"
     yield f"auto takes: {diagnosis.auto or 'nothing'}"
+
+
+def _installable(diagnosis: Diagnosis) -> Iterator[str]:
+    """One line for all that runs need not; a runtime that is missing keeps its own, since not all go together."""
+    asked = {install.split("[")[1].split("]")[0]: (what, install) for what, install in diagnosis.missing}
+    yield from (
+        f"missing: {what}   {install}" for what, install in (asked.pop(x) for x in ("cpu", "gpu") if x in asked)
+    )
+    if asked:
+        purposes = ", ".join(what.partition(": ")[2] for what, _ in asked.values())
+        yield f"not installed, {purposes}: pip install '.[{','.join(asked)}]'"
 
 
 def _remedies(diagnosis: Diagnosis) -> Iterator[str]:

@@ -173,6 +173,15 @@ def test_where_nothing_is_wrong_it_names_what_is_certified_and_no_more(tmp_path:
     assert f"  {CPU} bf16" in long
 
 
+def test_what_runs_need_not_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, "tensorflow", "keras", "tf2onnx", "onnx", "pyarrow", "jinja2")
+    said = CliRunner().invoke(main, ["--model", str(certified_bundle(tmp_path / "b", ("fp32", 20.0)))]).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("not installed, ")]
+    assert "to train, to export and certify" in line
+    assert re.search(r"pip install '\.\[train,export,\S*report\S*\]'$", line)
+    assert "missing: " not in said
+
+
 def test_where_nothing_is_certified_it_says_why_of_every_way(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["--model", str(certified_bundle(tmp_path / "b", ("fp32", 20.0), version="0.1"))])
     assert "nothing is certified here: " in done.stdout
