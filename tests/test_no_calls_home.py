@@ -104,6 +104,7 @@ def test_no_command_looks_up_a_host_or_leaves_a_file_at_home(watched: Watched) -
         "cervix-export --fp16 --tiles 8",
         "cervix-parity --history nights.jsonl --drift-plot drift.png",
         "cervix-import brought/model.onnx --contract brought/contract.json --golden brought/tiles -o brought/bundle",
+        "cervix-card",
         "cervix-doctor",
         "cervix doctor",
         *(
