@@ -42,7 +42,7 @@ UNCUT = "slide"
 # To find a slide's tissue takes up to 300 MB.
 _MOST_AT_ONCE = 4
 # Neighbours share what OpenSlide decodes, so that one worker should read several of them.
-_TILES_AT_ONCE = 16
+_TILES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cervix_engine.errors import TileDecodeError, TileReadError
@@ -67,6 +69,17 @@ def test_a_slide_without_loss_gives_the_pixels_that_were_scanned(slides: Path) -
         for region in Grid.on(slide.shape, GridRules()):
             scanned = canvas[region.y : region.y + 224, region.x : region.x + 224]
             assert np.array_equal(slide.tile(region, 224), scanned)
+
+
+@settings(max_examples=40, deadline=None)
+@given(x=st.integers(-50, 1400), y=st.integers(-50, 1100), side=st.integers(1, 300), level=st.integers(0, 2))
+def test_reading_into_memory_gives_the_pixels_that_pillow_gives(
+    slides: Path, x: int, y: int, side: int, level: int
+) -> None:
+    """Equal to the last bit, on the slide, beyond its edge, and half beyond."""
+    region = Region(x, y, side, side)
+    with OpenSlide(slides / "generic.tiff") as fast, OpenSlide(slides / "generic.tiff", by_pillow=True) as plain:
+        assert np.array_equal(fast.region(region, level), plain.region(region, level))
 
 
 def test_what_a_slide_does_not_show_has_its_background_colour(slides: Path) -> None:
