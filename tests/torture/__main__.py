@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from torture import parts
+from torture.cluster import ACTOR, DRIVER, NODE
 from torture.report import PartReport, Seen
 
 _REAL_DATA = click.option(
@@ -36,9 +38,9 @@ def main(context: click.Context, reports: Path) -> None:
 
 
 def _run_all(reports: Path) -> int:
-    chosen = [["points"], ["errors"], ["kills"], ["workers"], ["hostile"], ["fuzz"], ["soak"]]
+    chosen = [["points"], ["errors"], ["kills"], ["workers"], ["cluster"], ["hostile"], ["fuzz"], ["soak"]]
     if os.environ.get("CERVIX_MODEL") and os.environ.get("CERVIX_DATA"):
-        chosen.insert(4, ["kills-model"])
+        chosen.insert(5, ["kills-model"])
     # Each in a process of its own: forking needs one without threads, and the soak one without a past.
     command = [sys.executable, "-m", "torture", "--reports", str(reports)]
     codes = [subprocess.run([*command, *part]).returncode for part in chosen]
@@ -95,6 +97,19 @@ def kills(reports: Path, count: int, programs: int, tiles: int, seed: int) -> No
 def workers(reports: Path, count: int, parents: int, tiles: int, seed: int) -> None:
     """Kill decode workers of runs, and runs, at random instants."""
     _run("workers", reports, lambda at: parts.workers(at, count=count, parents=parents, tiles=tiles, seed=seed))
+
+
+@main.command()
+@click.option("--actors", type=click.IntRange(0), default=50, show_default=True, help="Kills of actors.")
+@click.option("--nodes", type=click.IntRange(0), default=10, show_default=True, help="Kills of a node's raylet.")
+@click.option("--drivers", type=click.IntRange(0), default=10, show_default=True, help="Kills of drivers.")
+@click.option("--tiles", type=click.IntRange(1), default=1500, show_default=True, help="Drawn tiles a run.")
+@_SEED
+@click.pass_obj
+def cluster(reports: Path, actors: int, nodes: int, drivers: int, tiles: int, seed: int) -> None:
+    """Kill actors, nodes and drivers of runs on a Ray cluster, at random instants."""
+    kills = {ACTOR: actors, NODE: nodes, DRIVER: drivers}
+    _run("cluster", reports, lambda at: parts.cluster(at, kills=Counter(kills), tiles=tiles, seed=seed))
 
 
 @main.command()

@@ -7,10 +7,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from cervix_engine.run.batch import BatchConfig
+from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.session import Choose, choose_backend
+from engine.cluster.ray_cluster import RayCluster
 from engine.run.faults import BATCH, SHARD, Campaign
 from engine.run.support import choose_fake, draw_folder, make_bundle, make_fake_bundle, run_setup
+from torture.cluster import BATCH as CLUSTER_BATCH
+from torture.cluster import ClusterRuns
 from torture.corpus import OK, corpus, plant
 from torture.errors import at_every_call
 from torture.fuzz import MAX_INPUT_BYTES
@@ -23,6 +26,7 @@ from torture.soak import soak as run_after_run
 from torture.workers import at_parents, at_workers
 
 ORDINARY_TILES = 50
+CLUSTER_NODES = 3
 
 
 def points(scratch: Path, *, tiles: int) -> Seen:
@@ -65,6 +69,21 @@ def workers(scratch: Path, *, count: int, parents: int, tiles: int, seed: int) -
     at_parents(campaign, kills=parents, seed=seed + 1, tally=tally)
     facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "seconds of an undisturbed program": campaign.duration}
     return Seen({**facts, **_tallied(tally)}, tuple(tally.violations))
+
+
+def cluster(scratch: Path, *, kills: Counter[str], tiles: int, seed: int) -> Seen:
+    """Kill actors, nodes and drivers of runs on a Ray cluster of three nodes, on a backend that takes its time."""
+    bundle, tally = make_fake_bundle(scratch / "bundle").root, Tally()
+    root = _drawn_tiles(scratch, tiles)
+    local = BatchConfig(root, scratch / "local.csv", bundle, batch_size=CLUSTER_BATCH)
+    predict_folder(local, setup=run_setup(choose=choose_fake))
+    out = _folder(scratch / "out") / "preds.csv"
+    with RayCluster(CLUSTER_NODES) as running:
+        runs = ClusterRuns(running, tiles=root, bundle=bundle, out=out, expected=local.out.read_bytes())
+        runs.at_random_instants(kills, seed=seed, tally=tally)
+    facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "nodes": CLUSTER_NODES, "tiles a batch": CLUSTER_BATCH}
+    told = {name: fact for name, fact in _tallied(tally).items() if name != "tiles a batch, a shard"}
+    return Seen({**facts, **told}, tuple(tally.violations))
 
 
 def kills_model(scratch: Path, *, model: Path, data: Path, count: int, tiles: int, seed: int) -> Seen:

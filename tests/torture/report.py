@@ -21,6 +21,8 @@ RULES = {
     "kills": "As `points`, for `kill -9` at instants drawn evenly over a run's time, again and again until it is done.",
     "workers": "A run whose decode workers are killed, or the process that they are forked from, gives the bytes of an "
     "undisturbed one. Of a run that is killed neither a process nor its shared memory is left.",
+    "cluster": "A run on a Ray cluster whose actors, nodes and drivers are killed gives the bytes of a local run, and "
+    "leaves nothing over.",
     "kills-model": "As `kills`, with a bundle of its own and real tiles, each run a program.",
     "hostile": "Each file of a hostile folder becomes what is specified for it; a real JPEG that is cut is a failed "
     "row; no real tile is refused; no crash, no hang, and bounded memory.",

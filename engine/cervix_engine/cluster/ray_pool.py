@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import IO, Any, cast
 
 from cervix_engine.cluster.blocks import Block, BlockCutter
 from cervix_engine.cluster.driver import Finished, Pool
@@ -91,16 +93,34 @@ def ray_pool(job: WorkerJob, options: RayOptions) -> Iterator[Pool]:
         UsageError: there is no cluster at that address.
     """
     require_installed("ray", "ray", work="--ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before it is imported
+    # Before it is imported: it reports nothing, and it holds no message back to print it once all is over.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
     import ray
 
-    _connect(ray, options.address)
-    pool = RayPool(ray, job, options)
-    try:
-        yield pool
-    finally:
-        pool.end()
-        ray.shutdown()
+    with redirect_stdout(cast("IO[str]", _WithoutRay(sys.stdout))):
+        _connect(ray, options.address)
+        pool = RayPool(ray, job, options)
+        try:
+            yield pool
+        finally:
+            pool.end()
+            ray.shutdown()
+
+
+class _WithoutRay:
+    """Standard output, without what a thread of Ray's prints there of each death: that goes to the log."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith("ray_"):
+            log.debug("Ray: %s", text.rstrip())
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _connect(ray: Any, address: str) -> None:

@@ -83,6 +83,7 @@ def test_an_actor_and_a_node_are_killed(cluster: RayCluster, tiles: Path, tmp_pa
     driver = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, cluster.address, tiles, "--model", bundle.root, "--out", config.out, "-b", "2"],
         env=cluster.environment,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -93,8 +94,8 @@ def test_an_actor_and_a_node_are_killed(cluster: RayCluster, tiles: Path, tmp_pa
         time.sleep(0.02)
     os.kill(cluster.ask("actors")[0], signal.SIGKILL)
     cluster.ask("lose")
-    _, said = driver.communicate(timeout=PATIENCE_S)
-    assert driver.returncode == 3, said
+    printed, said = driver.communicate(timeout=PATIENCE_S)
+    assert (driver.returncode, printed) == (3, ""), said
     assert "is lost, and its blocks are predicted again" in said
     assert config.out.read_bytes() == local.out.read_bytes()
     assert {path.name for path in tmp_path.glob("preds.csv*")} == finished_files("preds.csv")
