@@ -19,7 +19,7 @@ from typing import Protocol
 from cervix_engine.cluster.blocks import BlockCutter
 from cervix_engine.cluster.worker import Done, Opened, WorkerJob
 from cervix_engine.files import output_errors, sha256_file
-from cervix_engine.run.batch import Job
+from cervix_engine.run.batch import Books, Job
 from cervix_engine.run.record import NodeRecord, RunRecord
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.run.transaction import TableTransaction
@@ -80,15 +80,16 @@ def _predict(job: Job, open_pool: OpenPool) -> RunRecord:
         provenance = job.asked(opened.provenance)
         with table.begin(identity, listing, backend=opened.backend, provenance=provenance, base=plan.base) as begun:
             started = time.perf_counter()
-            with _cutter(table, listing) as cutter:
-                nodes = _take(job, begun, pool.results(cutter))
+            with cutter_for(table, listing) as cutter:
+                nodes = journal_results(table, pool.results(cutter), books=job.books(begun))
             table.require_balance()
             took_s = time.perf_counter() - started
             table.assemble(stream_s=took_s, stages=pool.stages(), nodes=nodes, drift=job.drift(job.watch(listing)))
             return table.commit()
 
 
-def _cutter(table: TableTransaction, listing: Listing) -> BlockCutter:
+def cutter_for(table: TableTransaction, listing: Listing) -> BlockCutter:
+    """Cuts what the table of a run that has begun still lacks."""
     identity = table.journal.identity
     return BlockCutter(
         listing.path,
@@ -115,14 +116,13 @@ def _worker_job(job: Job, listing: Listing) -> WorkerJob:
     )
 
 
-def _take(job: Job, begun: RunRecord, results: Iterator[Finished]) -> tuple[NodeRecord, ...]:
+def journal_results(table: TableTransaction, results: Iterator[Finished], *, books: Books) -> tuple[NodeRecord, ...]:
     """Journal what comes back, and keep the books; what each machine did."""
-    books = job.books(begun)
     workers: dict[str, set[int]] = {}
     counts: dict[str, list[int]] = {}
     for finished in results:
         shard, host = finished.done.shard, finished.host
-        job.table.take(shard, finished.done.file)
+        table.take(shard, finished.done.file)
         failed = sum(shard.failures.values())
         workers.setdefault(host, set()).add(finished.worker)
         count = counts.setdefault(host, [0, 0])

@@ -72,13 +72,15 @@ class RemoteWorker:
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """An actor as the driver knows it. `opening` is its first answer, until that is there."""
+    """An actor as the driver knows it: started, then opening, then ready. `opening` is the answer that it waits for."""
 
     number: int
     node: str
     host: str
     actor: Any
-    opening: Any
+    workers: int | None
+    opening: Any = None
+    ready: bool = False
     blocks: dict[Any, Block] = field(default_factory=dict)
     tiles_per_sec: float = 0.0
     last: float = 0.0
@@ -162,11 +164,12 @@ class RayPool:
     def first(self) -> Opened:
         """See `Pool.first`. What one actor finds, `auto` sizes among it, the others are told."""
         while self._opened is None:
+            self._look_for_nodes()
             if not self._members:
-                places = self._places()
-                if not places:
-                    raise BackendError("the cluster has no node that can compute: it offers neither GPUs nor CPUs")
-                self._start(*places[0])
+                raise BackendError("the cluster has no node that can compute: it offers neither GPUs nor CPUs")
+            # All of them start at once, and one opens.
+            if not any(member.opening for member in self._members):
+                self._open(self._members[0])
             self._collect(None)
         opened = self._opened
         request = replace(
@@ -200,15 +203,18 @@ class RayPool:
 
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor = self._actor_class.options(scheduling_strategy=where, **takes).remote()
-        request = self._job.request
-        if "num_gpus" in takes and request.workers == "auto":
-            # All actors of a node decode at the same time.
-            request = replace(request, workers=max(1, takes["num_cpus"]))
-        opening = actor.open.remote(replace(self._job, request=request))
+        # On a node with several GPUs, all its actors decode at the same time.
+        workers = max(1, takes["num_cpus"]) if "num_gpus" in takes else None
         self._started += 1
-        member = _Member(self._started, node["NodeID"], node["NodeManagerHostname"], actor, opening)
+        member = _Member(self._started, node["NodeID"], node["NodeManagerHostname"], actor, workers)
         self._members.append(member)
         log.debug("a worker starts on %s", member.host)
+
+    def _open(self, member: _Member) -> None:
+        request = self._job.request
+        if request.workers == "auto" and member.workers:
+            request = replace(request, workers=member.workers)
+        member.opening = member.actor.open.remote(replace(self._job, request=request))
 
     def _look_for_nodes(self) -> None:
         now = time.monotonic()
@@ -225,13 +231,15 @@ class RayPool:
         while True:
             self._look_for_nodes()
             for member in self._members:
+                if not member.ready and member.opening is None:
+                    self._open(member)
                 self._feed(member, cutter)
             if cutter.exhausted and not any(member.blocks for member in self._members):
                 return
             yield from self._collect(cutter)
 
     def _feed(self, member: _Member, cutter: BlockCutter) -> None:
-        while member.opening is None and len(member.blocks) < IN_FLIGHT:
+        while member.ready and len(member.blocks) < IN_FLIGHT:
             # Towards the end blocks get smaller, so that all actors end at about the same time.
             share = cutter.tiles_left // (2 * IN_FLIGHT * len(self._members))
             smallest = self._options.smallest_block
@@ -267,7 +275,8 @@ class RayPool:
             self._lost(member, error, cutter)
             return None
         if ref == member.opening:
-            member.opening, member.host, member.last = None, answer.host, time.monotonic()
+            member.opening, member.ready = None, True
+            member.host, member.last = answer.host, time.monotonic()
             self._require_alike(answer)
             return None
         del member.blocks[ref]
@@ -303,7 +312,7 @@ class RayPool:
 
     def stages(self) -> tuple[StageStats, ...]:
         """See `Pool.stages`; what a lost actor did is not known."""
-        closing = [member.actor.close.remote() for member in self._members if member.opening is None]
+        closing = [member.actor.close.remote() for member in self._members if member.ready]
         ended, _ = self._ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S) if closing else ([], [])
         several = []
         for ref in ended:
