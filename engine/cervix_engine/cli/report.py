@@ -31,6 +31,9 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--model", type=_FILE, help="Bundle that made the table: adds its certificate and calibration.")
 @click.option("--top", type=click.IntRange(0, 200), default=48, show_default=True, help="Tiles in each gallery.")
+@click.option(
+    "--heatmaps", is_flag=True, help="Beside each picture, where the network found what speaks for its class."
+)
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @click.version_option(__version__)
 @cervix_errors
@@ -43,6 +46,7 @@ def main(
     coords: str | None,
     model: Path | None,
     top: int,
+    heatmaps: bool,
     overwrite: bool,
 ) -> None:
     """Make of TABLE, which cervix-batch wrote, a page for people (--out), a line for each slide (--summary), or
@@ -62,6 +66,7 @@ def main(
         coords=coords,
         model=model,
         top=top,
+        heatmaps=heatmaps,
         overwrite=overwrite,
     )
     _summarise(make_report(config), config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
+from cervix_engine.report.class_maps import ClassMaps, check_class_maps
 from cervix_engine.report.facts import drifted_slides, load_facts
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
@@ -33,6 +34,7 @@ class ReportConfig:
     coords: str | None = None
     model: Path | None = None
     top: int = 48
+    heatmaps: bool = False
     overwrite: bool = False
 
 
@@ -62,7 +64,8 @@ def make_report(config: ReportConfig) -> Findings:
         # Only display names and the EXIF rule are taken from it, and SIPaKMeD's are the defaults of both.
         contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
         tiles = source_of(config.table, config.tiles) if config.tiles else None
-        write_page(findings, facts, path, tiles=tiles, contract=contract, overwrite=config.overwrite)
+        maps = ClassMaps(bundle) if bundle and config.heatmaps else None
+        write_page(findings, facts, path, tiles=tiles, contract=contract, maps=maps, overwrite=config.overwrite)
 
     _make_each(
         (config.summary, lambda path: write_summary(path, findings.slides)),
@@ -121,6 +124,10 @@ def check_config(config: ReportConfig) -> None:
         raise UsageError("table, --out, --summary and --geojson must all be different")
     if config.out:
         check_page()
+    if config.heatmaps:
+        if not (config.out and config.tiles and config.model):
+            raise UsageError("--heatmaps needs --out, the tiles (--tiles) and the bundle that made the table (--model)")
+        check_class_maps()
     for path in targets:
         _check_target(path, overwrite=config.overwrite, folder=path == config.geojson)
 

@@ -15,6 +15,7 @@ from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import OutputError, OutputExistsError
 from cervix_engine.extras import require_installed
 from cervix_engine.files import atomic_path
+from cervix_engine.report.class_maps import ClassMaps
 from cervix_engine.report.drift_section import drift_section
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick
@@ -60,6 +61,7 @@ def write_page(
     *,
     tiles: TileSource | None,
     contract: ModelContract,
+    maps: ClassMaps | None = None,
     overwrite: bool = False,
 ) -> None:
     """Render the report and write it, atomically.
@@ -70,6 +72,7 @@ def write_page(
         out: where the HTML goes.
         tiles: where the table's tiles come from; None leaves the gallery without pictures.
         contract: how tiles are decoded, and what the classes are called.
+        maps: adds a heat map to each picture.
         overwrite: whether a file that lies there may be replaced.
 
     Raises:
@@ -78,7 +81,7 @@ def write_page(
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
     # Names of files, the table's own too, may hold bytes that are not UTF-8.
-    page = render(findings, facts, tiles=tiles, contract=contract).encode("utf-8", "backslashreplace")
+    page = render(findings, facts, tiles=tiles, contract=contract, maps=maps).encode("utf-8", "backslashreplace")
     if len(page) > MAX_BYTES:
         raise OutputError(f"the report would have {len(page):,} bytes, limit {MAX_BYTES:,}: lower --top")
     try:
@@ -88,10 +91,18 @@ def write_page(
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def render(findings: Findings, facts: Facts, *, tiles: TileSource | None, contract: ModelContract) -> str:
+def render(
+    findings: Findings,
+    facts: Facts,
+    *,
+    tiles: TileSource | None,
+    contract: ModelContract,
+    maps: ClassMaps | None = None,
+) -> str:
     """The page's text."""
     picks = (findings.suspicious[:MAX_GALLERY], findings.uncertain[:MAX_GALLERY])
-    pictures = thumbnails(tiles, {pick.row.path for pick in chain(*picks)}, contract=contract) if tiles else {}
+    wanted = {pick.row.path for pick in chain(*picks)}
+    pictures = thumbnails(tiles, wanted, contract=contract, maps=maps) if tiles else {}
     slides = _notable(findings)
     style, script = _resource("style.css"), _resource("script.js")
     return str(
@@ -109,6 +120,7 @@ def render(findings: Findings, facts: Facts, *, tiles: TileSource | None, contra
             suspicious=_cards(picks[0], pictures),
             uncertain=_cards(picks[1], pictures),
             has_pictures=tiles is not None,
+            has_maps=maps is not None,
             drift=drift_section(facts.drift) if facts.drift else "",
             style=style,
             script=script,
