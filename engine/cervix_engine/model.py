@@ -249,10 +249,10 @@ class Model:
         return Answers(self.contract.class_names, tuple(rows), self.contract.operating_point is not None)
 
     def predict_folder(self, folder: Name, *, out: Name, **options: Unpack[RunOptions]) -> RunRecord:
-        """Predict every tile below a folder into one durable table, as `cervix-batch` does; goes on with a partial run.
+        """Predict every tile of a source into one durable table, as `cervix-batch` does; goes on with a partial run.
 
         Args:
-            folder: the tiles' root.
+            folder: the tiles: a folder, a list, an archive or an address, as `cervix-batch` takes them.
             out: the table: `.csv`, `.csv.gz`, `.jsonl` or `.parquet`.
             options: what `cervix-batch` takes too, such as `overwrite=True` or `slide="{slide}/tiles/*"`.
 

@@ -33,11 +33,12 @@ INCOMPLETE = 3
 def main(
     model: Path | None, device: str, max_failures: str, log_file: Path | None, dry_run: bool, **options: Any
 ) -> int:
-    """Predict every tile below the folder TILES: one row per tile, always, in OUT.
+    """Predict every tile of TILES: one row per tile, always, in OUT.
 
-    A tile that cannot be predicted gets a row too, with its reason. Exit codes: 0 done, 3 done but some tiles
-    failed or the folder has changed since it was listed, 1 failed, 2 wrong usage, 4 no certificate under
-    --require-parity, 5 an engine that was built for another machine, 130 interrupted.
+    TILES is a folder, a list (tiles.csv, tiles.txt, or - for standard input), an archive (.tar, .zip), an address
+    (s3://bucket/tiles) or a whole slide. A tile that cannot be predicted gets a row too, with its reason. Exit codes:
+    0 done, 3 done but some tiles failed or TILES has changed since it was listed, 1 failed, 2 wrong usage, 4 no
+    certificate under --require-parity, 5 an engine that was built for another machine, 130 interrupted.
     """
     from cervix_engine.run.stream.fork_server import fork_server
 

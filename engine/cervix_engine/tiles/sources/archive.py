@@ -45,6 +45,8 @@ _FORMATS: Mapping[str, _Format] = {".tar": tar_file, ".zip": zip_file}
 ARCHIVE_SUFFIXES = tuple(_FORMATS)
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|Z)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 
+_LEADS_OUT = "the name leads out of the archive"
+
 # Tiles come archive by archive.
 _MOST_OPEN = 8
 
@@ -145,7 +147,7 @@ class ArchivePass:
             return None
         where = member.where
         if b".." in folders or b"\0" in path:
-            path, where = path.replace(b"\0", b"?"), REFUSED + b"unsafe_name: the name leads out of the archive"
+            path, where = path.replace(b"\0", b"?"), REFUSED + f"unsafe_name: {_LEADS_OUT}".encode()
         return path, member.size, mtime_ns, where
 
     def _ignore_folder(self, path: bytes, reason: Reason) -> None:
