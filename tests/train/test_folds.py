@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,6 +98,19 @@ def test_the_figures_are_those_of_the_table(
     jsonschema.validate(
         cross_validated.read_json("training/training.json", schema="cervix/training/1"), schema("training")
     )
+
+
+def test_page_and_card_tell_what_the_figures_are_of(cross_validated: Bundle, folds_report: FoldsReport) -> None:
+    page = cross_validated.read("training/report.html").decode()
+    card = cross_validated.read("MODEL_CARD.md").decode()
+    assert "<h2>Fold by fold</h2>" in page
+    assert "each answered by a model that learnt from other groups" in page
+    assert "test tiles" not in re.sub(r"No test tiles tell[^<]*", "", page)
+    assert "answered out of fold by a model that learnt from other groups" in card
+    pooled = folds_report.figures.pooled
+    low, high = pooled.accuracy_interval
+    assert f"| accuracy | {pooled.accuracy:.3f} | {low:.3f} to {high:.3f} |" in card
+    assert "A run is compared as a whole with 60 tiles of 30 groups, from 25 tiles on" in card
 
 
 def test_the_model_has_the_temperature_that_the_contract_names(cross_validated: Bundle) -> None:

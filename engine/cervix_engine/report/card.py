@@ -6,7 +6,6 @@ unknown. Source: Mitchell et al. 2019, "Model Cards for Model Reporting".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.imported import RECORD_FILE, RECORD_SCHEMA, is_imported
+from cervix_engine.drift.reference import DriftReference
 from cervix_engine.errors import ContractError
 from cervix_engine.report.card_text import Block, Bullets, CardTable, Section, as_markdown
 
@@ -217,11 +217,12 @@ def _validity(bundle: Bundle, _known: Known) -> Section:
         rows = [(item.name, f"{item.low:.1f}", f"{item.median:.1f}", f"{item.high:.1f}") for item in statistics]
         blocks.append("Colour and size of the training tiles; cervix-batch --quality flags tiles outside.")
         blocks.append(CardTable(("measure", "0.5 %", "median", "99.5 %"), rows))
-    if "drift.json" in bundle:
-        panel = json.loads(bundle.read("drift.json"))["images"]
+    if drift := DriftReference.of(bundle):
+        panel = drift.images
+        measures = ", ".join(name.replace("_", " ") for name in panel.scale.measures)
         blocks.append(
-            f"A run is compared as a whole with {panel['tiles']} tiles of {panel['groups']} groups by "
-            f"{len(panel['measures'])} measures: {', '.join(name.replace('_', ' ') for name in panel['measures'])}."
+            f"A run is compared as a whole with {panel.tiles} tiles of {panel.groups} groups, from "
+            f"{panel.fewest_tiles} tiles on, by {len(panel.scale.measures)} measures: {measures}."
         )
     return Section(
         "For which tiles", blocks or ["Not known: the bundle holds no statistics of the tiles it learnt from."]

@@ -144,6 +144,7 @@ def _write_report(training: Path, reference: Reference, run: TrainingRun) -> Non
         pictures={name: as_svg(figure, name) for name, figure in figures.items() if name != "examples"},
         examples=reference.examples,
         copies=reference.copies,
+        folds=reference.cross_validation[0] if reference.cross_validation else None,
     )
     write_page(training / "report.html", told)
 

@@ -16,18 +16,16 @@ import numpy as np
 from cervix_engine.contract import OperatingPoint, TileClass
 from cervix_engine.report.pictures import data_uri
 from cervix_engine.version import __version__
-from cervix_train.data.copies import likeness, surest
 from cervix_train.data.distribution import IMBALANCED
-from cervix_train.data.duplicates import Pair
 from cervix_train.results.calibration import Calibration, calibration_warnings
-from cervix_train.results.copy_cost import CopyReport, CostRow
+from cervix_train.results.copy_cost import CopyReport
+from cervix_train.results.fold_table import CrossValidation
 from cervix_train.results.metrics import Metrics
 from cervix_train.results.operating_point import DecisionReport, SplitWorth, Worth
 from cervix_train.results.record import TrainingRecord
 from cervix_train.results.report.markup import moment, percent, plain, range4, range_percent, sentence, table, text
 from cervix_train.results.report.plots import Example
-
-SHOWN_PAIRS = 40
+from cervix_train.results.report.sections import copies_section, folds_section
 
 _STYLE = """
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
@@ -62,6 +60,7 @@ class PageInput:
         pictures: an `<svg>` element by its name.
         examples: some test tiles.
         copies: None where nobody looked for them.
+        folds: of a cross-validation, whose answers out of fold the metrics are of; None where a split was tested.
     """
 
     metrics: Metrics
@@ -72,6 +71,12 @@ class PageInput:
     pictures: Mapping[str, str]
     examples: Sequence[Example] = ()
     copies: CopyReport | None = None
+    folds: CrossValidation | None = None
+
+    @property
+    def tested(self) -> str:
+        """What the metrics are of, in words."""
+        return "tiles, answered out of fold," if self.folds else "test tiles"
 
     @property
     def names(self) -> dict[str, str]:
@@ -81,7 +86,19 @@ class PageInput:
 
 def write_page(path: Path, given: PageInput) -> None:
     """Write the page."""
-    sections = (_decisions, _abnormal, _classes, _misses, _calibration, _learning, _data, _copies, _examples, _recipe)
+    sections = (
+        _decisions,
+        _abnormal,
+        _classes,
+        _misses,
+        _calibration,
+        _learning,
+        _folds,
+        _data,
+        _copies,
+        _examples,
+        _recipe,
+    )
     told = filter(None, (section(given) for section in sections))
     panels = "\n".join(f'<section class="panel">{section}</section>' for section in told)
     style = (resources.files("cervix_engine.report") / "style.css").read_text(encoding="utf-8") + _STYLE
@@ -102,13 +119,16 @@ def _head(given: PageInput) -> str:
     record, metrics = given.record, given.metrics
     tiles = sum(record.distribution.totals.splits)
     groups = f" of {metrics.groups} separate groups" if metrics.groups else ""
+    how = f"test tiles{groups} that had no part in training"
+    if given.folds:
+        how = f"tiles{groups}, each answered by a model that learnt from other groups"
     run = record.run
     when = f", {moment(run.started_at)} to {moment(run.ended_at)} ({run.seconds:,.0f} s)" if run else ""
     return (
         "<header><h1>Training report</h1>"
         '<p class="warning"><strong>Research use only.</strong> This model is no diagnostic device.</p>'
         f"<p>{text(record.recipe.get('backbone', ''))} on {tiles:,} labelled tiles, measured on "
-        f"{metrics.tiles:,} test tiles{groups} that had no part in training.</p>"
+        f"{metrics.tiles:,} {how}.</p>"
         f"<p>Computed in {_precision(record)}{when}.</p></header>"
     )
 
@@ -132,9 +152,9 @@ def _summary(given: PageInput) -> str:
         for name, value, interval in cards
     )
     return (
-        f'<section class="tiles" aria-label="Test tiles">{boxes}</section>'
-        '<p class="note">Of the test tiles. Intervals come from resampling whole groups; those of shares are at each '
-        "end the wider of that and Wilson’s.</p>"
+        f'<section class="tiles" aria-label="Figures">{boxes}</section>'
+        f'<p class="note">Of the {given.tested.rstrip(",")}. Intervals come from resampling whole groups; those of '
+        "shares are at each end the wider of that and Wilson’s.</p>"
     )
 
 
@@ -145,7 +165,8 @@ def _decisions(given: PageInput) -> str:
         return head + "<p>None was chosen: the validation tiles, or the classes, are all of one side.</p>"
     point, (low, high) = report.point, report.abnormal_at_interval
     promise = report.val.chosen
-    of = "tiles, answered out of fold," if given.metrics.split == "folds" else "validation tiles"
+    of = given.tested if given.folds else "validation tiles"
+    after = " The test tiles were looked at after the choice." if report.test else ""
     kept = _promise(report.test.chosen) if report.test else "No test tiles tell whether it keeps that."
     return (
         head + f"<p>A tile is called abnormal from a probability of <b>{point.abnormal_at:.6f}</b> on "
@@ -157,9 +178,9 @@ def _decisions(given: PageInput) -> str:
             for title, split in ((f"On {of.rstrip(',')}", report.val), ("On test tiles", report.test))
             if split is not None
         )
-        + '<p class="note">Each threshold is chosen on validation tiles for the sensitivity in its first column; the '
+        + f'<p class="note">Each threshold is chosen on {of.rstrip(",")} for the sensitivity in its first column; the '
         "operating point stands first. The rest are the tiles that nobody must see: how many of them are rightly "
-        "called abnormal or not, and how many have the right class. The test tiles were looked at after the choice.</p>"
+        f"called abnormal or not, and how many have the right class.{after}</p>"
     )
 
 
@@ -200,7 +221,7 @@ def _thresholds(split: SplitWorth) -> str:
 def _abnormal(given: PageInput) -> str:
     abnormal = given.metrics.abnormal_vs_rest
     if abnormal is None:
-        return "<h2>Abnormal against the rest</h2><p>The test tiles are all of one side: nothing to tell apart.</p>"
+        return "<h2>Abnormal against the rest</h2><p>The tiles are all of one side: nothing to tell apart.</p>"
     rows = [
         ("sensitivity", f"{abnormal.sensitivity:.4f}", range4(abnormal.sensitivity_interval)),
         ("specificity", f"{abnormal.specificity:.4f}", range4(abnormal.specificity_interval)),
@@ -213,7 +234,7 @@ def _abnormal(given: PageInput) -> str:
             ("roc", "Sensitivity against false positives; the dot is the operating point, the band holds 95 %."),
             ("precision_recall", "Precision against sensitivity, with 95 % bands."),
         )
-        + f"<p>{abnormal.abnormal_tiles} of {given.metrics.tiles} test tiles are abnormal. Without an operating "
+        + f"<p>{abnormal.abnormal_tiles} of {given.metrics.tiles} {given.tested} are abnormal. Without an operating "
         "point, a tile would count as called abnormal when its most probable class is:</p>"
         + table(("", "value", "95 %"), rows)
     )
@@ -237,7 +258,7 @@ def _classes(given: PageInput) -> str:
         for name, average in (("macro", metrics.macro), ("weighted", metrics.weighted))
     ]
     head = ("class", "precision", "recall", "95 %", "F1", "tiles")
-    matrix = ("confusion_matrix", "Rows are the true classes, columns what the test tiles were called.")
+    matrix = ("confusion_matrix", "Rows are the true classes, columns what the tiles were called.")
     return "<h2>Class by class</h2>" + table(head, rows, total=totals) + _pictures(given, matrix)
 
 
@@ -256,11 +277,12 @@ def _misses(given: PageInput) -> str:
 
 def _calibration(given: PageInput) -> str:
     calibration = given.calibration
+    val, test = ("out of fold", "by each fold’s own temperature") if given.folds else ("val", "test")
     rows = [
         (name, f"{item.nll:.4f}", f"{item.brier:.4f}", f"{item.ece:.4f}", range4(item.ece_interval),
          range4(item.ece_if_calibrated))
-        for name, item in (("val, before", calibration.val.before), ("val, after", calibration.val.after),
-                           ("test, before", calibration.test.before), ("test, after", calibration.test.after))
+        for name, item in ((f"{val}, before", calibration.val.before), (f"{val}, after", calibration.val.after),
+                           (f"{test}, before", calibration.test.before), (f"{test}, after", calibration.test.after))
     ]  # fmt: skip
     head = ("tiles", "NLL", "Brier", "ECE", "ECE 95 %", "ECE of a perfectly calibrated model")
     low, high = calibration.temperature_interval
@@ -268,10 +290,10 @@ def _calibration(given: PageInput) -> str:
     return (
         "<h2>Can its confidence be believed?</h2>"
         f"<p>A temperature of {calibration.temperature:.3f} (95 %: {low:.3f} to {high:.3f}), fitted on the "
-        "validation tiles, divides the logits; it is part of the model. It changes no prediction, only how sure the "
-        "model says it is.</p>"
+        f"{given.tested if given.folds else 'validation tiles,'} divides the logits; it is part of the model. It "
+        "changes no prediction, only how sure the model says it is.</p>"
         + warnings
-        + _pictures(given, ("reliability", "Accuracy against confidence on test tiles; on the diagonal both agree."))
+        + _pictures(given, ("reliability", "Accuracy against confidence; on the diagonal both agree."))
         + table(head, rows)
     )
 
@@ -315,40 +337,12 @@ def _data(given: PageInput) -> str:
     )
 
 
+def _folds(given: PageInput) -> str:
+    return folds_section(given.folds) if given.folds else ""
+
+
 def _copies(given: PageInput) -> str:
-    """Nothing where no copy lies across the split and no cell has two labels."""
-    report = given.copies
-    if report is None or not report.found:
-        return ""
-    rows = [(row.without, row.left_out, row.left_out_right, row.tiles, *_cost(row)) for row in report.cost]
-    pairs = [_pair(report, pair, "across the split", "split") for pair in surest(report.copies.across_splits)]
-    pairs += [_pair(report, pair, "two labels", "label") for pair in surest(report.copies.of_two_labels)]
-    head = ("test tiles", "left out", "of these right", "measured on", "accuracy", "95 %", "macro F1", "95 %")
-    return (
-        "<h2>One cell twice</h2>"
-        f"<p>{len(report.copies.across_splits)} pairs of tiles show one cell on both sides of the split, "
-        f"{len(report.copies.of_two_labels)} show one under two labels. copies.json lists all.</p>"
-        + table(head, rows)
-        + table(("", "tile", "same cell", "likeness"), pairs[:SHOWN_PAIRS], words=(1, 2, 3))
-    )
-
-
-def _pair(report: CopyReport, pair: Pair, kind: str, word: str) -> tuple[str, str, str, str]:
-    """A row of the pairs; `word` is the attribute of a tile in which they differ."""
-    tiles = (report.copies.dataset.tiles[index] for index in (pair.first, pair.second))
-    first, second = (f"{tile.path.as_posix()} ({getattr(tile, word)})" for tile in tiles)
-    return kind, first, second, likeness(pair)
-
-
-def _cost(row: CostRow) -> tuple[str, str, str, str]:
-    if row.accuracy is None or row.macro_f1 is None:
-        return ("–", "–", "–", "–")
-    return (
-        percent(row.accuracy),
-        range_percent(row.accuracy_interval or ()),
-        percent(row.macro_f1),
-        range_percent(row.macro_f1_interval or ()),
-    )
+    return copies_section(given.copies) if given.copies and given.copies.found else ""
 
 
 def _examples(given: PageInput) -> str:
@@ -359,14 +353,15 @@ def _examples(given: PageInput) -> str:
         called = "" if right else f"<span>called {text(names[example.predicted])}</span>"
         picture = data_uri("jpeg", np.ascontiguousarray(example.pixels[..., ::-1]))
         return (
-            f'<li class="card{"" if right else " wrong"}"><img alt="a test tile" src="{picture}">'
+            f'<li class="card{"" if right else " wrong"}"><img alt="a tile" src="{picture}">'
             f"<strong>{text(names[example.true])}</strong>{called}<span>confidence {percent(example.confidence)}</span>"
             "</li>"
         )
 
+    cards = "".join(map(card, given.examples))
     return (
-        '<h2>Some test tiles</h2><p class="note">Drawn at random. Below each what it is, what it was called where that '
-        f'differs, and how sure the model was.</p><ol class="cards">{"".join(map(card, given.examples))}</ol>'
+        f'<h2>Some {given.tested.rstrip(",")}</h2><p class="note">Drawn at random. Below each what it is, what it was '
+        f'called where that differs, and how sure the model was.</p><ol class="cards">{cards}</ol>'
     )
 
 
