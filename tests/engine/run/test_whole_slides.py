@@ -137,7 +137,7 @@ def test_a_slide_that_cannot_be_cut_is_one_row_and_the_others_go_on(
     assert record.ignored_by == {"suffix": 2, "whole_slide": 1, "hidden": 1}
 
 
-@pytest.mark.parametrize("at", [0, 7, 15])
+@pytest.mark.parametrize("at", [7, 15])
 def test_a_killed_run_goes_on_to_the_same_bytes(config: BatchConfig, undisturbed: Path, out: Path, at: int) -> None:
     def around(backend: Any) -> SpyBackend:
         return SpyBackend(backend, fail={at: Killed()})

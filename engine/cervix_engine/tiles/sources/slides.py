@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from queue import SimpleQueue
 
 from cervix_engine.errors import TileError, TileReadError, UsageError
 from cervix_engine.machine import usable_cpus
@@ -23,6 +24,7 @@ from cervix_engine.tiles.discover import SLIDE_SUFFIXES, Reason, objection_to_fi
 from cervix_engine.tiles.listing import Record
 from cervix_engine.tiles.slides.cut import CutSlide, cut
 from cervix_engine.tiles.slides.grid import GridRules, Region
+from cervix_engine.tiles.slides.isolated import Isolated, ProcessDied
 from cervix_engine.tiles.slides.preview import write_preview
 from cervix_engine.tiles.slides.reading import OpenSlide, OpenSlides, openslide
 from cervix_engine.tiles.sources.folder import Folder, SameRoot, Walk
@@ -125,31 +127,43 @@ class WholeSlides:
         return path.resolve() == (self.root / self.only).resolve()
 
 
+# What a process does with the file of a slide: None where it cannot be cut.
+CutFile = Callable[[str, TileStamp, GridRules, Path | None], CutSlide | None]
+
+
 class Cutting:
     """One pass over slides: yields the tiles of each, and counts the files that are no slides.
 
-    A few slides are looked at at once, ahead of those whose tiles are taken.
+    A few slides are looked at at once, ahead of those whose tiles are taken, by processes that one may crash.
     """
 
-    def __init__(self, source: WholeSlides) -> None:
+    def __init__(self, source: WholeSlides, *, cut_file: CutFile | None = None) -> None:
         self._source = source
+        self._cut_file = cut_file or _cut_file
         self._walk = Walk(source.root, follow_links=source.follow_links, objection=_objection)
         self.ignored: Counter[str] = self._walk.ignored
 
     def __iter__(self) -> Iterator[Record]:
         slides = iter(sorted(self._slides()))
-        threads = min(_MOST_AT_ONCE, usable_cpus())
-        pool = ThreadPoolExecutor(threads)
+        processes = [Isolated() for _ in range(min(_MOST_AT_ONCE, usable_cpus()))]
+        free: SimpleQueue[Isolated] = SimpleQueue()
+        for process in processes:
+            free.put(process)
+        pool = ThreadPoolExecutor(len(processes))
         begun: deque[tuple[Record, Future[CutSlide | None]]] = deque()
         try:
             for slide in slides:
-                begun.append((slide, pool.submit(self._cut, slide)))
-                if len(begun) > threads:
+                begun.append((slide, pool.submit(self._cut, slide, free)))
+                if len(begun) > len(processes):
                     yield from _records(*begun.popleft())
             while begun:
                 yield from _records(*begun.popleft())
         finally:
+            for process in processes:
+                process.kill()
             pool.shutdown(cancel_futures=True)
+            for process in processes:
+                process.close()
 
     def _slides(self) -> Iterator[Record]:
         if self._source.only is None:
@@ -157,18 +171,28 @@ class Cutting:
         name = os.fsencode(self._source.only)
         return Folder(self._source.root, follow_links=True).again([name], spool=Path())
 
-    def _cut(self, slide: Record) -> CutSlide | None:
+    def _cut(self, slide: Record, free: SimpleQueue[Isolated]) -> CutSlide | None:
         """None where it cannot be cut: why, its row will say."""
         name, size, mtime_ns, _ = slide
-        path = os.path.join(self._source.root, os.fsdecode(name))  # noqa: PTH118 - text, for surrogate escapes
-        previews = self._source.previews
-        shown = partial(write_preview, previews / f"{os.fsdecode(name)}.png") if previews else None
+        text, previews = os.fsdecode(name), self._source.previews
+        path = os.path.join(self._source.root.absolute(), text)  # noqa: PTH118 - text, for surrogate escapes
+        preview = previews.absolute() / f"{text}.png" if previews else None
+        process = free.get()
         try:
-            with OpenSlide(path, stamp=TileStamp(size, mtime_ns)) as opened:
-                return cut(opened, self._source.rules, shown=shown)
-        except TileError as error:
-            log.debug("slide %r: %s", path, error)
+            return process.call(self._cut_file, path, TileStamp(size, mtime_ns), self._source.rules, preview)
+        except ProcessDied:
+            log.debug("slide %r: the process that looked at it has ended", path)
             return None
+        finally:
+            free.put(process)
+
+
+def _cut_file(path: str, stamp: TileStamp, rules: GridRules, preview: Path | None) -> CutSlide | None:
+    try:
+        with OpenSlide(path, stamp=stamp) as opened:
+            return cut(opened, rules, shown=partial(write_preview, preview) if preview else None)
+    except TileError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
