@@ -47,6 +47,8 @@ COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|Z)|tgz|tbz2?|txz|tzst)", re
 
 _LEADS_OUT = "the name leads out of the archive"
 
+# As Linux has it: workers are told the names of many tiles in one message.
+_LONGEST_NAME = 4096
 # Tiles come archive by archive.
 _MOST_OPEN = 8
 
@@ -140,6 +142,8 @@ class ArchivePass:
                 return None
         if member.kind == "folder":
             return None
+        if len(member.name) > _LONGEST_NAME:
+            raise ListingError(f"a member's name has {len(member.name)} bytes, and no file's can have so many")
         reason = objection_to_file(name) or (None if member.kind == "file" else member.kind)
         path = b"/".join(parts)
         if reason:

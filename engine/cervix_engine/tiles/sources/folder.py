@@ -138,7 +138,11 @@ def refuse_root(root: Path, *, exists: bool) -> UsageError:
     """The error of a root that is no folder."""
     if exists and os.fsencode(root).lower().endswith(SLIDE_SUFFIXES):
         return UsageError(f"{root} is a whole slide, expected a folder: {HINTS['whole_slide']}")
-    return UsageError(f"{'not a folder' if exists else 'no such folder'}: {root}")
+    if exists:
+        return UsageError(
+            f"not a folder of tiles, a list (.csv, .txt), an archive (.tar, .zip) or a whole slide: {root}"
+        )
+    return UsageError(f"no such folder: {root}")
 
 
 class Walk:

@@ -45,7 +45,7 @@ def open_source(
         UsageError: it is of no kind that tiles can come from; whether it is there, `check` says.
     """
     if is_remote(name):
-        return Remote(os.fspath(name))
+        return _store(os.fspath(name), of_slides=grid is not None)
     path = Path(name)
     if grid is not None or is_named_slide(name):
         return WholeSlides.named(path, grid or GridRules(), follow_links=follow_links, previews=previews)
@@ -54,6 +54,12 @@ def open_source(
     if _is_folder(path):
         return archives_in(path) or Folder(path, follow_links)
     return _named_file(path) or Folder(path, follow_links)
+
+
+def _store(url: str, *, of_slides: bool) -> Remote:
+    if of_slides:
+        raise UsageError("whole slides are read from files of this machine: copy them here first")
+    return Remote(url)
 
 
 def _named_file(path: Path) -> TileSource | None:

@@ -13,6 +13,27 @@ from cervix_engine.tiles.sources.member import REFUSED, Member
 _SPARSE = REFUSED + b"unreadable: a sparse member, which is not read in place: pack the archive without sparse files"
 
 
+# Names and times that do not fit into a plain header: a few hundred bytes, which `tarfile` reads into memory whole.
+_MOST_EXTENDED_BYTES = 2**20
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is refused where it would make the reader hold more than any name takes, or go backwards."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in _EXTENDED and self.size > _MOST_EXTENDED_BYTES):
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        processed: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return processed
+
+
 def members(file: BinaryIO) -> Iterator[Member]:
     """Every member, in the archive's order; in memory that does not grow with it.
 
@@ -20,7 +41,9 @@ def members(file: BinaryIO) -> Iterator[Member]:
         ListingError: the archive is cut, broken or compressed.
     """
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+        with tarfile.open(
+            fileobj=file, mode="r:", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
             while info := archive.next():
                 # It would keep all of them, for names that are asked for later.
                 archive.members.clear()  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ _LONGEST_COMMENT = 2**16
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _MADE_ON_UNIX = 1, 3
 _IN_ZIP64 = 2**32 - 1
+_MOST_OFFSET = 2**63 - 1
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
@@ -81,6 +82,8 @@ def _member(fields: bytes, file: BinaryIO, shift: int) -> Member:
         raise ListingError("its directory is cut")
     name, extra = variable[:name_length], variable[name_length : name_length + extra_length]
     size, packed, offset = _in_zip64(extra, size, packed, offset)
+    if offset + shift > _MOST_OFFSET:
+        raise ListingError("its directory is broken")
     if name.endswith(b"/"):
         return Member(name, 0, b"", "folder")
     if made_on == _MADE_ON_UNIX and stat.S_ISLNK(attributes >> 16):

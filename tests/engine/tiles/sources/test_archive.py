@@ -248,3 +248,39 @@ def test_tiles_are_found_again_in_any_order(tmp_path: Path, suffix: str, pack: P
     again = list(listing.source.again(names, spool=tmp_path / "spool"))
     assert again == [stored.get(name, (name, 0, 0, b"")) for name in names]
     assert {entry.name for entry in (tmp_path / "spool").iterdir()} == {"listing"}
+
+
+@FORMATS
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, suffix: str, pack: Pack) -> None:
+    archive = pack(tmp_path / f"a{suffix}", [("d/" * 3000 + "a.png", b"1")])
+    with pytest.raises(ListingError, match="a member's name has 6005 bytes, and no file's can have so many"):
+        found(archive, tmp_path / "spool")
+
+
+@pytest.mark.parametrize("size", [2**32, -(2**20)])
+def test_a_header_that_would_fill_the_memory_or_go_backwards_is_refused(tmp_path: Path, size: int) -> None:
+    info = tarfile.TarInfo("a.png")
+    info.type = tarfile.XHDTYPE if size > 0 else tarfile.REGTYPE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (b"\x80" if size > 0 else b"\xff") + size.to_bytes(11, "big", signed=True)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
+    (tmp_path / "a.tar").write_bytes(bytes(header))
+    with (tmp_path / "a.tar").open("r+b") as file:
+        file.truncate(2**33)  # a hole: that much can be read, and would be
+    with pytest.raises(ListingError, match=f"a header of {size} bytes"):
+        found(tmp_path / "a.tar", tmp_path / "spool")
+
+
+def test_an_offset_beyond_all_files_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"1")
+    data = (tmp_path / "a.zip").read_bytes()
+    at = data.index(b"PK\x01\x02")
+    entry = bytearray(data[at : data.index(b"PK\x05\x06")])
+    entry[42:46], entry[30:32] = b"\xff" * 4, struct.pack("<H", 12)
+    entry += struct.pack("<2HQ", 1, 8, 2**64 - 1)
+    end = bytearray(data[data.index(b"PK\x05\x06") :])
+    end[12:16] = struct.pack("<L", len(entry))
+    (tmp_path / "a.zip").write_bytes(data[:at] + entry + end)
+    with pytest.raises(ListingError, match="its directory is broken"):
+        found(tmp_path / "a.zip", tmp_path / "spool")

@@ -20,6 +20,7 @@ from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
 from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.remote import TILES_AT_ONCE, UNKNOWN_SIZE, Remote, record_of
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileStamp
@@ -156,6 +157,11 @@ def test_a_command_with_keys_leaves_them_nowhere(tmp_path: Path, fake_bundle: Bu
     assert log.read_text(encoding="utf-8").count("https://…@127.0.0.1/tiles?…") == 1
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
     assert "secret" not in "".join([done.stdout, done.stderr, *written])
+
+
+def test_whole_slides_are_not_looked_for_on_a_store() -> None:
+    with pytest.raises(UsageError, match="whole slides are read from files of this machine"):
+        open_source("s3://bucket/slides", grid=GridRules())
 
 
 def test_what_stores_say_of_a_tile() -> None:
