@@ -103,5 +103,8 @@ def serve(descriptor: int) -> NoReturn:
                 answer: tuple[bool, Any] = (True, function(*arguments))
             except Exception as error:  # noqa: BLE001 - handed to the run
                 answer = (False, error)
-            pickle.dump(answer, answers)
-            answers.flush()
+            try:
+                pickle.dump(answer, answers)
+                answers.flush()
+            except BrokenPipeError:  # the run has ended meanwhile
+                os._exit(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -58,6 +60,22 @@ def test_a_call_that_waits_ends_when_the_process_is_killed(isolated: Isolated) -
     with pytest.raises(ProcessDied):
         isolated.call(os.getpid)
     killer.join()
+
+
+@pytest.mark.timeout(60)
+def test_a_process_ends_without_a_word_when_the_run_has_ended() -> None:
+    program = (
+        "import os, threading, time\n"
+        "from cervix_engine.tiles.slides.isolated import Isolated\n"
+        "process = Isolated()\n"
+        "print(process.call(os.getpid), flush=True)\n"
+        "threading.Timer(0.2, os._exit, [0]).start()\n"
+        "process.call(time.sleep, 1)\n"
+    )
+    # Its standard error is the process's own too: it is at its end when both have ended.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().isdecimal()
+    assert done.stderr == ""
 
 
 @pytest.mark.timeout(60)
