@@ -65,7 +65,8 @@ def test_a_run_and_what_follows_it_need_nothing_that_a_job_lacks(job: Job, given
             assert len(warnings_in(said, job)) == len(job.variables.keys() & WEAKER.keys())
     assert [row["status"] for row in read_table(out / "preds.csv")] == ["ok"] * 24
     left = {path.name for path in out.iterdir()} - {".said", ".preds.csv.lock", ".preds.parquet.lock"}
-    tables = {f"preds.{suffix}{more}" for suffix in ("csv", "parquet") for more in ("", ".run.json", ".rows")}
+    beside = ("", ".run.json", ".rows", ".stamps")
+    tables = {f"preds.{suffix}{more}" for suffix in ("csv", "parquet") for more in beside}
     assert left == {*tables, "slides.csv", "report.html", "again.html", "changes.csv"}
 
 
