@@ -53,6 +53,8 @@ class RunOptions(TypedDict, total=False):
     review_below: float | None
     review_within: float | None
     retry_failures: bool
+    update: bool
+    shard: Part | None
 
 
 @dataclass(frozen=True, slots=True)
