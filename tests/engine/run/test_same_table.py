@@ -63,7 +63,7 @@ def test_for_any_workers_and_any_order_of_the_folder(
     def shuffled(folder: bytes) -> ShuffledScan:
         return ShuffledScan(scandir(folder), seed=workers)
 
-    monkeypatch.setattr("cervix_engine.tiles.discover.os.scandir", shuffled)
+    monkeypatch.setattr("cervix_engine.tiles.sources.folder.os.scandir", shuffled)
     predict_folder(replace(config, workers=workers))
     assert config.out.read_bytes() == expected.read_bytes()
 

@@ -122,11 +122,13 @@ def test_a_share_with_thumbnails_says_what_it_passed_over(
 
 
 @pytest.mark.parametrize("name", ["slide.svs", "slide.NDPI"])
-def test_a_whole_slide_is_refused_by_name(tmp_path: Path, invoke: Invoke, name: str) -> None:
+def test_a_slide_that_is_named_and_is_none_is_one_failed_row(
+    tmp_path: Path, invoke: Invoke, out: Path, name: str
+) -> None:
     (tmp_path / name).write_bytes(b"x")
-    refused = invoke(tiles=tmp_path / name)
-    assert refused.exit_code == 2
-    assert "is a whole slide, expected a folder: a whole slide has to be cut into tiles first" in refused.stderr
+    assert invoke(tiles=tmp_path / name).exit_code == 3
+    (row,) = read_table(out)
+    assert (row["path"], row["status"], row["error"].partition(":")[0]) == (f"{name}/slide", "failed", "not_a_slide")
 
 
 @pytest.fixture
