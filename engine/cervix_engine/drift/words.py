@@ -35,12 +35,13 @@ def drift_word(finding: DriftFinding | None) -> str:
     """A finding in three words."""
     if finding is None or finding.run is None:
         return "drift not watched"
-    return "unlike the training tiles: see Drift" if finding.drifted else "no drift found"
+    return "drift found" if finding.drifted else "no drift found"
 
 
 def far(distance: Distance) -> str:
     """How far, how rare that is, and what has moved."""
-    return f"{distance_words(distance)} ({rarity(distance.share)}); {moved_words(distance)}"
+    chance = f"by chance {rarity(distance.share)} samples of its own data would be as far"
+    return f"{distance_words(distance)}, {chance}; {moved_words(distance)}"
 
 
 def distance_words(distance: Distance) -> str:
@@ -49,12 +50,13 @@ def distance_words(distance: Distance) -> str:
 
 
 def rarity(share: float) -> str:
-    """How many samples of the training data would be as far off."""
+    """How many samples of the training data would be as far off, such as `1 in 4,000`."""
     if share >= 0.01:
-        return f"{share:.0%} of such samples of its own data are"
+        return f"{100 * share:.0f} in 100"
     if share > 1 / _RAREST:
-        return f"1 in {round(1 / share, 1 - len(str(int(1 / share)))):,.0f} such samples of its own data is"
-    return f"fewer than 1 in {_RAREST:,} such samples of its own data are"
+        digits = len(str(int(1 / share)))
+        return f"1 in {round(1 / share, 1 - digits):,.0f}"
+    return f"fewer than 1 in {_RAREST:,}"
 
 
 def moved_words(distance: Distance) -> str:

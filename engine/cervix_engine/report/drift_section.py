@@ -11,6 +11,8 @@ from cervix_engine.drift.words import TOO_FEW, moved_words, rarity
 # Slides that are shown, the most distant first.
 SHOWN_SLIDES = 20
 
+_HEADS = ("tiles", "measured", "distance", "as far off by chance", "what moved")
+
 _NOTE = (
     "Tiles, {every}, were compared with the training tiles of the class that each was given. 1 is the limit: 5 % of as "
     "many tiles of the training data lie beyond it. A run that lies beyond it may still be right, but what was "
@@ -23,8 +25,7 @@ def drift_section(finding: DriftFinding) -> str:
     if finding.run is None:
         return _section(f"<p>{TOO_FEW.capitalize()}.</p>")
     every = "all of them" if finding.step == 1 else f"one in {finding.step}"
-    heads = ("", "measured tiles", "distance", "as far off by chance", "what moved")
-    head = "".join(f'<th scope="col"{_number(at)}>{name}</th>' for at, name in enumerate(heads))
+    head = "".join(f'<th scope="col"{_kind(at)}>{name}</th>' for at, name in enumerate(_HEADS))
     rows = "".join(_rows(finding, finding.run))
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     return _section(f'<p class="note">{_NOTE.format(every=every)}</p>{body}{_more(finding)}')
@@ -44,16 +45,14 @@ def _rows(finding: DriftFinding, run: Distance) -> Iterator[str]:
 def _row(name: str, distance: Distance) -> str:
     flag = ' <span class="flag">drift</span>' if distance.drifted else ""
     moved = moved_words(distance) if distance.drifted else "nothing beyond chance"
-    numbers = (f"{distance.tiles:,}", f"{distance.distance:.2f}")
-    cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
-    return (
-        f'<tr><th scope="row"><bdi>{escape(name)}</bdi>{flag}</th>{cells}<td>{rarity(distance.share)}</td>'
-        f"<td>{escape(moved)}</td></tr>"
-    )
+    cells = (f"{distance.tiles:,}", f"{distance.distance:.2f}", rarity(distance.share), escape(moved))
+    row = "".join(f"<td{_kind(at)}>{cell}</td>" for at, cell in enumerate(cells, 1))
+    return f'<tr><th scope="row"><bdi>{escape(name)}</bdi>{flag}</th>{row}</tr>'
 
 
-def _number(column: int) -> str:
-    return ' class="number"' if column in (1, 2) else ""
+def _kind(column: int) -> str:
+    """Numbers stand right, and on a phone only distance and what moved are shown."""
+    return ("", ' class="number wide"', ' class="number"', ' class="wide"', "")[column]
 
 
 def _more(finding: DriftFinding) -> str:
