@@ -11,7 +11,6 @@ from cervix_engine.drift.watch import DriftWatch, MeasuredTile
 from cervix_engine.files import sha256_bytes
 from cervix_engine.run.journal import Shard
 from cervix_engine.run.stream.stream import BatchResult
-from cervix_engine.table.formats import csv_line
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import Prediction, TileFailure
 
@@ -73,31 +72,26 @@ class ShardWriter:
 
 def shard_of(results: list[BatchResult], row_format: RowFormat, watch: DriftWatch | None = None) -> tuple[Shard, bytes]:
     """Consecutive batches as a shard, and its bytes."""
-    rows = [
-        row_format.row(*of_tile)
-        for result in results
-        for of_tile in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)
-    ]
     failures = Counter(
         outcome.kind for result in results for outcome in result.outcomes if isinstance(outcome, TileFailure)
     )
-    data = b"".join(map(csv_line, rows))
+    data = b"".join(row_format.lines(result.batch.tiles, result.outcomes, result.notes) for result in results)
     shard = Shard(
         first_batch=results[0].batch.index,
         batches=len(results),
-        ok=len(rows) - failures.total(),
+        ok=sum(len(result.outcomes) for result in results) - failures.total(),
         failures=dict(failures),
         sha256=sha256_bytes(data),
         flagged=sum(bool(notes.quality) for result in results for notes in result.notes),
-        drift=watch.sums(_measured(results, rows, slide_at=row_format.columns.index("slide_id"))) if watch else None,
+        drift=watch.sums(_measured(results, row_format)) if watch else None,
     )
     return shard, data
 
 
-def _measured(results: list[BatchResult], rows: list[list[str]], *, slide_at: int) -> list[MeasuredTile]:
-    of_tiles = (tile for result in results for tile in zip(result.outcomes, result.notes, strict=True))
+def _measured(results: list[BatchResult], row_format: RowFormat) -> list[MeasuredTile]:
     return [
-        MeasuredTile(row[slide_at], notes.measures, outcome.probabilities)
-        for row, (outcome, notes) in zip(rows, of_tiles, strict=True)
+        MeasuredTile(row_format.slide(tile, outcome), notes.measures, outcome.probabilities)
+        for result in results
+        for tile, outcome, notes in zip(result.batch.tiles, result.outcomes, result.notes, strict=True)
         if notes.measures and isinstance(outcome, Prediction)
     ]

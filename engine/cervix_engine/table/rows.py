@@ -11,7 +11,7 @@ from cervix_engine.table.coordinates import BY_NAMES, NAMES, FolderSlides, Locat
 from cervix_engine.table.formats import csv_cell, csv_text
 from cervix_engine.table.locations import locating_for_run, slides_for_run
 from cervix_engine.table.names import escape_name
-from cervix_engine.tiles.tile import NO_NOTES, Outcome, TileFailure, TileNotes, TileRef, TileSize
+from cervix_engine.tiles.tile import NO_NOTES, Outcome, Prediction, TileFailure, TileNotes, TileRef, TileSize
 
 _NOTE_CELLS: dict[str, Callable[[TileNotes], str]] = {
     "quality": lambda notes: ";".join(notes.quality),
@@ -89,6 +89,12 @@ class RowFormat:
             return [name, slide, *self._failed_cells, "failed", outcome.reason, *optional]
         geometry = map(str, location.box) if location else ("", "", str(size.width), str(size.height))
         return [name, slide, *geometry, *self._predicted(outcome.probabilities), "ok", "", *optional]
+
+    def slide(self, tile: TileRef, outcome: Prediction) -> str:
+        """The slide of a predicted tile, as its row names it."""
+        slide, size = self._slides(tile.path), outcome.size
+        location = self._locator.locate(tile.path, slide, size.width, size.height)
+        return escape_name(location.slide_id if location else slide)
 
     def _predicted(self, probabilities: tuple[float, ...]) -> list[str]:
         """The cells from `pred` on."""

@@ -128,6 +128,9 @@ def test_a_batch_of_lines_is_the_csv_writers_bytes(
     csv.writer(text, lineterminator="\n").writerows(row_format.row(*row) for row in rows)
     tiles, outcomes, notes = zip(*rows, strict=True) if rows else ((), (), ())
     assert row_format.lines(tiles, outcomes, notes) == text.getvalue().encode()
+    for tile, outcome, _ in rows:
+        if isinstance(outcome, Prediction):
+            assert row_format.slide(tile, outcome) == row_format.row(tile, outcome)[1]
 
 
 @given(name=HOSTILE | st.text())
