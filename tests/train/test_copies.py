@@ -41,7 +41,7 @@ def test_a_planted_copy_and_a_cell_with_two_labels_are_named(drawn: Path, tmp_pa
     said = [line.removeprefix("warning: ") for line in result.stderr.splitlines()]
     assert leak in said
     assert doubt in said
-    assert "1 pairs of tiles show one cell on both sides of the split" in result.stderr
+    assert "pairs of tiles that look like one cell, on both sides of the split: 1; " in result.stderr
     assert "without copies of tiles in another split" in result.stdout
     report = Bundle.open(tmp_path / "bundle").read_json("training/copies.json", schema="cervix/copies/1")
     jsonschema.validate(report, json.loads(files("cervix_train").joinpath("schemas/copies.schema.json").read_text()))

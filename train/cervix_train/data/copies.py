@@ -62,12 +62,12 @@ def warn_of_copies(copies: Copies) -> None:
     tiles = copies.dataset.tiles
     _warn(
         copies.across_splits,
-        "%d pairs of tiles show one cell on both sides of the split: test results will look better than they are",
+        "pairs of tiles that look like one cell, on both sides of the split: %d; the test is easier than it should be",
         lambda index: f"{tiles[index].split} {tiles[index].path}",
     )
     _warn(
         copies.of_two_labels,
-        "%d pairs of tiles show one cell under two labels: at least one of each pair is wrong",
+        "pairs of tiles that look like one cell, under two labels: %d; at least one label of each pair is wrong",
         lambda index: f"{tiles[index].label} {tiles[index].path}",
     )
 
