@@ -5,7 +5,8 @@
 
 Drawn are an Aperio-like SVS of 0.25 µm a pixel and a generic tiled TIFF of 0.5, `--side` pixels wide and high. Workers
 are those of a run, with a fake model that costs next to nothing: they read, compose, resize, and fill slots. The others
-read the same regions of the same levels, each a part that lies together, and throw them away. Starts do not count.
+read the same regions of the same levels, each an equal part of every slide that lies together, and throw them away.
+Starts do not count.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import groupby
 from multiprocessing.connection import Connection
+from operator import itemgetter
 from pathlib import Path
 
 import click
@@ -86,16 +89,25 @@ def read_alone(told: Connection, reads: list[Read]) -> None:
         told.send(len(reads))
 
 
+def parts_of(reads: list[Read], count: int) -> list[list[Read]]:
+    """As many parts, each with an equal share of every slide that lies together."""
+    parts: list[list[Read]] = [[] for _ in range(count)]
+    for _, group in groupby(reads, key=itemgetter(0)):
+        of_slide = list(group)
+        for number, part in enumerate(parts):
+            part += of_slide[len(of_slide) * number // count : len(of_slide) * (number + 1) // count]
+    return parts
+
+
 class OpenSlideAlone:
     """As many processes as there are workers, each with its part of the reads."""
 
     def __init__(self, reads: list[Read], processes: int, stack: ExitStack) -> None:
         context = multiprocessing.get_context("spawn")
-        share = -(-len(reads) // processes)
         self._told: list[Connection] = []
-        for start in range(0, len(reads), share):
+        for part in parts_of(reads, processes):
             ours, theirs = context.Pipe()
-            process = context.Process(target=read_alone, args=(theirs, reads[start : start + share]), daemon=True)
+            process = context.Process(target=read_alone, args=(theirs, part), daemon=True)
             process.start()
             stack.callback(process.terminate)
             self._told.append(ours)
