@@ -29,7 +29,7 @@ from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.slides import is_named_slide
 from cervix_engine.tiles.sources.source import TileSource
-from cervix_engine.tiles.sources.tile_list import TileList
+from cervix_engine.tiles.sources.tile_list import list_named
 
 # Where `abnormal_at` is not asked for, and the bundle has none: more abnormal than not.
 _NO_POINT = 0.5
@@ -188,8 +188,8 @@ class BatchConfig:
 
     def _first_rules(self) -> InputRules:
         """What holds where nothing is said: what a list of tiles says of them, else what names say."""
-        source = self.source()
-        slides, coords = said_by(source) if isinstance(source, TileList) else (None, None)
+        tiles = list_named(self.tiles)
+        slides, coords = said_by(tiles) if tiles else (None, None)
         return InputRules(coords_beside_slides(self.slide) or coords, slides or FOLDER)
 
     def source(self, rules: InputRules | None = None) -> TileSource:

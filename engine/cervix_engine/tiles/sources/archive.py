@@ -28,6 +28,7 @@ from cervix_engine.tiles.discover import Reason, objection_to_file, objection_to
 from cervix_engine.tiles.listing import Record, found_again
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
 from cervix_engine.tiles.sources import tar_file, zip_file
+from cervix_engine.tiles.sources.folder import listing_errors
 from cervix_engine.tiles.sources.member import REFUSED, Member
 from cervix_engine.tiles.tile import TileStamp
 
@@ -249,17 +250,18 @@ def archives_named(name: Path) -> Archives | None:
 
 
 def archives_in(folder: Path) -> Archives | None:
-    """All archives of a folder that holds no tile and no other folder beside them; None where it is not such a one."""
+    """All archives of a folder that holds no tile and no other folder beside them; None where it is not such a one.
+
+    Raises:
+        ListingError: it cannot be listed.
+    """
     files: list[Path] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir() or objection_to_file(os.fsencode(entry.name)) is None:
-                    return None
-                if entry.name.lower().endswith(ARCHIVE_SUFFIXES) and entry.is_file():
-                    files.append(folder / entry.name)
-    except OSError:
-        return None
+    with listing_errors(os.fsencode(folder)), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir() or objection_to_file(os.fsencode(entry.name)) is None:
+                return None
+            if entry.name.lower().endswith(ARCHIVE_SUFFIXES) and entry.is_file():
+                files.append(folder / entry.name)
     return Archives(tuple(sorted(files)), folder, several=True) if files else None

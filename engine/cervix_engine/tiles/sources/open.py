@@ -43,6 +43,7 @@ def open_source(
 
     Raises:
         UsageError: it is of no kind that tiles can come from; whether it is there, `check` says.
+        ListingError: a folder cannot be listed.
     """
     if is_remote(name):
         return _store(os.fspath(name), of_slides=grid is not None)

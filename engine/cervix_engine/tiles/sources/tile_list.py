@@ -40,6 +40,13 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
+def list_named(name: str | os.PathLike[str]) -> TileList | None:
+    """The list that is named so; None where it is a folder, or no list by its name."""
+    path = Path(name)
+    is_list = path == STANDARD_INPUT or (path.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(path))  # noqa: PTH112
+    return TileList(path) if is_list and "://" not in os.fspath(name) else None
+
+
 @dataclass(frozen=True, slots=True)
 class TileList:
     """The tiles that a list names.
