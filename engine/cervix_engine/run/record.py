@@ -237,8 +237,16 @@ class RunRecord:
         Raises:
             OutputError: it cannot be written.
         """
+        self.write(record_beside(table))
+
+    def write(self, path: Path) -> None:
+        """Write it to a file, atomically.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         with output_errors("cannot write the run's record"):
-            write_json(record_beside(table), self.to_json())
+            write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -18,8 +18,9 @@ A run that is made from a finished table, see `assembly/base.py`, also has `gone
 its place, since a run that is made from the older one needs that one's until then.
 
 Each step is durable before the next relies on it: a shard is fsynced, then listed in the journal; the table and its
-row checks are fsynced, then their digests go to the journal and to the record; `preds.csv.rows` and the table are
-renamed, then `preds.csv.stamps`, and their folder is fsynced; then the record says `done`, then the hidden folder goes.
+row checks are fsynced, then their digests go to the journal and to the record; the record that says `done` is written;
+`preds.csv.rows` and the table are renamed, then `preds.csv.stamps`, and their folder is fsynced; then that record is
+renamed to its place, then the hidden folder goes. Nothing that a full disk could end comes behind the first rename.
 A kill at any instant leaves either no new table and a run that goes on, or the table and a folder that the next start
 clears. The lock is the kernel's, so a crash lets it go.
 """
@@ -66,6 +67,7 @@ from cervix_engine.tiles.listing import Listing, list_again, stamp_check
 from cervix_engine.tiles.sources.source import TileSource
 
 JOURNAL = "journal.jsonl"
+RECORD = "record.json"
 DEFAULT_SHARD = ShardSize()
 
 
@@ -390,14 +392,22 @@ class TableTransaction:
     # ---- assembled to committed, and cleared
 
     def commit(self) -> RunRecord:
-        """Rename the table and its row checks into place, durably, and say in the record that the run is done."""
+        """Rename the table and its row checks into place, durably, and say in the record that the run is done.
+
+        The record is written before that, and only renamed behind it, so that no full disk comes between.
+        """
+        done = self._record.done()
+        done.write(self.folder / RECORD)
         with output_errors("cannot put the table in its place"):
             (self.folder / CHECKS).replace(checks_path(self.out))
             self._published.replace(self.out)
             self.state = State.COMMITTED
             self._place_stamps()
             fsync_folder(self.out.parent)
-        return self._save(self._record.done())
+            (self.folder / RECORD).replace(record_beside(self.out))
+            fsync_folder(self.out.parent)
+        self._record = done
+        return done
 
     def _place_stamps(self) -> None:
         with output_errors("cannot put the stamps of the tiles in their place"), suppress(FileNotFoundError):

@@ -189,10 +189,11 @@ def test_everything_is_synced_before_something_relies_on_it(few: Path, fake_bund
         in_this_order(f"open {name}", f"fsync {name}", folder, "open journal.jsonl", "fsync journal.jsonl")
     in_this_order(
         *("open table.csv", "fsync table.csv", "fsync journal.jsonl"),
-        *("fsync .preds.csv.run.json.tmp", "rename table.csv"),
+        *("fsync .preds.csv.run.json.tmp", "fsync .record.json.tmp", "rename table.csv"),
     )
     in_this_order(
-        "rename .preds.csv.run.json.tmp", out, "rename table.csv", out, "remove listing", "remove journal.jsonl"
+        *("rename .preds.csv.run.json.tmp", out, "rename table.csv", out, "rename record.json", out),
+        *("remove listing", "remove journal.jsonl"),
     )
 
 
