@@ -27,7 +27,7 @@ def printed(protocol: ModuleType, capsys: pytest.CaptureFixture[str], *, bf16: b
         protocol.of_graph(BF16): 100.0,
     }
     rates = {name: protocol.Rate(median, median, median) for name, median in medians.items()}
-    protocol.report(rates, graphs, epoch_s=0.5)
+    protocol.extrapolate(rates, graphs, epoch_s=0.5)
     return capsys.readouterr().out
 
 
