@@ -25,7 +25,7 @@ from cervix_engine.backends.register import registered
 from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.files import write_json
-from cervix_engine.run.stream import stream as stream_module
+from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.table.scores import macro_f1
 from cervix_engine.tiles.tile import TileSize
 from cervix_export.cli.parity import main
@@ -94,11 +94,8 @@ def parity_schema() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", [swapped, nearest])
-def test_a_fault_of_pixels_is_named_by_the_first_layer(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., TileSize]
-) -> None:
-    monkeypatch.setattr(stream_module, "preprocess_into", fault)
-    report = measure_layers(exported[0], RECORDED)
+def test_a_fault_of_pixels_is_named_by_the_first_layer(exported: Exported, fault: Callable[..., TileSize]) -> None:
+    report = measure_layers(exported[0], RECORDED, steps=TileSteps(preprocess_into=fault))
     assert short(report)[0] == "pixels"
     assert "other pixels than in training" in report.layers[0].objections[0]
 

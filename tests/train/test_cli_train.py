@@ -64,6 +64,7 @@ def test_a_real_process_trains_and_says_so(drawn: Path, tmp_path: Path) -> None:
         # Tiles as few as these may well have been split unevenly.
         "warning: temperature ",
         "warning: the test tiles' ECE ",
+        "warning: drift of runs will not be watched: ",
         "saving ",
         "golden ",
         "test accuracy",

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,17 @@ def expected(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return trained(drawn, tmp_path_factory.mktemp("plain"))[0]
 
 
+def settings_of(bundle: Bundle) -> dict[str, Any]:
+    """What the training was told and did, but for when, where and by which command."""
+    said: dict[str, Any] = json.loads(bundle.read("training/training.json"))
+    assert said.pop("run")["seconds"] > 0
+    return said
+
+
 def assert_same(bundle: Bundle, expected: Bundle) -> None:
-    for name in ("metrics", "calibration", "training"):
+    for name in ("metrics", "calibration"):
         assert bundle.read(f"training/{name}.json") == expected.read(f"training/{name}.json")
+    assert settings_of(bundle) == settings_of(expected)
     for name in ("history", "history_fine_tune"):
         assert bundle.read(f"training/{name}.csv") == expected.read(f"training/{name}.csv")
 

@@ -16,6 +16,8 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import BackendError, BackendUnavailableError, ContractError, UsageError
 from cervix_engine.machine import cpu_class
+from cervix_engine.run.stream.steps import TileSteps
+from cervix_engine.run.stream.stream import TILE_STEPS
 from cervix_engine.values import Pixels, Probabilities
 from cervix_export.certify import OPTIONAL_PRECISIONS, answers_of
 from cervix_export.graphs.compute import answers_as_written, answers_of_graph
@@ -80,8 +82,8 @@ class ParityReport:
         return {"schema": self.schema, **asdict(self), "layers": layers, "passed": self.passed}
 
 
-def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
-    """Measure every layer of a bundle on this machine.
+def measure_layers(bundle: Bundle, plan: ParityPlan, *, steps: TileSteps = TILE_STEPS) -> ParityReport:
+    """Measure every layer of a bundle on this machine; `steps` make pixels of the golden tiles.
 
     Raises:
         UsageError: the data cannot be used, or Keras is needed and not installed.
@@ -95,7 +97,7 @@ def measure_layers(bundle: Bundle, plan: ParityPlan) -> ParityReport:
     golden = GoldenSet.load(bundle)
     own = golden_tiles(golden)
     logger.info("pixels: %d golden tiles through the engine's stream", len(own.paths))
-    seen = received(own, contract=bundle.contract, batch_size=plan.batch_size)
+    seen = received(own, contract=bundle.contract, batch_size=plan.batch_size, steps=steps)
     layers = [compare_pixels(own, seen, digests=[tile.pixels_sha256 for tile in golden.tiles])]
     tiles, pixels = own, seen.pixels
     if plan.data is not None:

@@ -15,7 +15,8 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.errors import UsageError
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
-from cervix_engine.run.stream.stream import StreamSettings, stream
+from cervix_engine.run.stream.steps import TileSteps
+from cervix_engine.run.stream.stream import TILE_STEPS, StreamSettings, stream
 from cervix_engine.tiles.csv_input import read_csv
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileFailure, TileRef
@@ -86,14 +87,16 @@ def manifest_tiles(manifest: Path, *, splits: Collection[str], contract: ModelCo
     return ParityTiles(manifest.parent, tuple(row["path"] for _, row in chosen), labels)
 
 
-def received(tiles: ParityTiles, *, contract: ModelContract, batch_size: int) -> Received:
-    """Send tiles through the engine's stream to a backend that only keeps what it is given."""
+def received(
+    tiles: ParityTiles, *, contract: ModelContract, batch_size: int, steps: TileSteps = TILE_STEPS
+) -> Received:
+    """Send tiles through the engine's stream, in these steps, to a backend that only keeps what it is given."""
     recorder = _Recorder(classes=len(contract.classes))
     refs = [TileRef(index, path) for index, path in enumerate(tiles.paths)]
     starts = range(0, len(refs), batch_size)
     batches = [TileBatch(k, tuple(refs[start : start + batch_size])) for k, start in enumerate(starts)]
     settings = StreamSettings(Folder(tiles.root), contract, batch_size)
-    results = list(stream(batches, backend=recorder, settings=settings, stats=StreamStats()))
+    results = list(stream(batches, backend=recorder, settings=settings, stats=StreamStats(), steps=steps))
     outcomes = [outcome for result in results for outcome in result.outcomes]
     failures = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, TileFailure)}
     return Received(np.concatenate(recorder.batches)[: len(refs)], failures)

@@ -150,7 +150,7 @@ def test_no_such_folder(invoke: Invoke, tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
-    assert_refused(invoke(tiles=tmp_path / "a.png"), 2, "not a folder: .*a.png")
+    assert_refused(invoke(tiles=tmp_path / "a.png"), 2, "not a folder of tiles, a list .* or a whole slide: .*a.png")
 
 
 def test_an_empty_folder(invoke: Invoke, tmp_path: Path, out: Path) -> None:
