@@ -20,7 +20,8 @@ from engine.bench.planted_steps import SLOW_S, slow_decode
 from engine.run.stream.test_stream import listed
 from engine.run.support import CONTRACT, refs
 
-BATCH, BATCH_S = 5, 0.008
+# Long beside what a busy machine takes to wake a thread.
+BATCH, BATCH_S = 40, 0.064
 
 
 class TimedDevice(FakeBackend):
@@ -51,7 +52,7 @@ def infer_stage(root: Path, steps: TileSteps, *, workers: int) -> StageStats:
 
 
 def test_a_device_that_waits_for_decoding_is_known_by_its_first_batches(tiles: Path) -> None:
-    """One worker takes 20 ms for a batch, the device 8: what it could do is not what it does."""
+    """One worker takes 160 ms for a batch, the device 64: what it could do is not what it does."""
     assert BATCH * SLOW_S > 2 * BATCH_S
     infer = infer_stage(tiles, TileSteps(preprocess_into=slow_decode), workers=1)
     # By the time in which this process waited for it, it would have no limit.
