@@ -178,3 +178,14 @@ def test_hints_name_an_install_that_exists(path: Path) -> None:
         assert place == "."
         assert set(names.split(",")) <= extras or "{" in names
     assert "pip install cervix" not in path.read_text(encoding="utf-8")
+
+
+def test_help_of_a_run_loads_little_of_the_standard_library_too() -> None:
+    """Each of these takes milliseconds that whoever asks for `--help` would wait for."""
+    script = Path(sys.executable).with_name("cervix-batch")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(script), "--help"], capture_output=True, text=True, timeout=120
+    )
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert {"click", "cervix_engine.cli.batch"} <= imported
+    assert imported & {"logging", "hashlib", "tempfile", "dataclasses", "socket"} == set()

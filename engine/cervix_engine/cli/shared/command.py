@@ -12,7 +12,6 @@ import click
 from cervix_engine.cli.shared.errors import one_line
 from cervix_engine.cli.shared.surroundings import open_closed_streams
 from cervix_engine.errors import UsageError
-from cervix_engine.files import local_path
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -61,6 +60,8 @@ class LocalPath(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
         self._path, self.name = path, path.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from cervix_engine.files import local_path  # here, as `--help` is to answer at once
+
         try:
             local_path(value)
         except UsageError as error:
