@@ -13,7 +13,7 @@ import click
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-PACKAGES = ("engine/cervix_engine", "edge/cervix_keras", "export/cervix_export", "train/cervix_train")
+PACKAGES = ("engine/cervix_engine", "edge/cervix_keras", "export/cervix_export", "train/cervix_train", "benchmarks")
 BEGIN, END = "<!-- map: begin -->", "<!-- map: end -->"
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
 README, ALL_FIGURES = ROOT / "README.md", ROOT / "docs" / "figures.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -241,7 +242,8 @@ def _changed(margins: Sequence[float]) -> str:
 
 
 def _script(run: Figures) -> str:
-    return f"`benchmarks/{run['benchmark']}.py`"
+    script = next(BENCHMARKS.rglob(f"{run['benchmark']}.py"))
+    return f"`{script.relative_to(ROOT).as_posix()}`"
 
 
 def _rate(rate: Figures) -> str:

@@ -1,7 +1,8 @@
-"""The tables of measurements: made from the benchmarks' JSON, between two comments, and from one machine only."""
+"""Benchmarks say how they are used; their tables are made from their JSON, between two comments, of one machine."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -13,7 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "write_tables.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "write_tables.py"
+PROGRAMS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "benchmarks").rglob("*.py"))
+    if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+]
 RATE = {"median": 1234.5, "low": 1000.0, "high": 1500.0}
 COMMON = {"machine": "2 cores", "software": {"cpu": "a CPU"}}
 PEERS = {
@@ -46,6 +53,14 @@ def _load() -> ModuleType:
 tables = _load()
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_benchmark_says_how_it_is_used(program: str) -> None:
+    module = importlib.import_module(program)
+    assert f"python -m {program} " in module.__doc__
+    done = CliRunner().invoke(module.main, ["--help"])
+    assert (done.exit_code, done.output.startswith("Usage: ")) == (0, True), done.output
+
+
 def _write(folder: Path, *reports: dict[str, Any], options: tuple[str, ...] = (), page: str | None = None) -> Result:
     results = folder / "results"
     results.mkdir(exist_ok=True)
@@ -66,10 +81,10 @@ def test_only_what_lies_between_the_comments_changes(tmp_path: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith(f"{tables.END}\nafter\n")
     assert "old" not in text
-    assert text.count("| a race: a loop | 617.2 tiles/s (1,000.0 to 1,500.0) | 2.00 | `benchmarks/peers.py` |") == 1
-    assert (
-        "| memory, 1,000 against 1,000,000 tiles | 70 MB against 80 MB |  | `benchmarks/stream_overhead.py` |" in text
-    )
+    race = "| a race: a loop | 617.2 tiles/s (1,000.0 to 1,500.0) | 2.00 | `benchmarks/races/peers.py` |"
+    assert text.count(race) == 1
+    memory = "| memory, 1,000 against 1,000,000 tiles | 70 MB against 80 MB |  | "
+    assert f"{memory}`benchmarks/stream/stream_overhead.py` |" in text
     assert (
         "| int8, and fp32, 1,130 tiles | largest probability difference 3.9e-02, p99 1.0e-02; 1 class changed" in text
     )

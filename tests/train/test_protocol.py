@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,9 +11,8 @@ FP32, BF16 = "a backend", "a backend bf16"
 
 
 @pytest.fixture
-def protocol(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return importlib.import_module("protocol_vs_keras")
+def protocol() -> ModuleType:
+    return importlib.import_module("benchmarks.training.protocol_vs_keras")
 
 
 def printed(protocol: ModuleType, capsys: pytest.CaptureFixture[str], *, bf16: bool) -> str:

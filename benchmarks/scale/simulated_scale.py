@@ -1,6 +1,6 @@
 """Where the stream's own limits lie: a model of 1 to 8 GPUs and decode workers that take a set time, on any machine.
 
-    python benchmarks/simulated_scale.py --gpus 1,2,4,8 --tiles-per-sec 22000 --decode-us 770 --json scale.json
+    python -m benchmarks.scale.simulated_scale --gpus 1,2,4,8 --tiles-per-sec 22000 --decode-us 770 --json scale.json
 
 Nothing is read, decoded or computed: a batch takes as long as it would on a GPU of that rate, and each worker takes
 that long for a tile, asleep. As many workers are started as feed the GPUs. What the run's own process and its workers
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.common import describe
+from benchmarks.scale.set_time import SetTimeStep, SimulatedGpus, nothing
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.run.record import Provenance
@@ -29,8 +31,6 @@ from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import TileRef
-from common import describe
-from set_time import SetTimeStep, SimulatedGpus, nothing
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 # Some workers more than keep up exactly, as a run's choice has them.

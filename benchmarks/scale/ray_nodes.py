@@ -1,7 +1,7 @@
 """What a Ray cluster costs on one node, and what it gives on four: rates of the stream, in rounds by turns.
 
-    python benchmarks/ray_nodes.py overhead TILES --model BUNDLE --rounds 3
-    python benchmarks/ray_nodes.py scaling --rounds 3
+    python -m benchmarks.scale.ray_nodes overhead TILES --model BUNDLE --rounds 3
+    python -m benchmarks.scale.ray_nodes scaling --rounds 3
 
 `overhead` runs real tiles here, and on a cluster of one node of this machine. `scaling` has a model that takes a set
 time for a batch and reads no tile, so that four nodes fit on any machine. Both leave the start out, as a run's own rate
@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from benchmarks.common import Rate, describe, interleave
+from benchmarks.scale.set_time import SetTimeStep, nothing
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cluster.driver import predict_on
@@ -27,8 +29,6 @@ from cervix_engine.cluster.ray_pool import RayOptions, on_ray
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.session import Chosen, SessionRequest
 from cervix_engine.run.stream.steps import TileSteps
-from common import Rate, describe, interleave
-from set_time import SetTimeStep, nothing
 
 NODES, BATCH, BATCH_S = 4, 32, 0.1
 

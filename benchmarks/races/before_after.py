@@ -1,7 +1,7 @@
 """Two checkouts of this project against each other: `cervix-batch` from files to the finished table, in one run.
 
     git worktree add ../before v0.1.0
-    python benchmarks/before_after.py TILES --before ../before --model models/cervix --precision fp32 --rounds 5
+    python -m benchmarks.races.before_after TILES --before ../before --model models/cervix --precision fp32 --rounds 5
 
 Each round starts both commands once, in turn, with the same interpreter and libraries; only the checkout differs.
 The rate is the run's own, from its `.run.json`; the whole command's seconds, start included, stand beside it, as do
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from common import interleave, machine, race_options, sample_tiles
+from benchmarks.common import interleave, machine, race_options, sample_tiles
 
 FOLDERS = ("engine", "edge", "export", "train")
 COMMAND = "from cervix_engine.cli.batch import main; main()"
@@ -81,7 +81,7 @@ def main(
         arguments = [str(folder / "tiles"), "--model", str(model), "--precision", precision, "-b", str(batch_size)]
         states = {
             name: Checkout(root, [*arguments, *options], folder / f"{name}.csv")
-            for name, root in (("before", before), ("after", Path(__file__).parents[1]))
+            for name, root in (("before", before), ("after", Path(__file__).parents[2]))
         }
         rates = interleave({name: state.run for name, state in states.items()}, rounds=rounds)
         equal = len({state.out.read_bytes() for state in states.values()}) == 1

@@ -1,6 +1,6 @@
 """One tile at a time: how long an answer takes, against a plain ONNX Runtime session on the same file, interleaved.
 
-    python benchmarks/batch_one.py --model models/cervix --precision fp32 --json batch_one.json
+    python -m benchmarks.races.batch_one --model models/cervix --precision fp32 --json batch_one.json
 
 The engine's own ONNX Runtime backend is what is compared; the combination that `cervix-batch` would take in this
 precision, where it is another one, stands beside it.
@@ -18,10 +18,10 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common import describe
 from cervix_engine.backends import Combination, open_backend
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle
-from common import describe
 
 PLAIN = "plain onnxruntime, session.run"
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]

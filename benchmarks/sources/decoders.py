@@ -1,6 +1,6 @@
 """Decoders of larger tiles against each other: ours, OpenCV, simplejpeg, imagecodecs, Pillow, and our scaled decoding.
 
-    python benchmarks/decoders.py TILES --sides 512 --sides 1024
+    python -m benchmarks.sources.decoders TILES --sides 512 --sides 1024
 
 Real tiles, enlarged, with a little noise so that they compress as photographs do. Each decoder gives RGB of a tile's
 own size on one thread; `equal` says whether all of its pixels are OpenCV's. Scaled decoding gives fewer pixels, and is
@@ -24,10 +24,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from benchmarks.common import json_option, machine, publish
 from cervix_engine.contract import ModelContract, TileClass
 from cervix_engine.tiles.preprocess import decode, preprocess
 from cervix_engine.values import Pixels
-from common import json_option, machine, publish
 
 Decoder = Callable[[bytes], Pixels]
 

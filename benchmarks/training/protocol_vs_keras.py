@@ -1,6 +1,6 @@
 """The paper's protocol on 25,000 tiles and 50 epochs: features once, against the plain Keras loop.
 
-    python benchmarks/protocol_vs_keras.py TILES --weights FILE.weights.h5 --count 64 --rounds 3 --json protocol.json
+    python -m benchmarks.training.protocol_vs_keras TILES --weights FILE.weights.h5 --rounds 3 --json protocol.json
 
 Nobody waits for the plain loop's days, so both are measured on a sample of real tiles, in interleaved rounds, and
 extrapolated; every factor is printed. The plain loop is what a reader of the paper would write: `fit` on the whole
@@ -26,6 +26,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common import Rate, interleave, json_option, machine, publish, sample_tiles
 from cervix_engine.backends import Backend
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_keras.start import load_keras
@@ -37,7 +38,6 @@ from cervix_train.learning.batches import LabelledFeatures
 from cervix_train.learning.fit import fit
 from cervix_train.learning.fit_setup import FitConfig
 from cervix_train.learning.network import build_head, join
-from common import Rate, interleave, json_option, machine, publish, sample_tiles
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -1,6 +1,6 @@
 """What the stream costs by itself: no model, no decoding, all the bookkeeping, and memory at a million tiles.
 
-    python benchmarks/stream_overhead.py TILES --count 1000000 --json overhead.json
+    python -m benchmarks.stream.stream_overhead TILES --count 1000000 --json overhead.json
 
 Overhead: hard links to the tiles in TILES, spread evenly, through decode workers that only hand them back and a fake
 model, to a finished table with fsynced shards; tiles a second, and the processor time of the run's own process for one.
@@ -28,7 +28,7 @@ from typing import Any
 
 import click
 
-from common import describe, interleave
+from benchmarks.common import describe, interleave
 
 FEW = 1000
 # ext4 allows 65,000 links to one file.
@@ -142,7 +142,8 @@ def rss_mb(process: int) -> float:
 
 def apart(tiles: Path, out: Path, *, decoded: bool) -> Passed:
     """`run` in a process of its own."""
-    command = [sys.executable, __file__, str(tiles), "--inner", str(out), *(["--filled"] if decoded else [])]
+    options = ["--inner", str(out), *(["--filled"] if decoded else [])]
+    command = [sys.executable, "-m", "benchmarks.stream.stream_overhead", str(tiles), *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Passed(**json.loads(done.stdout))
 

@@ -1,6 +1,6 @@
 """The model alone in every precision that this machine runs, interleaved; and what OpenVINO's kernels compute in.
 
-python benchmarks/precisions.py --model models/cervix --rounds 5
+python -m benchmarks.models.precisions --model models/cervix --rounds 5
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cervix_engine.backends import open_backend
 from cervix_engine.backends.openvino import OpenVinoBackend
 from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle
-from common import interleave, machine
-from model_loop import engine_loop
+from benchmarks.common import interleave, machine
+from benchmarks.races.model_loop import engine_loop
 
 SECONDS = 5
 

@@ -1,6 +1,6 @@
 """Whether a cross-validation is quick, and gives the same figures twice.
 
-    python benchmarks/folds.py TILES --weights FILE.weights.h5 --json folds.json
+    python -m benchmarks.training.folds TILES --weights FILE.weights.h5 --json folds.json
 
 `cervix-train --folds` runs twice as a user would start it: with an empty cache, so that features are computed, then
 with what the first run left there. Printed are the seconds of both, the pooled figures with their intervals, and
@@ -18,9 +18,9 @@ from typing import Any
 
 import click
 
+from benchmarks.common import json_option, publish
 from cervix_engine.bundle.bundle import Bundle
 from cervix_train.results.fold_table import FIGURES_FILE, FOLDS_FILE
-from common import json_option, publish
 
 
 @click.command()

@@ -1,6 +1,6 @@
 """How much of what model and preprocessing allow on the same cores is left end to end.
 
-    python benchmarks/efficiency.py TILES --model models/cervix --count 512 --rounds 5 --json efficiency.json
+    python -m benchmarks.stream.efficiency TILES --model models/cervix --count 512 --rounds 5 --json efficiency.json
 
 On one set of cores, preparing and inferring a tile take turns, so no run from files can exceed
 1/(1/model + 1/preparation), where each alone has all the cores. All three are measured interleaved in one run.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.common import Rate, describe, interleave, race_options, sample_tiles
 from cervix_engine.bench.measure import Gate, Meter
 from cervix_engine.bench.setup import BenchSetup, usable_tiles
 from cervix_engine.bench.stages import decoding, end_to_end, inferring
@@ -22,7 +23,6 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.run.session import Session, SessionRequest, open_session
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.sources.folder import Folder
-from common import Rate, describe, interleave, race_options, sample_tiles
 
 # One round of a figure, in `interleave`'s turn.
 ONCE = Meter(Gate(tolerance=0.9, window=2, max_rounds=2, round_s=1.0))

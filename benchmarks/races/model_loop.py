@@ -1,6 +1,6 @@
 """The model alone: the engine's inference loop against OpenVINO's `benchmark_app` on the same file, interleaved.
 
-python benchmarks/model_loop.py --model models/cervix --precision fp32 --rounds 5 --json model_fp32.json
+python -m benchmarks.races.model_loop --model models/cervix --precision fp32 --rounds 5 --json model_fp32.json
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.common import interleave, json_option, machine, publish
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.openvino import float_kernels
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
-from common import interleave, json_option, machine, publish
 
 SECONDS = 15
 

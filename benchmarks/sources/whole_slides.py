@@ -1,7 +1,7 @@
 """Whole slides: tiles a second by a run's decode workers, and by as many processes that only call OpenSlide.
 
-    python benchmarks/whole_slides.py --workers 2 --json slides.json          # slides are drawn
-    python benchmarks/whole_slides.py slides/ --tile-px 224 --mpp 0.5
+    python -m benchmarks.sources.whole_slides --workers 2 --json slides.json          # slides are drawn
+    python -m benchmarks.sources.whole_slides slides/ --tile-px 224 --mpp 0.5
 
 Drawn are an Aperio-like SVS of 0.25 µm a pixel and a generic tiled TIFF of 0.5, `--side` pixels wide and high. Workers
 are those of a run, with a fake model that costs next to nothing: they read, compose, resize, and fill slots. The others
@@ -27,6 +27,7 @@ from pathlib import Path
 import click
 import cv2
 
+from benchmarks.common import describe, interleave
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.stages import decoding
@@ -38,9 +39,8 @@ from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.slides.grid import GridRules, Region, nearest_level
 from cervix_engine.tiles.sources.slides import WholeSlides
-from common import describe, interleave
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 BATCH_SIZE = 32

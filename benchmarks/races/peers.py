@@ -1,6 +1,6 @@
 """From files to predictions, every peer side by side in one run, over the same tiles.
 
-    python benchmarks/peers.py TILES --model models/cervix --count 512 --rounds 5 --json peers.json
+    python -m benchmarks.races.peers TILES --model models/cervix --count 512 --rounds 5 --json peers.json
 
 Keras's folder pipeline with `predict`, and over the same session a plain OpenCV loop, SPDL's pipeline and a pool of
 processes; then the last three once more, on JPEGs of 224 px, with a small network whose inference costs about as much
@@ -16,15 +16,8 @@ from typing import Any
 
 import click
 
-from cervix_engine.backends import Backend, Combination, open_backend, open_graph
-from cervix_engine.backends.selection import replay_golden, select
-from cervix_engine.bench.measure import Gate, Meter
-from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.files import sha256_bytes
-from cervix_engine.machine import usable_cpus
-from cervix_engine.tiles.preprocess import preprocess
-from common import Rate, describe, interleave, race_options, sample_tiles
-from contenders import (
+from benchmarks.common import Rate, describe, interleave, race_options, sample_tiles
+from benchmarks.races.contenders import (
     Run,
     encode_anew,
     engine,
@@ -35,6 +28,13 @@ from contenders import (
     spdl,
     tile_files,
 )
+from cervix_engine.backends import Backend, Combination, open_backend, open_graph
+from cervix_engine.backends.selection import replay_golden, select
+from cervix_engine.bench.measure import Gate, Meter
+from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.files import sha256_bytes
+from cervix_engine.machine import usable_cpus
+from cervix_engine.tiles.preprocess import preprocess
 
 ENGINE = "cervix-batch"
 SMALL_SIDE = 224

@@ -1,6 +1,6 @@
 """How far TensorFlow's own image loader is from the engine's pixels, and what that does to a model's answers.
 
-    python benchmarks/pixels_vs_tensorflow.py TILES --model models/cervix --count 256 --json pixels.json
+    python -m benchmarks.sources.pixels_vs_tensorflow TILES --model models/cervix --count 256 --json pixels.json
 
 The reason why training here never uses that loader: another decoder and another resize are another input.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.common import json_option, machine, publish
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_engine.values import Pixels
-from common import json_option, machine, publish
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -1,6 +1,6 @@
 """Automatic batch size and workers against the best of a scan, re-measured, on tiles of one kind.
 
-    python benchmarks/auto_scan.py TILES --side 224 --suffix .jpg --model models/cervix --json auto_224_jpg.json
+    python -m benchmarks.stream.auto_scan TILES --side 224 --suffix .jpg --model models/cervix --json auto_224_jpg.json
 
 The tiles are made from those in TILES: resized to `--side` and encoded anew. The scan takes every combination once,
 interleaved; its best and the automatic choice are then raced against each other, since the best of many noisy figures
@@ -17,13 +17,13 @@ from typing import Any
 
 import click
 
+from benchmarks.common import describe, interleave, sample_tiles
+from benchmarks.races.contenders import Run, encode_anew, engine, tile_files
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.tuning import tune
-from common import describe, interleave, sample_tiles
-from contenders import Run, encode_anew, engine, tile_files
 
 Setting = tuple[int, int | None]  # batch size, and workers, or as many as feed the model
 

@@ -1,6 +1,6 @@
 """Report, summary and GeoJSON of a table of a million rows: seconds and peak memory of the real command.
 
-    python benchmarks/million_rows.py --rows 1000000 --json million_rows.json
+    python -m benchmarks.scale.million_rows --rows 1000000 --json million_rows.json
 
 The rows are made up, with no tiles behind them: 100 slides of tiles on a grid, one tile in 500 failed. What is timed is
 `cervix-report` in a process of its own, from its start to its end.
@@ -20,10 +20,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.common import json_option, machine, publish
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import Prediction, TileFailure, TileRef, TileSize
-from common import json_option, machine, publish
 
 SLIDES = 100
 SIDE = 224

@@ -1,6 +1,6 @@
 """The same tiles as folder, list, tar, zip, WebDataset's shards and `s3://` on loopback, by turns; listing a million.
 
-    python benchmarks/sources.py TILES --count 1024 --rounds 5 --members 1000000 --json sources.json
+    python -m benchmarks.sources.sources TILES --count 1024 --rounds 5 --members 1000000 --json sources.json
 
 Each round reads, decodes and hands over all tiles by a run's decode workers, with a fake model that costs next to
 nothing: what a source costs shows here more than in any run with a real model. Answers must be those of the folder.
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.common import describe, interleave, json_option, publish, sample_tiles
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.machine import usable_cpus
@@ -35,7 +36,6 @@ from cervix_engine.run.stream.stream import batches_of
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.sources.open import open_source
-from common import describe, interleave, json_option, publish, sample_tiles
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 BATCH_SIZE = 32

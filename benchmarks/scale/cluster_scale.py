@@ -1,6 +1,6 @@
 """What a run on many machines costs the one that drives it: listing, blocks, journal, table; and what breaks first.
 
-    python benchmarks/cluster_scale.py --nodes 64 --tiles-per-sec 22000 --total 1000000000 --json cluster.json
+    python -m benchmarks.scale.cluster_scale --nodes 64 --tiles-per-sec 22000 --total 1000000000 --json cluster.json
 
 Workers are fakes that take a set time for a block and write nothing. Everything that the driver does is real, over as
 many tiles as `--tiles` says; the table scales each cost up to `--total`. Costs of tiles are processor time, those of
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.common import describe
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.cluster.blocks import Block, BlockCutter
 from cervix_engine.cluster.driver import Finished, cutter_for, journal_results
@@ -41,7 +42,6 @@ from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing, stamp_check, write_records
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import Prediction, TileRef, TileSize
-from common import describe
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 BATCH, FOLDERS, A_FOLDER = 256, 20, 1000

@@ -1,6 +1,6 @@
 """Whether drift is seen where it is and not where it is not, and what watching costs.
 
-    python benchmarks/drift.py MANIFEST --model BUNDLE --json drift.json
+    python -m benchmarks.training.drift MANIFEST --model BUNDLE --json drift.json
 
 Alarms: the reference is made of the manifest's training and validation tiles, as `cervix-train` makes it. Runs of
 `--tiles` tiles are drawn of whole groups of the test tiles, as they are and altered, with the bundle's own answers; the
@@ -29,6 +29,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common import json_option, publish
+from benchmarks.stream.stream_overhead import linked
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.drift.calibrate import make_panel
@@ -39,8 +41,6 @@ from cervix_engine.run.session import Session, SessionRequest, open_session
 from cervix_engine.tiles.preprocess import decode, read_tile, resize_into
 from cervix_engine.tiles.tile import Prediction
 from cervix_engine.values import Pixels
-from common import json_option, publish
-from stream_overhead import linked
 
 Floats = npt.NDArray[np.float64]
 IMAGE_NAMES, ANSWER_NAMES = ([measure.name for measure in panel] for panel in (IMAGE, ANSWER))

@@ -1,6 +1,6 @@
 """A graph as it is converted against its folded form: loaded, run, and built into an engine, in turn.
 
-python benchmarks/folded_graph.py BEFORE.onnx --rounds 5
+python -m benchmarks.models.folded_graph BEFORE.onnx --rounds 5
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cervix_export.engines.builder import EngineBuilder
 from cervix_export.engines.plan import EngineOptions, EnginePlan
 from cervix_export.graphs.compute import answers
 from cervix_export.graphs.fold import folded
-from common import describe, interleave, machine
-from model_loop import engine_loop
+from benchmarks.common import describe, interleave, machine
+from benchmarks.races.model_loop import engine_loop
 
 SECONDS = 4
 RUNTIMES = ("onnxruntime-cpu", "openvino")

@@ -1,6 +1,6 @@
 """End to end, files to predictions: the engine against a Keras folder pipeline with `predict`, in one run.
 
-    python benchmarks/folder_vs_keras.py TILES --model models/cervix --count 512 --rounds 5 --json folder_fp32.json
+    python -m benchmarks.races.folder_vs_keras TILES --model models/cervix --count 512 --rounds 5 --json fp32.json
 
 Both read the same files, decode, resize to 224 and compute the same network; the engine also writes its fsynced
 table. Start-up and compilation are reported apart.
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import click
 
+from benchmarks.common import interleave, json_option, machine, publish, race_options, sample_tiles
+from benchmarks.races.contenders import Run, engine, keras_folder
 from cervix_engine.backends import open_backend
 from cervix_engine.backends.selection import replay_golden, select
 from cervix_engine.bundle.bundle import Bundle
-from common import interleave, json_option, machine, publish, race_options, sample_tiles
-from contenders import Run, engine, keras_folder
 
 
 def ready_keras(tiles: Path, bundle_root: Path, batch_size: int) -> tuple[Run, float]:

@@ -1,6 +1,6 @@
 """How decoding scales: tiles a second by 1 to 8 decode workers, and by as many threads, interleaved.
 
-    python benchmarks/decode_scaling.py TILES --side 224 --suffix .jpg --workers 1,2,4,8 --json decode.json
+    python -m benchmarks.stream.decode_scaling TILES --side 224 --suffix .jpg --workers 1,2,4,8 --json decode.json
 
 The tiles are made from those in TILES: resized to `--side` and encoded anew. Workers are those of a run, with a fake
 model that costs next to nothing; threads do the same steps in this process, with no stream around them.
@@ -20,6 +20,8 @@ import click
 import cv2
 import numpy as np
 
+from benchmarks.common import Rate, describe, interleave, sample_tiles
+from benchmarks.races.contenders import encode_anew
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bench.measure import Gate, Meter, Work
 from cervix_engine.bench.setup import BenchSetup
@@ -32,8 +34,6 @@ from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import preprocess_into, read_tile
 from cervix_engine.tiles.sources.folder import Folder
-from common import Rate, describe, interleave, sample_tiles
-from contenders import encode_anew
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 BATCH_SIZE = 32

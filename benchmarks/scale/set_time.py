@@ -1,4 +1,4 @@
-"""A model and decode steps that take a set time, to see what the stream itself can do: see `simulated_scale.py`."""
+"""A model and decode steps that take a set time, for the stream's own limits: `simulated_scale.py`, `ray_nodes.py`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What no single machine here shows: many GPUs, many machines, a million rows."""
