@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from cervix_engine.values import Pixels
@@ -36,8 +36,18 @@ def output_errors(what: str) -> Iterator[None]:
     """Translate the file system's refusals to OutputError; `what` says what could not be done."""
     try:
         yield
+    except CervixError:  # some are OSErrors too, and say better what is wrong
+        raise
     except OSError as error:
         raise OutputError(f"{what}: {error.strerror or error}") from error
+
+
+def require_free(out: Path, *, overwrite: bool = False) -> None:
+    """Raises OutputExistsError where something lies at `out` that may not be overwritten."""
+    with output_errors(f"cannot look at {out}"):
+        exists = out.exists()
+    if exists and not overwrite:
+        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
 
 
 def local_path(name: str | os.PathLike[str]) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.bench.report import BenchReport
-from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.errors import UsageError
 from cervix_engine.extras import require_installed
+from cervix_engine.files import output_errors
 from cervix_engine.privacy import keep_out_of_home
 
 
@@ -36,10 +37,8 @@ def plot(report: BenchReport, path: Path) -> None:
     _draw_throughput(throughput, report)
     _draw_stages(stages, report)
     figure.suptitle(f"{report.backend.backend} {report.backend.precision} on {report.conditions.software['cpu']}")
-    try:
+    with output_errors(f"cannot write {path}"):
         figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _figure() -> Any:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cervix_engine.bundle.bundle import MANIFEST
-from cervix_engine.errors import CervixError, OutputError, OutputExistsError
-from cervix_engine.files import fsync_folder
+from cervix_engine.errors import OutputError, OutputExistsError
+from cervix_engine.files import fsync_folder, output_errors
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
@@ -46,14 +46,11 @@ def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     place = out.absolute()
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        check_output(out, overwrite=overwrite)
-        _replace(partial, place)
-    except CervixError:  # some of them are OSErrors too, and say better what is wrong
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+        with output_errors(f"cannot write {out}"):
+            partial.mkdir(parents=True)
+            yield partial
+            check_output(out, overwrite=overwrite)
+            _replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -35,15 +35,15 @@ def main(
     MODEL is by default $CERVIX_MODEL, else models/cervix. What the bundle does not say is said to be unknown.
     """
     from cervix_engine.bundle.bundle import Bundle, default_bundle
-    from cervix_engine.errors import OutputExistsError, UsageError
-    from cervix_engine.files import output_errors
+    from cervix_engine.errors import UsageError
+    from cervix_engine.files import output_errors, require_free
     from cervix_engine.report.card import card_sections, card_title
     from cervix_engine.report.card_text import as_html, as_markdown
 
     if model and model_option and model != model_option:
         raise UsageError(f"two models were named, {model} and {model_option}: name one")
-    if out is not None and out.exists() and not overwrite:
-        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
+    if out is not None:
+        require_free(out, overwrite=overwrite)
     bundle = Bundle.open(model or model_option or default_bundle(), expect_digest=expect_digest)
     written = as_html if as_page else as_markdown
     text = written(f"{card_title(bundle)} ({bundle.digest[:12]})", card_sections(bundle))

@@ -34,12 +34,12 @@ def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite:
 
     Exit codes: 0 done, whatever has changed; 1 failed; 2 wrong usage.
     """
-    from cervix_engine.errors import OutputExistsError
+    from cervix_engine.files import require_free
     from cervix_engine.table.compare import compare, read_labels, write_changes
     from cervix_engine.table.reader import Table
 
-    if out is not None and out.exists() and not overwrite:
-        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
+    if out is not None:
+        require_free(out, overwrite=overwrite)
     labelled = read_labels(labels) if labels else {}
     comparison = compare(Table.open(new), Table.open(old), labels=labelled)
     if out is not None:

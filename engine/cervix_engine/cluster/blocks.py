@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from cervix_engine.errors import OutputError
+from cervix_engine.files import output_errors
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.tiles.listing import FIELDS, read_records, tile_of
 
@@ -110,11 +110,9 @@ class BlockCutter:
             self._next = next(self._missing, None)
         first_tile = first * self._batch_size
         last_tile = min(self._last_tile, (first + count) * self._batch_size)
-        try:
+        with output_errors(f"cannot read the listing {self._listing}"):
             self._places = self._places or _Places(self._listing)
             offset = self._places.of(first_tile)
-        except OSError as error:
-            raise OutputError(f"cannot read the listing {self._listing}: {error.strerror}") from error
         return Block(first, count, offset, first_tile, last_tile - first_tile)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import Category, ModelContract
-from cervix_engine.errors import OutputError, OutputExistsError
+from cervix_engine.errors import OutputError
 from cervix_engine.extras import require_installed
-from cervix_engine.files import atomic_path
+from cervix_engine.files import atomic_path, output_errors, require_free
 from cervix_engine.report.class_maps import ClassMaps
 from cervix_engine.report.drift_section import drift_section
 from cervix_engine.report.facts import Facts
@@ -78,17 +78,13 @@ def write_page(
     Raises:
         OutputExistsError, OutputError: `out` is there already, or cannot be written.
     """
-    if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
+    require_free(out, overwrite=overwrite)
     # Names of files, the table's own too, may hold bytes that are not UTF-8.
     page = render(findings, facts, tiles=tiles, contract=contract, maps=maps).encode("utf-8", "backslashreplace")
     if len(page) > MAX_BYTES:
         raise OutputError(f"the report would have {len(page):,} bytes, limit {MAX_BYTES:,}: lower --top")
-    try:
-        with atomic_path(out) as temporary:
-            temporary.write_bytes(page)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+    with output_errors(f"cannot write {out}"), atomic_path(out) as temporary:
+        temporary.write_bytes(page)
 
 
 def render(

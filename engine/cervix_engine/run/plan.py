@@ -21,13 +21,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
-from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
+from cervix_engine.files import output_errors, require_free, sha256_file
 from cervix_engine.run.assembly.base import Base, Growth, Kept
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.config import BatchConfig
@@ -192,7 +191,7 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
     if not base and not config.overwrite:
         if config.keep_finished and not partial and (record := _made_alike(config, bundle)):
             return Done(record)
-        _require_free(config.out)
+        require_free(config.out)
     earlier = partial or (base.record.identity if base else None)
     request = config.request(bundle, began=began, earlier=earlier)
     if earlier is None:
@@ -261,13 +260,6 @@ def _base(config: BatchConfig) -> Base | None:
     if record.identity.shard:
         raise UsageError(f"{table} is shard {record.identity.shard}: join all of them with cervix-merge first")
     return Base(table, record, "update" if config.update else "retry")
-
-
-def _require_free(out: Path) -> None:
-    with output_errors(f"cannot look at {out}"):
-        exists = out.exists()
-    if exists:
-        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
 
 
 def _going_on(

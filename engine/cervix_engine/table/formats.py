@@ -18,8 +18,8 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from cervix_engine.errors import BackendUnavailableError, OutputError, UsageError
-from cervix_engine.files import atomic_path
+from cervix_engine.errors import BackendUnavailableError, UsageError
+from cervix_engine.files import atomic_path, output_errors
 from cervix_engine.table.columns import column_type
 from cervix_engine.tiles.csv_input import NumberedRows, csv_rows
 
@@ -113,12 +113,9 @@ def publish_as(table_csv: Path, out: Path) -> None:
         OutputError: `out` cannot be written.
     """
     suffix = table_suffix(out)
-    try:
-        with atomic_path(out) as temporary, closing(open_cells(table_csv)) as cells:
-            header = next(cells)
-            _WRITERS[suffix](temporary, header, cells)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+    with output_errors(f"cannot write {out}"), atomic_path(out) as file, closing(open_cells(table_csv)) as cells:
+        header = next(cells)
+        _WRITERS[suffix](file, header, cells)
 
 
 def _read_csv(path: Path) -> NumberedRows:
@@ -178,11 +175,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with atomic_path(path) as temporary:
-            _write_csv(temporary, header, rows)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    with output_errors(f"cannot write {path}"), atomic_path(path) as temporary:
+        _write_csv(temporary, header, rows)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -21,7 +21,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.errors import UsageError
+from cervix_engine.files import output_errors
 from cervix_engine.tiles.tile import TileRef, TileStamp
 
 if TYPE_CHECKING:
@@ -91,11 +92,8 @@ class Listing:
         Raises:
             OutputError: the listing cannot be read.
         """
-        try:
-            with self.path.open("rb") as file:
-                yield from read_records(file)
-        except OSError as error:
-            raise OutputError(f"cannot read the listing {self.path}: {error.strerror}") from error
+        with output_errors(f"cannot read the listing {self.path}"), self.path.open("rb") as file:
+            yield from read_records(file)
 
 
 def tile_of(index: int, record: Record) -> TileRef:
@@ -118,10 +116,8 @@ def list_again(names: Iterable[bytes], listing: Listing) -> Listing:
         OutputError: the listing cannot be written.
     """
     records = listing.source.again(names, spool=listing.path.parent)
-    try:
+    with output_errors(f"cannot write the listing {listing.path}"):
         return replace(listing, found=write_records(listing.path, records))
-    except OSError as error:
-        raise OutputError(f"cannot write the listing {listing.path}: {error.strerror}") from error
 
 
 def write_sorted(
@@ -140,12 +136,9 @@ def write_sorted(
         UsageError: two tiles have one path.
         OutputError: the listing cannot be written.
     """
-    try:
-        with ExitStack() as stack:
-            merged = _merged(_sorted_runs(records, spool, run_length), stack)
-            return write_records(spool / name, _each_once(merged) if once else merged)
-    except OSError as error:
-        raise OutputError(f"cannot write the listing in {spool}: {error.strerror}") from error
+    with output_errors(f"cannot write the listing in {spool}"), ExitStack() as stack:
+        merged = _merged(_sorted_runs(records, spool, run_length), stack)
+        return write_records(spool / name, _each_once(merged) if once else merged)
 
 
 def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> FolderChanges:
@@ -155,16 +148,13 @@ def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> F
         OutputError: `spool` cannot be written, or the listing not read.
     """
     alone: Counter[str] = Counter()
-    try:
-        with ExitStack() as stack:
-            listed = ((name, "listing") for name, *_ in listing.records())
-            there = ((name, "source") for name, *_ in _merged(_sorted_runs(now, spool), stack))
-            for _, group in groupby(heapq.merge(listed, there, key=itemgetter(0)), key=itemgetter(0)):
-                sides = [side for _, side in group]
-                if len(sides) == 1:
-                    alone[sides[0]] += 1
-    except OSError as error:
-        raise OutputError(f"cannot compare the tiles with their listing in {spool}: {error.strerror}") from error
+    with output_errors(f"cannot compare the tiles with their listing in {spool}"), ExitStack() as stack:
+        listed = ((name, "listing") for name, *_ in listing.records())
+        there = ((name, "source") for name, *_ in _merged(_sorted_runs(now, spool), stack))
+        for _, group in groupby(heapq.merge(listed, there, key=itemgetter(0)), key=itemgetter(0)):
+            sides = [side for _, side in group]
+            if len(sides) == 1:
+                alone[sides[0]] += 1
     return FolderChanges(added=alone["source"], removed=alone["listing"])
 
 
@@ -178,7 +168,7 @@ def found_again(names: Iterable[bytes], now: Iterable[Record], *, spool: Path) -
     """
     write_sorted(now, spool, name="now", once=False)
     before = b""
-    try:
+    with output_errors(f"cannot look for tiles again in {spool}"):
         with (spool / "now").open("rb") as file:
             records = read_records(file)
             at = next(records, None)
@@ -192,8 +182,6 @@ def found_again(names: Iterable[bytes], now: Iterable[Record], *, spool: Path) -
                 yield at if at and at[0] == name else absent(name)
                 before = name
         (spool / "now").unlink()
-    except OSError as error:
-        raise OutputError(f"cannot look for tiles again in {spool}: {error.strerror}") from error
 
 
 def _each_once(records: Iterable[Record]) -> Iterator[Record]:

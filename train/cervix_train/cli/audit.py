@@ -11,8 +11,7 @@ import click
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.contract import SIPAKMED_CLASSES
-from cervix_engine.errors import OutputError
-from cervix_engine.files import scratch_folder, write_json
+from cervix_engine.files import output_errors, scratch_folder, write_json
 from cervix_engine.version import __version__
 from cervix_train.cli import require_libraries
 from cervix_train.features.extractor import BACKBONES, parse_weights
@@ -77,10 +76,8 @@ def _audit(
     findings = summary(audit(data, classes=known, follow_links=follow_links))
     findings["price"] = _price(data=data, classes=known, follow_links=follow_links, **rest) if price else None
     if json_file:
-        try:
+        with output_errors(f"cannot write {json_file}"):
             write_json(json_file, findings)
-        except OSError as error:
-            raise OutputError(f"cannot write {json_file}: {error.strerror}") from error
     _print(findings)
 
 

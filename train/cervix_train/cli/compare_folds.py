@@ -9,8 +9,7 @@ import click
 
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.errors import OutputError
-from cervix_engine.files import write_json
+from cervix_engine.files import output_errors, write_json
 from cervix_engine.version import __version__
 from cervix_train.cli.tables import show
 
@@ -37,10 +36,8 @@ def main(first: Path, second: Path, json_file: Path | None) -> None:
     prepare_outputs(json_file)
     comparison = compare_folds(FoldTable.read(first), FoldTable.read(second))
     if json_file:
-        try:
+        with output_errors(f"cannot write {json_file}"):
             write_json(json_file, comparison.to_json())
-        except OSError as error:
-            raise OutputError(f"cannot write {json_file}: {error.strerror}") from error
     _print(comparison)
 
 

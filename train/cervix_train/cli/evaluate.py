@@ -10,8 +10,7 @@ import click
 from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.errors import OutputError
-from cervix_engine.files import write_json
+from cervix_engine.files import output_errors, write_json
 from cervix_engine.version import __version__
 from cervix_train.cli import require_libraries
 
@@ -77,10 +76,8 @@ def _arguments(paths: tuple[Path, ...], model: Path | None) -> tuple[Path, Path]
 
 
 def _write(path: Path, metrics: Metrics) -> None:
-    try:
+    with output_errors(f"cannot write {path}"):
         write_json(path, metrics.to_json())
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _print(metrics: Metrics) -> None:

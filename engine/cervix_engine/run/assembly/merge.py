@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from cervix_engine.errors import OutputError, OutputExistsError, ResumeMismatchError, UsageError
-from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
+from cervix_engine.files import output_errors, require_free, sha256_file
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.record import RunRecord, ShardRecord, TableDigests, record_of, stamps_path
 from cervix_engine.run.stream.stats import StageStats
@@ -101,10 +101,7 @@ def merge_shards(
             table.recover()
         elif table.state is not State.ABSENT and not table.is_adopted:
             raise OutputError(f"a run on its way to {out} lies there: finish it, or choose another place")
-        with output_errors(f"cannot look at {out}"):
-            exists = out.exists()
-        if exists and not overwrite:
-            raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
+        require_free(out, overwrite=overwrite)
         rows = chain.from_iterable(shard.rows() for shard in shards)
         stamps = chain.from_iterable(shard.stamps() for shard in shards)
         table.adopt(_joined(shards, command), rows=rows, stamps=stamps)
