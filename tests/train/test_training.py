@@ -40,7 +40,8 @@ from cervix_train.learning.stages import thaw
 from cervix_train.learning.temperature import nll
 from cervix_train.results.record import TrainingRecord
 from cervix_train.results.reference import choose_golden
-from cervix_train.results.report.page import PageInput, write_page
+from cervix_train.results.report.page import write_page
+from cervix_train.results.report.page_input import PageInput
 from cervix_train.training.train import TrainReport, measure_temperature, train
 
 from .conftest import interrupted_at

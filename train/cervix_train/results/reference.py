@@ -34,7 +34,8 @@ from cervix_train.results.metrics import Metrics
 from cervix_train.results.operating_point import DecisionReport, JudgedTiles, Worth
 from cervix_train.results.predict import predict
 from cervix_train.results.record import TrainingRecord, TrainingRun
-from cervix_train.results.report.page import PageInput, write_page
+from cervix_train.results.report.page import write_page
+from cervix_train.results.report.page_input import PageInput
 from cervix_train.results.report.plots import (
     Example,
     Figure,
