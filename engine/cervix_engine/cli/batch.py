@@ -12,9 +12,7 @@ import click
 
 from cervix_engine.cli.batch_options import batch_options
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.slide_options import of_whole_slides
-from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from cervix_engine.cli.derived_outputs import DerivedOutputs
@@ -25,11 +23,9 @@ if TYPE_CHECKING:
 INCOMPLETE = 3
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CervixCommand)
 @click.argument("tiles", type=click.Path(), metavar="TILES")
 @batch_options
-@click.version_option(__version__)
-@cervix_errors
 def main(
     model: Path | None, device: str, max_failures: str, log_file: Path | None, dry_run: bool, **options: Any
 ) -> int:

@@ -11,9 +11,7 @@ import click
 
 from cervix_engine.backends.register import runtime_names
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.device_option import device_option
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import FILE, device_option, model_option, option, precision_option
 
 if TYPE_CHECKING:
     from cervix_engine.bench.bench import BenchConfig
@@ -23,61 +21,41 @@ if TYPE_CHECKING:
 REGRESSED = 6
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("tiles", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Bundle to measure. [default: $CERVIX_MODEL, else models/cervix]"
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Precision; auto takes the fastest certified one in floating point on this machine, else fp32.",
-)
+@click.command(cls=CervixCommand)
+@click.argument("tiles", type=FILE, required=False)
+@model_option("measure")
+@precision_option
 @device_option
-@click.option("--backend", type=click.Choice(runtime_names()), help="Runtime. [default: as --precision chooses]")
-@click.option(
+@option("--backend", type=click.Choice(runtime_names()), help="Runtime. [default: as --precision chooses]")
+@option(
     "-b", "--batch-size", type=click.IntRange(1, 4096), help="Batch size. [default: an engine's usual one, else 32]"
 )
-@click.option("-j", "--workers", type=click.IntRange(1, 256), help="Decode processes. [default: one a core]")
-@click.option("--count", type=click.IntRange(1), default=256, show_default=True, help="Maximum number of tiles.")
-@click.option(
+@option("-j", "--workers", type=click.IntRange(1, 256), help="Decode processes. [default: one a core]")
+@option("--count", type=click.IntRange(1), default=256, help="Maximum number of tiles.")
+@option(
     "--sweep",
     metavar="SIZES",
     help="Batch sizes for the model alone, such as 8,32; 1 is always among them. [default: 1 to 64, on a GPU to 512]",
 )
-@click.option(
+@option(
     "--stable-within",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.1,
-    show_default=True,
     help="Share by which the last 5 rounds of a figure may differ.",
 )
-@click.option(
-    "--max-rounds", type=click.IntRange(5), default=20, show_default=True, help="Maximum number of rounds of a figure."
-)
-@click.option(
-    "--round-seconds", type=click.FloatRange(0), default=0.5, show_default=True, help="Minimum seconds of a round."
-)
-@click.option("--scratch", type=click.Path(path_type=Path), help="Folder for the measured table. [default: $TMPDIR]")
-@click.option("--out", type=click.Path(path_type=Path), help="JSON file for the report, a baseline for later runs.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Picture of the report, such as bench.png.")
-@click.option(
-    "--baseline",
-    type=click.Path(path_type=Path),
-    help="Earlier report: exit code 6 if this run is slower, and a second one too.",
-)
-@click.option(
+@option("--max-rounds", type=click.IntRange(5), default=20, help="Maximum number of rounds of a figure.")
+@option("--round-seconds", type=click.FloatRange(0), default=0.5, help="Minimum seconds of a round.")
+@option("--scratch", type=FILE, help="Folder for the measured table. [default: $TMPDIR]")
+@option("--out", type=FILE, help="JSON file for the report, a baseline for later runs.")
+@option("--plot", "picture", type=FILE, help="Picture of the report, such as bench.png.")
+@option("--baseline", type=FILE, help="Earlier report: exit code 6 if this run is slower, and a second one too.")
+@option(
     "--fail-below",
     type=click.FloatRange(0, min_open=True),
     default=0.95,
-    show_default=True,
     help="Share of the baseline below which a figure is slower.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
-@click.version_option(__version__)
-@cervix_errors
+@option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
 def main(
     model: Path | None,
     device: str,

@@ -7,21 +7,16 @@ from pathlib import Path
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
-
-_FILE = click.Path(path_type=Path)
+from cervix_engine.cli.shared.options import FILE, expect_digest_option, option
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", required=False, type=_FILE)
-@click.option("--model", "model_option", type=_FILE, help="The same as MODEL.")
-@click.option("--html", "as_page", is_flag=True, help="Print an HTML page instead of Markdown.")
-@click.option("-o", "--out", type=_FILE, help="File to write, such as card.md.  [default: standard output]")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@click.option("--expect-digest", metavar="SHA256", help="Refuse a bundle with another digest.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@click.argument("model", required=False, type=FILE)
+@option("--model", "model_option", type=FILE, help="The same as MODEL.")
+@option("--html", "as_page", is_flag=True, help="Print an HTML page instead of Markdown.")
+@option("-o", "--out", type=FILE, help="File to write, such as card.md.  [default: standard output]")
+@option("--overwrite", is_flag=True, help="Replace an existing file.")
+@expect_digest_option
 def main(
     model: Path | None,
     model_option: Path | None,

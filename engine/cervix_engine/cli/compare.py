@@ -10,25 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import FILE, option
 
 if TYPE_CHECKING:
     from cervix_engine.table.compare import Change, TableComparison
 
-_FILE = click.Path(path_type=Path)
 SHOWN = 20
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("new", type=_FILE)
-@click.argument("old", type=_FILE)
-@click.option("--labels", type=_FILE, help="CSV file with path,label: adds which table is right, and McNemar's test.")
-@click.option("-o", "--out", type=_FILE, help="CSV file for every change, such as changes.csv.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@click.argument("new", type=FILE)
+@click.argument("old", type=FILE)
+@option("--labels", type=FILE, help="CSV file with path,label: adds which table is right, and McNemar's test.")
+@option("-o", "--out", type=FILE, help="CSV file for every change, such as changes.csv.")
+@option("--overwrite", is_flag=True, help="Replace an existing file.")
+@option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
 def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite: bool, as_json: bool) -> None:
     """Compare the tables NEW and OLD of the same tiles: every decision that changed, with its margins.
 

@@ -10,21 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import model_option, option
 
 if TYPE_CHECKING:
     from cervix_engine.doctor import Diagnosis, Verdict
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Bundle to look at. [default: $CERVIX_MODEL, else models/cervix]"
-)
-@click.option("-v", "--verbose", is_flag=True, help="Also list every package, and every way to run the bundle.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on standard output.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@model_option("look at")
+@option("-v", "--verbose", is_flag=True, help="Also list every package, and every way to run the bundle.")
+@option("--json", "as_json", is_flag=True, help="Print the findings as JSON on standard output.")
 def main(model: Path | None, verbose: bool, as_json: bool) -> int:
     """Say what hardware and runtimes are here, what `--precision auto` takes and why, and what is missing.
 

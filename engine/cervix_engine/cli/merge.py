@@ -7,19 +7,15 @@ from pathlib import Path
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import FILE, option
 
 INCOMPLETE = 3
-_FILE = click.Path(path_type=Path)
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("out", type=_FILE)
-@click.argument("shards", type=_FILE, nargs=-1, required=True)
-@click.option("--overwrite", is_flag=True, help="Replace a finished table.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@click.argument("out", type=FILE)
+@click.argument("shards", type=FILE, nargs=-1, required=True)
+@option("--overwrite", is_flag=True, help="Replace a finished table.")
 def main(out: Path, shards: tuple[Path, ...], overwrite: bool) -> int:
     """Join all SHARDS, tables that cervix-batch --shard wrote, in any order, into the table OUT.
 

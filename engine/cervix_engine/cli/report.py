@@ -8,35 +8,24 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import FILE, coords_option, option
 
 if TYPE_CHECKING:
     from cervix_engine.report.findings import Findings
     from cervix_engine.report.make import ReportConfig
 
-_FILE = click.Path(path_type=Path)
 
-
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("table", type=_FILE)
-@click.option("-o", "--out", type=_FILE, help="Page to write, such as report.html.")
-@click.option("--tiles", type=click.Path(), help="The table's tiles, as named to cervix-batch: adds pictures.")
-@click.option("--summary", type=_FILE, help="CSV file with a line for each slide, such as slides.csv.")
-@click.option("--geojson", type=_FILE, metavar="DIR", help="Folder for GeoJSON for QuPath, a file for each slide.")
-@click.option(
-    "--coords",
-    metavar="PATTERN|FILE.csv",
-    help="Where tiles lie: a pattern of names, such as '{slide}_x{x}_y{y}', or a CSV file with path,minx,miny.",
-)
-@click.option("--model", type=_FILE, help="Bundle that made the table: adds its certificate and calibration.")
-@click.option("--top", type=click.IntRange(0, 200), default=48, show_default=True, help="Tiles in each gallery.")
-@click.option(
-    "--heatmaps", is_flag=True, help="Beside each picture, where the network found what speaks for its class."
-)
-@click.option("--overwrite", is_flag=True, help="Replace existing files.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@click.argument("table", type=FILE)
+@option("-o", "--out", type=FILE, help="Page to write, such as report.html.")
+@option("--tiles", type=click.Path(), help="The table's tiles, as named to cervix-batch: adds pictures.")
+@option("--summary", type=FILE, help="CSV file with a line for each slide, such as slides.csv.")
+@option("--geojson", type=FILE, metavar="DIR", help="Folder for GeoJSON for QuPath, a file for each slide.")
+@coords_option
+@option("--model", type=FILE, help="Bundle that made the table: adds its certificate and calibration.")
+@option("--top", type=click.IntRange(0, 200), default=48, help="Tiles in each gallery.")
+@option("--heatmaps", is_flag=True, help="Beside each picture, where the network found what speaks for its class.")
+@option("--overwrite", is_flag=True, help="Replace existing files.")
 def main(
     table: Path,
     out: Path | None,

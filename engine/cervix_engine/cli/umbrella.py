@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cervix_engine.cli.shared.command import OneLineErrors
+from cervix_engine.cli.shared.command import HELP_NAMES, OneLineErrors
 from cervix_engine.version import __version__
 
 _PREFIX = "cervix-"
@@ -67,7 +67,7 @@ class Umbrella(OneLineErrors, click.Group):
 
 @click.command(
     cls=Umbrella,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_NAMES,
     epilog="Each is a program too: cervix batch is cervix-batch. cervix COMMAND --help explains one.",
 )
 @click.version_option(__version__)

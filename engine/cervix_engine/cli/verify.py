@@ -10,19 +10,16 @@ from pathlib import Path
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import FILE, option
 
 ALTERED = 1
 SHOWN = 20
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("table", type=click.Path(path_type=Path))
-@click.option("--tiles", type=click.Path(), help="Tiles to compare with the table's hashes, as named to cervix-batch.")
-@click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@click.argument("table", type=FILE)
+@option("--tiles", type=click.Path(), help="Tiles to compare with the table's hashes, as named to cervix-batch.")
+@option("--json", "as_json", is_flag=True, help="Print every finding as JSON on standard output.")
 def main(table: Path, tiles: str | None, as_json: bool) -> int:
     """Find every edited, missing, doubled or moved row of a finished TABLE.
 

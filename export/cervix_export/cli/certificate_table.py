@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from cervix_engine.cli.shared.tables import new_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,12 +16,7 @@ if TYPE_CHECKING:
 
 def certificate_table(certificates: Sequence[Certificate]) -> Table:
     """One line a certificate: how far its answers are from Keras's, how fast they came, and the verdict."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table(
-        "file", "backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified", box=SIMPLE
-    )
+    table = new_table("file", "backend", "precision", "tiles", "max |Δp|", "p99 |Δp|", "top-1", "tiles/s", "certified")
     for item in certificates:
         parity = item.parity
         differences = (f"{parity.max_absdiff:.1e}", f"{parity.p99_absdiff:.1e}", f"{parity.top1_agreement:.2%}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,10 @@ import click
 
 from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.shared.logs import log_lines
+from cervix_engine.cli.shared.options import FILE, batch_size_option, expect_digest_option, option
 from cervix_engine.cli.shared.surroundings import scratch_in
+from cervix_engine.cli.shared.tables import new_table, wide_console
 from cervix_engine.errors import OutputError, UsageError
 from cervix_export.cli.certificate_table import certificate_table
 from cervix_export.cli.engine_options import engine_options
@@ -29,28 +29,24 @@ if TYPE_CHECKING:
 SHOWN_BLOCKS = 10
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("--model", "model_option", type=click.Path(path_type=Path), help="The same as MODEL.")
-@click.option("--fp16", is_flag=True, help="Also make the half-precision graph.")
-@click.option("--int8", is_flag=True, help="Also make the integer graph, and print what rounding costs where.")
+@click.command(cls=CervixCommand)
+@click.argument("model", required=False, type=FILE)
+@option("--model", "model_option", type=FILE, help="The same as MODEL.")
+@option("--fp16", is_flag=True, help="Also make the half-precision graph.")
+@option("--int8", is_flag=True, help="Also make the integer graph, and print what rounding costs where.")
 @engine_options
-@click.option(
+@option(
     "--keep-graphs", is_flag=True, help="Take the bundle's graphs as they are, also where Keras could make them anew."
 )
-@click.option(
+@option(
     "--triton",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     help="Also write what is certified into this model repository of Triton Inference Server.",
 )
-@click.option("--expect-digest", metavar="SHA256", help="Stop unless the bundle has this digest.")
-@click.option(
-    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size to certify."
-)
-@click.option("--tiles", type=click.IntRange(1), help="Number of golden tiles to certify on.  [default: all]")
-@click.version_option(package_name="cervix")
-@cervix_errors
+@expect_digest_option
+@batch_size_option("Batch size to certify.")
+@option("--tiles", type=click.IntRange(1), help="Number of golden tiles to certify on.  [default: all]")
 def main(
     model: Path | None,
     model_option: Path | None,
@@ -115,10 +111,7 @@ def _bundle_folder(argument: Path | None, option: Path | None) -> Path:
 
 
 def _show(report: ExportReport) -> None:
-    from rich.console import Console
-
-    # Without a terminal rich assumes 80 columns and would cut the names of backends.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = wide_console(160)
     for name in sorted(name for name in report.bundle.files if name.startswith("model.") or name.endswith(".engine")):
         console.print(f"{name:18} {(report.bundle.root / name).stat().st_size / 1e6:9.1f} MB", highlight=False)
     if report.int8:
@@ -132,11 +125,8 @@ def _show(report: ExportReport) -> None:
 
 def _cost_table(record: Int8Record) -> Table:
     """The blocks that rounding hurts most; all of them are in the bundle's `model.int8.json`."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     title = f"INT8: {record.integer_share:.1%} of the arithmetic in integers; what rounding one block alone costs"
-    table = Table("block", "layers", "RMS |Δp|", "kept in", box=SIMPLE, title=title, title_justify="left")
+    table = new_table("block", "layers", "RMS |Δp|", "kept in", title=title, title_justify="left")
     for block in sorted(record.blocks, key=lambda item: -item.rms)[:SHOWN_BLOCKS]:
         table.add_row(block.name, str(block.layers), f"{block.rms:.2g}", "float" if block.in_float else "int8")
     return table

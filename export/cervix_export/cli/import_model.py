@@ -9,9 +9,8 @@ import click
 
 from cervix_engine.bundle.bundle import DEFAULT_BUNDLE
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.shared.logs import log_lines
-from cervix_engine.version import __version__
+from cervix_engine.cli.shared.options import FILE, option
 
 if TYPE_CHECKING:
     from cervix_export.imported.importer import ImportReport
@@ -19,48 +18,36 @@ if TYPE_CHECKING:
 # Below, a certificate says little.
 FEW_TILES = 32
 
-_FILE = click.Path(path_type=Path)
 
-
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", type=_FILE)
-@click.option(
+@click.command(cls=CervixCommand)
+@click.argument("model", type=FILE)
+@option(
     "--contract",
-    type=_FILE,
+    type=FILE,
     required=True,
     help="JSON file that states classes, input size, and what lies between raw pixels and the model.",
 )
-@click.option(
+@option(
     "--golden",
-    type=_FILE,
+    type=FILE,
     required=True,
     help="Folder of tiles to check and certify on, or a CSV file path[,label][,prob_<class>...] beside them.",
 )
-@click.option(
+@option(
     "--expected",
-    type=_FILE,
+    type=FILE,
     help="CSV file path[,label][,prob_<class>...]: true classes of the golden tiles, and the answers that the model's "
     "own pipeline gives.",
 )
-@click.option(
+@option(
     "--atol",
     type=click.FloatRange(0, 1),
     default=0.01,
-    show_default=True,
     help="Largest difference of a probability from the expected one.",
 )
-@click.option("--calibration", type=_FILE, help="Folder of other tiles, such as some that it learnt from: for INT8.")
-@click.option(
-    "-o",
-    "--out",
-    type=_FILE,
-    default=DEFAULT_BUNDLE,
-    show_default=True,
-    help="Folder of the bundle to write.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
-@click.version_option(__version__)
-@cervix_errors
+@option("--calibration", type=FILE, help="Folder of other tiles, such as some that it learnt from: for INT8.")
+@option("-o", "--out", type=FILE, default=DEFAULT_BUNDLE, help="Folder of the bundle to write.")
+@option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 def main(
     model: Path,
     contract: Path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,9 @@ import click
 
 from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
 from cervix_engine.cli.shared.logs import log_lines
+from cervix_engine.cli.shared.options import FILE, batch_size_option, expect_digest_option, model_option, option
+from cervix_engine.cli.shared.tables import new_table, wide_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,34 +23,28 @@ if TYPE_CHECKING:
 SHOWN_FLIPS = 10
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Bundle to compare. [default: $CERVIX_MODEL, else models/cervix]"
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Manifest of labelled tiles. [default: golden tiles]")
-@click.option("--split", "splits", multiple=True, help="Only tiles of this split of --data; may be repeated.")
-@click.option(
+@click.command(cls=CervixCommand)
+@model_option("compare")
+@option("--data", type=FILE, help="Manifest of labelled tiles. [default: golden tiles]")
+@option("--split", "splits", multiple=True, help="Only tiles of this split of --data; may be repeated.")
+@option(
     "--keras/--no-keras",
     default=None,
     help="Compare with Keras itself, or with what the golden tiles record of it. [default: Keras where installed]",
 )
-@click.option("--atol", type=click.FloatRange(0, 1), help="Bound on every difference, beside each precision's own.")
-@click.option(
-    "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Least share of equal classes."
-)
-@click.option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Batch size.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="JSON file for all numbers.")
-@click.option("--junit", type=click.Path(path_type=Path), help="JUnit XML file, for a build server.")
-@click.option("--history", type=click.Path(path_type=Path), help="JSON-lines file to append the results to.")
-@click.option("--drift-plot", type=click.Path(path_type=Path), help="PNG file for a plot of --history.")
-@click.option(
+@option("--atol", type=click.FloatRange(0, 1), help="Bound on every difference, beside each precision's own.")
+@option("--min-agreement", type=click.FloatRange(0, 1), default=0.0, help="Least share of equal classes.")
+@batch_size_option("Batch size.")
+@option("--json", "json_file", type=FILE, help="JSON file for all numbers.")
+@option("--junit", type=FILE, help="JUnit XML file, for a build server.")
+@option("--history", type=FILE, help="JSON-lines file to append the results to.")
+@option("--drift-plot", type=FILE, help="PNG file for a plot of --history.")
+@option(
     "--certify",
     is_flag=True,
     help="Instead of comparing layers, write certificates for this machine's runtimes into the bundle.",
 )
-@click.option("--expect-digest", metavar="SHA256", help="Refuse a bundle with another digest.")
-@click.version_option(package_name="cervix")
-@cervix_errors
+@expect_digest_option
 def main(
     model: Path | None,
     data: Path | None,
@@ -148,24 +142,20 @@ def _compare(root: Path, plan: ParityPlan, written: Written, expect_digest: str 
 
 
 def _certify(model: Path, batch_size: int, expect_digest: str | None) -> None:
-    from rich.console import Console
-
     from cervix_export.certify import require_passed
     from cervix_export.cli.certificate_table import certificate_table
     from cervix_export.export import ExportPlan, export_bundle
 
     with log_lines("cervix_export"):
         report = export_bundle(model, ExportPlan(batch_size=batch_size, keep_graphs=True), expect_digest=expect_digest)
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = wide_console(160)
     console.print(certificate_table(report.certificates))
     console.print(f"bundle {report.bundle.root}\ndigest {report.bundle.digest}", highlight=False)
     require_passed(list(report.certificates))
 
 
 def _show(report: ParityReport) -> None:
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = wide_console()
     console.print(_table(report))
     flips = [(item.subject, flip) for item in report.layers if item.parity for flip in item.parity.flips]
     for subject, flip in sorted(flips, key=lambda item: -item[1].margin)[:SHOWN_FLIPS]:
@@ -177,11 +167,8 @@ def _show(report: ParityReport) -> None:
 
 
 def _table(report: ParityReport) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     heads = ("layer", "compared", "max |Δp|", "p99 |Δp|", "equal classes", "macro-F1 drop", "ECE change", "")
-    table = Table(*heads, box=SIMPLE)
+    table = new_table(*heads)
     for item in report.layers:
         verdict = "SHORT" if not item.passed else "uncertified" if item.objections else "ok"
         table.add_row(item.layer, item.subject, *_numbers(item), verdict)

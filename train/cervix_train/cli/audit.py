@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.options import FILE, follow_links_option, option
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.files import output_errors, scratch_folder, write_json
-from cervix_engine.version import __version__
 from cervix_train.cli import require_libraries
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
@@ -23,15 +22,15 @@ SHOWN = 20
 
 def _for_price(*names: str, help: str = "Same as in cervix-train", **given: Any) -> Callable[[F], F]:  # noqa: A002
     """An option that only `--price` uses."""
-    return click.option(*names, help=f"{help}, for --price.", show_default="default" in given, **given)
+    return option(*names, help=f"{help}, for --price.", show_default="default" in given, **given)
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--classes", type=click.Path(path_type=Path), help="Same as in cervix-train.")
-@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all findings to this file.")
-@click.option(
+@click.command(cls=CervixCommand)
+@click.argument("data", type=FILE)
+@option("--classes", type=FILE, help="Same as in cervix-train.")
+@follow_links_option
+@option("--json", "json_file", type=FILE, help="Also write all findings to this file.")
+@option(
     "--price", is_flag=True, help="Also train the same head on random and on grouped splits, and print both accuracies."
 )
 @_for_price("--repeats", type=click.IntRange(1, 100), default=5, help="Number of random and of grouped splits")
@@ -45,11 +44,9 @@ def _for_price(*names: str, help: str = "Same as in cervix-train", **given: Any)
 )
 @_for_price(
     "--cache",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder where computed features are kept, such as cervix-train's (by default none are kept)",
 )
-@click.version_option(__version__)
-@cervix_errors
 def main(**options: Any) -> None:
     """Find copies and near-copies among the labelled tiles in DATA, across its split.
 

@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.options import FILE, option
+from cervix_engine.cli.shared.tables import new_table, wide_console
 from cervix_engine.files import output_errors, write_json
-from cervix_engine.version import __version__
-from cervix_train.cli.tables import show
 
 if TYPE_CHECKING:
     from cervix_train.results.paired import PairedComparison
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all numbers to this file.")
-@click.version_option(__version__)
-@cervix_errors
+@click.command(cls=CervixCommand)
+@click.argument("first", type=FILE)
+@click.argument("second", type=FILE)
+@option("--json", "json_file", type=FILE, help="Also write all numbers to this file.")
 def main(first: Path, second: Path, json_file: Path | None) -> None:
     """Compare the recipes of the bundles FIRST and SECOND, both of cervix-train --folds, tile by tile.
 
@@ -42,8 +39,6 @@ def main(first: Path, second: Path, json_file: Path | None) -> None:
 
 
 def _print(comparison: PairedComparison) -> None:
-    from cervix_train.cli.tables import new_table
-
     table = new_table(
         "", "tiles", "first", "second", "first less second", "95 % by groups", title="Two recipes on the same folds"
     )
@@ -55,7 +50,7 @@ def _print(comparison: PairedComparison) -> None:
         low, high = item.interval
         numbers = (f"{item.first:.4f}", f"{item.second:.4f}", f"{item.difference:+.4f}")
         table.add_row(f"pooled {name}", str(comparison.tiles), *numbers, f"{low:+.4f} to {high:+.4f}")
-    show(table)
+    wide_console().print(table)
     low, high = comparison.accuracy.interval
     better = "the first is better" if low > 0 else "the second is better" if high < 0 else "neither is shown better"
     click.echo(

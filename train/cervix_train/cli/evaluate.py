@@ -9,9 +9,8 @@ import click
 
 from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.options import FILE, batch_size_option, follow_links_option, option
 from cervix_engine.files import output_errors, write_json
-from cervix_engine.version import __version__
 from cervix_train.cli import require_libraries
 
 if TYPE_CHECKING:
@@ -22,23 +21,17 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", metavar="[MODEL] DATA", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="The same as MODEL.  [default: $CERVIX_MODEL or models/cervix]"
-)
-@click.option(
+@click.command(cls=CervixCommand)
+@click.argument("paths", metavar="[MODEL] DATA", nargs=-1, required=True, type=FILE)
+@option("--model", type=FILE, help="The same as MODEL.  [default: $CERVIX_MODEL or models/cervix]")
+@option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
     help="Measure on the tiles of this split only.  [default: all]",
 )
-@click.option(
-    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Number of tiles a batch."
-)
-@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the metrics to this file.")
-@click.version_option(__version__)
-@cervix_errors
+@batch_size_option()
+@follow_links_option
+@option("--json", "json_file", type=FILE, help="Also write the metrics to this file.")
 def main(
     paths: tuple[Path, ...],
     model: Path | None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from cervix_engine.cli.shared.tables import new_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -12,14 +13,6 @@ if TYPE_CHECKING:
     from cervix_train.results.copy_cost import CopyReport
     from cervix_train.results.fold_table import CrossValidation, Figures
     from cervix_train.training.comparators import BackboneComparison
-
-
-def show(table: Table) -> None:
-    """Print a table on standard output, uncut where that is no terminal."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table)
 
 
 def comparison_table(comparison: BackboneComparison) -> Table:
@@ -60,14 +53,6 @@ def copies_table(report: CopyReport) -> Table:
         )
         table.add_row(row.without, str(row.left_out), str(row.left_out_right), str(row.tiles), *figures)
     return table
-
-
-def new_table(*heads: str, title: str) -> Table:
-    """An empty table as all commands of this package draw it."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    return Table(*heads, box=SIMPLE, title=title)
 
 
 def _counts(figures: Figures) -> tuple[str, str]:

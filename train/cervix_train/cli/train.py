@@ -9,14 +9,14 @@ import click
 
 from cervix_engine.bundle.bundle import DEFAULT_BUNDLE
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.options import FILE, batch_size_option, follow_links_option, option
+from cervix_engine.cli.shared.tables import wide_console
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
 from cervix_engine.extras import require_installed
 from cervix_engine.files import cache_beside
-from cervix_engine.version import __version__
 from cervix_train.cli import require_libraries
-from cervix_train.cli.tables import comparison_table, copies_table, folds_table, show
+from cervix_train.cli.tables import comparison_table, copies_table, folds_table
 from cervix_train.features.extractor import BACKBONES, Backbone, Weights, parse_weights
 from cervix_train.learning.optimizers import OPTIMIZERS
 
@@ -25,174 +25,144 @@ if TYPE_CHECKING:
     from cervix_train.results.metrics import Metrics
 
 
-@click.command(cls=CervixCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BUNDLE,
-    show_default=True,
-    help="Folder of the bundle to write.",
-)
-@click.option(
+@click.command(cls=CervixCommand)
+@click.argument("data", type=FILE)
+@option("-o", "--out", type=FILE, default=DEFAULT_BUNDLE, help="Folder of the bundle to write.")
+@option(
     "--weights",
     metavar="imagenet|none|FILE",
     help="Weights that the backbone starts from; FILE is a *.weights.h5, or one of Keras's without the top layers, "
     "*_notop.h5 or *_no_top.h5.  [default: imagenet; none for the cnn backbone]",
 )
-@click.option(
+@option(
     "--backbone",
     type=click.Choice(BACKBONES),
     default="resnet101",
-    show_default=True,
     help="Network that tiles go through: resnet101 is the paper's; the others are to compare it with, cnn for trials.",
 )
-@click.option(
+@option(
     "--compare",
     metavar="BACKBONE,…",
     help="Train each of these backbones alike, into OUT/<backbone>, and print one table of what they reach.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of epochs.")
-@click.option(
+@option("--epochs", type=click.IntRange(1), default=50, help="Maximum number of epochs.")
+@option(
     "--optimizer",
     type=click.Choice(list(OPTIMIZERS)),
     default="adamax",
-    show_default=True,
     help="Optimiser, with Keras's own settings but for --learning-rate; sgd has a momentum of 0.9.",
 )
-@click.option(
+@option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
     help="Learning rate of the optimiser.  [default: 0.002 for adamax, 0.01 for sgd, 0.001 for the others]",
 )
-@click.option(
+@option(
     "--class-weights",
     type=click.Choice(["none", "balanced"]),
     default="none",
-    show_default=True,
     help="balanced: each class counts alike in the loss of training tiles, however many of them it has.",
 )
-@click.option(
+@option(
     "--recipe",
     type=click.Choice(["head", "paper", "full"]),
     default="head",
-    show_default=True,
     help="What learns. head: the head, on frozen features. paper: then the last layers of the backbone too, on pixels; "
     "the better of the two on validation is kept. full: every layer at once, as from scratch.",
 )
-@click.option(
+@option(
     "--patience",
     type=click.IntRange(1),
     default=5,
-    show_default=True,
     help="Stop after so many epochs in a row without a lower validation loss.",
 )
-@click.option(
+@option(
     "--fine-tune-epochs",
     type=click.IntRange(1),
     default=50,
-    show_default=True,
     help="Maximum number of epochs of fine-tuning, in --recipe paper.",
 )
-@click.option(
+@option(
     "--fine-tune-rate",
     type=click.FloatRange(0, min_open=True),
     default=1e-5,
-    show_default=True,
     help="Learning rate of the optimiser while fine-tuning, in --recipe paper.",
 )
-@click.option(
+@option(
     "--thaw",
     type=click.FloatRange(0, 1),
     default=0.5,
-    show_default=True,
     help="Share of the backbone's layers, counted from the last, that fine-tuning changes.",
 )
-@click.option(
+@option(
     "--mixed-precision/--full-precision",
     default=None,
     help="Compute in BF16 what is learnt from: the backbone in stages on pixels, and training tiles' features, where "
     "OpenVINO's agree with Keras's; or compute nothing in BF16. Weights stay FP32, and so do validation and test "
     "tiles' features, the temperature and all metrics.  [default: stages on pixels alone, where CPU or GPU has BF16]",
 )
-@click.option(
+@option(
     "--augment",
     type=click.IntRange(0, 100),
     default=0,
-    show_default=True,
     metavar="K",
     help="Also learn from K altered copies of each training tile (turned, flipped, lit), in all stages.",
 )
-@click.option(
-    "-b", "--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Number of tiles a batch."
-)
-@click.option(
+@batch_size_option()
+@option(
     "--input-size",
     type=click.IntRange(32, 1024),
     default=224,
-    show_default=True,
     help="Height and width of the network's input in pixels.",
 )
-@click.option(
+@option(
     "--scaled-decoding",
     is_flag=True,
     help="Decode JPEG tiles of at least twice (four times) the input size at 1/2 (1/4), here and where the model runs.",
 )
-@click.option(
+@option(
     "--sensitivity",
     type=click.FloatRange(0.5, 1),
     default=0.98,
-    show_default=True,
     help="Share of the validation tiles' abnormal cells that the operating point must find.",
 )
-@click.option(
+@option(
     "--review-share",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.1,
-    show_default=True,
     help="Largest share of the validation tiles that the operating point may ask a person to see.",
 )
-@click.option(
+@option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
-    show_default=True,
     help="Seed of all that is random: the same seed and tiles give the same model.",
 )
-@click.option(
-    "--classes",
-    type=click.Path(path_type=Path),
-    help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.",
-)
-@click.option("--follow-links", is_flag=True, help="Also take links that lead out of DATA, to files and to folders.")
-@click.option(
+@option("--classes", type=FILE, help="JSON that describes classes other than SIPaKMeD's, as in a contract.json.")
+@follow_links_option
+@option(
     "--folds",
     type=click.IntRange(3, 20),
     metavar="K",
     help="Cross-validate: K folds of all tiles, groups kept whole, a model for each, then one that learns from all "
     "tiles. A split that DATA gives is not used. In --recipe head.",
 )
-@click.option(
+@option(
     "--tensorboard",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for TensorBoard's events, one folder in it for each stage or fold.",
 )
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="Folder where computed features are kept.  [default: .cervix-cache/features beside OUT]",
+@option(
+    "--cache", type=FILE, help="Folder where computed features are kept.  [default: .cervix-cache/features beside OUT]"
 )
-@click.option(
+@option(
     "--resume/--no-resume",
     default=None,
     help="Continue an interrupted training, or fail if it is another one; or begin anew.  "
     "[default: continue if it is the same training]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
-@click.version_option(__version__)
-@cervix_errors
+@option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 def main(**options: Any) -> None:
     """Train a classifier on the labelled tiles in DATA and write a bundle.
 
@@ -260,11 +230,11 @@ def _learn(config: TrainConfig, folds: int | None) -> None:
     if folds is not None:
         cross_validated = train_folds(config, folds=folds)
         report = cross_validated.training
-        show(folds_table(cross_validated.figures))
+        wide_console().print(folds_table(cross_validated.figures))
     else:
         report = train(config)
     if report.copies.found:
-        show(copies_table(report.copies))
+        wide_console().print(copies_table(report.copies))
     click.echo(f"{_result(report.metrics)}; bundle written to {config.out}", err=True)
 
 
@@ -282,7 +252,7 @@ def _compare(config: TrainConfig, names: str, *, weights: str | None) -> None:
         return parse_weights(None if weights == "imagenet" else weights, backbone=backbone)
 
     comparison = compare_backbones(config, sorted(backbones, key=chosen.index), weights_of=weights_of)
-    show(comparison_table(comparison))
+    wide_console().print(comparison_table(comparison))
     click.echo(f"all figures: {comparison_file(config.out)}", err=True)
     failed = [item.backbone for item in comparison.comparators if item.error]
     if failed:

@@ -6,29 +6,23 @@ from pathlib import Path
 
 import click
 
-from cervix_engine.cli.shared.errors import cervix_errors
+from cervix_engine.cli.shared.command import CervixCommand
+from cervix_engine.cli.shared.options import FILE, option
 from cervix_engine.errors import UsageError
 from cervix_train.synthetic.datasets import write_drawn, write_slides
 
 
-@click.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--tiles", type=click.IntRange(1), default=200, show_default=True, help="Number of tiles to draw.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seed of the drawing: the same seed gives the same tiles.",
-)
-@click.option("--flat", is_flag=True, help="Draw into one folder without classes, and write manifest.csv beside it.")
-@click.option(
+@click.command(cls=CervixCommand)
+@click.argument("out", type=FILE)
+@option("--tiles", type=click.IntRange(1), default=200, help="Number of tiles to draw.")
+@option("--seed", type=click.IntRange(0), default=0, help="Seed of the drawing: the same seed gives the same tiles.")
+@option("--flat", is_flag=True, help="Draw into one folder without classes, and write manifest.csv beside it.")
+@option(
     "--slides",
     type=click.IntRange(1),
     help="Number of slides to lay the tiles on: a folder each, tiles named by location, and a manifest.csv in which a "
     "slide is a group.",
 )
-@cervix_errors
 def main(out: Path, tiles: int, seed: int, flat: bool, slides: int | None) -> None:
     """Draw a data set of synthetic cells into the folder OUT: by default, one folder of tiles per class."""
     if slides is None:

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cervix_engine.cli.shared.errors import one_line
+from cervix_engine.cli.shared.errors import errors_as_exit_codes, one_line
 from cervix_engine.cli.shared.surroundings import open_closed_streams
 from cervix_engine.errors import UsageError
+from cervix_engine.version import __version__
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class OneLineErrors(click.Command):
@@ -34,14 +38,15 @@ class OneLineErrors(click.Command):
 
 
 class CervixCommand(OneLineErrors):
-    """A command with `--config FILE` and `--dump-config`, whose usage errors are one line and exit code 2.
+    """A command as all of the project's are: every error is one line and an exit code, which its function may return.
 
-    The file holds options by their long names, such as `batch-size = 64`. The command line goes before the file.
+    It has `--version`, `--config FILE` and `--dump-config`. The file holds options by their long names, such as
+    `batch-size = 64`. The command line goes before the file.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += [_config_option(), _dump_option()]
+        super().__init__(*args, context_settings=HELP_NAMES, **kwargs)
+        self.params += [_version_option(), _config_option(), _dump_option()]
         for parameter in self.params:
             if isinstance(parameter.type, click.Path) and parameter.type.type is Path:
                 parameter.type = LocalPath(parameter.type)
@@ -50,7 +55,8 @@ class CervixCommand(OneLineErrors):
         if ctx.meta.pop(_DUMP, False):
             click.echo(dump_options(ctx), nl=False)
             return 0
-        return super().invoke(ctx)
+        with errors_as_exit_codes(quiet=bool(ctx.params.get("quiet"))):
+            return super().invoke(ctx)
 
 
 class LocalPath(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks alone
@@ -88,6 +94,23 @@ def dump_options(ctx: click.Context) -> str:
         # JSON's strings, numbers and booleans are TOML's too, but for DEL, which no option holds.
         lines.append(f"{_key(parameter)} = {json.dumps(shown, ensure_ascii=False)}\n")
     return "".join(lines)
+
+
+def _version_option() -> click.Option:
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_version,
+        help="Show the version and exit.",
+    )
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"{ctx.find_root().info_name}, version {__version__}")
+        ctx.exit()
 
 
 def _config_option() -> click.Option:
