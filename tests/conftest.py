@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from engine.report.chromium import PROGRAM, Page, open_browser
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +40,15 @@ def _has_gpu() -> bool:
         return False
     listing = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=60, check=False)
     return listing.returncode == 0 and "GPU" in listing.stdout
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A browser, for tests that look at a page."""
+    if PROGRAM is None:
+        pytest.skip("needs a browser: apt install chromium")
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ tables = _load()
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_benchmark_says_how_it_is_used(program: str) -> None:
     module = importlib.import_module(program)
-    assert f"python -m {program} " in module.__doc__
+    assert f"python -m {program} " in (module.__doc__ or "")
     done = CliRunner().invoke(module.main, ["--help"])
     assert (done.exit_code, done.output.startswith("Usage: ")) == (0, True), done.output
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Backend, Combination, open_backend, runtime_version
 from cervix_engine.backends.device import Device
@@ -33,6 +34,7 @@ from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate, Parity
 from cervix_engine.bundle.engine_file import fingerprint_path
+from cervix_engine.cli.batch import main
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu
 from engine.backends.simulated_cuda import Cuda, Stream
@@ -362,3 +364,8 @@ class _Binding:
         memory = self._cuda.memory(address, ordinal=self._ordinal)
         assert memory.size == np.prod(shape) * np.dtype(kind).itemsize
         return memory
+
+
+def batch(tiles: Path, bundle: Bundle, out: Path, *options: str) -> Result:
+    """Run `cervix-batch`."""
+    return CliRunner().invoke(main, [str(tiles), "--out", str(out), "--model", str(bundle.root), *options])

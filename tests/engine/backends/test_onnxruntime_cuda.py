@@ -12,17 +12,24 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from click.testing import CliRunner, Result
 
 from cervix_engine.backends import Combination, open_backend, runtime_version
 from cervix_engine.backends.device import Device
 from cervix_engine.backends.register import runtime
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle, seal
-from cervix_engine.cli.batch import main
 from cervix_engine.errors import BackendUnavailableError, InferenceError
 from cervix_engine.run.record import RunRecord
-from engine.backends.simulated_gpu import Machine, a10s, certified, make_engine_bundle, opened, pixels_of, ways_here
+from engine.backends.simulated_gpu import (
+    Machine,
+    a10s,
+    batch,
+    certified,
+    make_engine_bundle,
+    opened,
+    pixels_of,
+    ways_here,
+)
 from engine.run.support import read_table, reference_probabilities
 
 CUDA = Device.parse("cuda")
@@ -32,17 +39,6 @@ FP32, FP16 = Combination("onnxruntime-cuda", "fp32"), Combination("onnxruntime-c
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return make_engine_bundle(tmp_path / "bundle")
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine()
-    machine.install(monkeypatch)
-    return machine
-
-
-def batch(tiles: Path, bundle: Bundle, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, [str(tiles), "--out", str(out), "--model", str(bundle.root), *options])
 
 
 # ---- the backend

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from cervix_engine.backends import Combination, open_backend
 from cervix_engine.backends.device import ANY
@@ -22,13 +22,21 @@ from cervix_engine.backends.survey import survey
 from cervix_engine.backends.tensorrt import TensorRt, TensorRtRtx
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.engine_file import fingerprint_path
-from cervix_engine.cli.batch import main
 from cervix_engine.cli.doctor import main as doctor
 from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.gpu import Gpu
 from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import SessionRequest, open_session
-from engine.backends.simulated_gpu import DATA, VERSION, Machine, certified, make_engine_bundle, pixels_of, ways_here
+from engine.backends.simulated_gpu import (
+    DATA,
+    VERSION,
+    Machine,
+    batch,
+    certified,
+    make_engine_bundle,
+    pixels_of,
+    ways_here,
+)
 from engine.bundle.engine_marks import A10, ENGINE, H100, L4
 from engine.run.support import read_table, reference_probabilities
 
@@ -40,21 +48,10 @@ def bundle(tmp_path: Path) -> Bundle:
     return make_engine_bundle(tmp_path / "bundle")
 
 
-@pytest.fixture
-def a10(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine()
-    machine.install(monkeypatch)
-    return machine
-
-
-def batch(tiles: Path, bundle: Bundle, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, [str(tiles), "--out", str(out), "--model", str(bundle.root), *options])
-
-
 # ---- the backend
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 def test_it_answers_batches_of_every_size_of_its_profile(bundle: Bundle) -> None:
     with open_backend(bundle, combination=COMBINATION) as backend:
         for seed, count in enumerate((8, 8, 3, 32, 1)):
@@ -62,7 +59,7 @@ def test_it_answers_batches_of_every_size_of_its_profile(bundle: Bundle) -> None
             np.testing.assert_array_equal(backend.infer(pixels), reference_probabilities(pixels))
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
     first, second = pixels_of(8, 1), pixels_of(8, 2)
     with open_backend(bundle, combination=COMBINATION) as backend:
@@ -71,7 +68,7 @@ def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
     np.testing.assert_array_equal(kept, reference_probabilities(first))
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 def test_it_says_what_runs(bundle: Bundle) -> None:
     info = open_backend(bundle, combination=COMBINATION).info
     assert (info.backend, info.version, info.device) == ("tensorrt", VERSION, "NVIDIA A10")
@@ -79,7 +76,7 @@ def test_it_says_what_runs(bundle: Bundle) -> None:
     assert info.artefact_sha256 == bundle.files[ENGINE]
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("count", [3, 33])
 def test_a_batch_outside_of_the_profile_names_the_options(tmp_path: Path, count: int) -> None:
     bundle = make_engine_bundle(tmp_path / "narrow", min_batch=4)
@@ -106,16 +103,16 @@ def test_an_engine_of_other_outputs_is_refused(bundle: Bundle, monkeypatch: pyte
 
 
 def test_without_cuda_core_the_engine_is_no_way_to_run(
-    tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine, monkeypatch: pytest.MonkeyPatch
+    tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     assert COMBINATION not in ways_here(bundle)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
-    assert (done.exit_code, a10.loaded) == (1, [])
+    assert (done.exit_code, machine.loaded) == (1, [])
     assert "needs cuda-core: pip install '.[gpu]'" in done.stderr
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 def test_an_automatic_batch_size_keeps_to_the_profile(tiles: Path, tmp_path: Path) -> None:
     bundle = make_engine_bundle(tmp_path / "narrow", min_batch=4)
     out = tmp_path / "preds.csv"
@@ -146,7 +143,7 @@ def test_an_engine_is_a_way_to_run_the_bundle_where_it_fits(bundle: Bundle, monk
     assert runtime("tensorrt").device_class(ANY) is None
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 def test_auto_takes_the_engine_that_is_certified_and_fastest(bundle: Bundle) -> None:
     assert select(bundle, precision="auto").combination.backend == "onnxruntime-cpu"
     sealed, certificate = certified(bundle, COMBINATION)
@@ -157,7 +154,7 @@ def test_auto_takes_the_engine_that_is_certified_and_fastest(bundle: Bundle) -> 
 # ---- the command
 
 
-def test_a_run_on_the_engine(tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine) -> None:
+def test_a_run_on_the_engine(tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machine) -> None:
     out = tmp_path / "preds.csv"
     done = batch(tiles, bundle, out, "--backend", "tensorrt", "--batch-size", "8")
     assert done.exit_code == 0, done.stderr
@@ -166,7 +163,7 @@ def test_a_run_on_the_engine(tiles: Path, bundle: Bundle, tmp_path: Path, a10: M
     assert batch(tiles, bundle, plain, "--backend", "onnxruntime-cpu", "--batch-size", "8").exit_code == 0
     assert [row["pred"] for row in read_table(out)] == [row["pred"] for row in read_table(plain)]
     ran = RunRecord.load(tmp_path / "preds.csv.run.json").backend
-    assert (ran.backend, ran.artefact, a10.loaded) == ("tensorrt", ENGINE, [DATA])
+    assert (ran.backend, ran.artefact, machine.loaded) == ("tensorrt", ENGINE, [DATA])
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
@@ -182,11 +179,11 @@ def test_an_engine_for_another_gpu_ends_with_5_before_it_is_loaded(
 
 
 def test_an_altered_engine_is_refused_before_it_is_loaded(
-    tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine
+    tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machine
 ) -> None:
     (bundle.root / ENGINE).write_bytes(DATA[:-1] + b"?")
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
-    assert (done.exit_code, a10.loaded) == (1, [])
+    assert (done.exit_code, machine.loaded) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -214,11 +211,11 @@ def test_what_is_missing_is_named(
 
 
 def test_without_tensorrt_it_is_named(
-    tiles: Path, bundle: Bundle, tmp_path: Path, a10: Machine, monkeypatch: pytest.MonkeyPatch
+    tiles: Path, bundle: Bundle, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
-    assert (done.exit_code, a10.loaded) == (1, [])
+    assert (done.exit_code, machine.loaded) == (1, [])
     assert "needs tensorrt, which cannot be loaded here" in done.stderr
 
 
@@ -266,7 +263,7 @@ def test_the_gpus_that_tensorrt_rtx_runs_on() -> None:
 # ---- which engines of a bundle are meant
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 def test_an_integer_engine_is_asked_for_by_name(tiles: Path, tmp_path: Path) -> None:
     bundle = make_engine_bundle(tmp_path / "integers", precision="int8")
     done = batch(tiles, bundle, tmp_path / "preds.csv", "--backend", "tensorrt")
@@ -283,7 +280,7 @@ def test_an_engine_of_a_runtime_that_nobody_knows_is_a_problem(tmp_path: Path) -
     assert problem in CliRunner().invoke(doctor, ["--model", str(bundle.root)]).stdout
 
 
-@pytest.mark.usefixtures("a10")
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("usual", "asked", "taken"), [(16, None, 16), (None, None, 8), (16, 4, 4)])
 def test_a_run_takes_the_engines_usual_batch_unless_told_otherwise(
     tmp_path: Path, usual: int | None, asked: int | None, taken: int

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,18 @@ class Page:
         self.call("Page.navigate", url=path.as_uri())
         while not self._loaded:
             self._read()
+
+    def require_sound(self, path: Path, *, width: int, dark: bool) -> None:
+        """Show a file, and fail where it complains, asks a network for anything, scrolls sideways or is not as dark."""
+        self.complaints.clear()
+        self.requests.clear()
+        self.open(path, width=width, dark=dark)
+        time.sleep(0.2)  # for what a hostile name would start
+        assert self.complaints == []
+        assert {request.partition(":")[0] for request in self.requests} <= {"file", "data"}
+        assert self.value("document.documentElement.scrollWidth") <= width, "nothing makes the page scroll sideways"
+        ground = self.value("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == dark
 
     def fits_paper(self) -> bool:
         """Whether the open page, as it prints, is no wider than A4."""

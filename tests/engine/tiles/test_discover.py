@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import os
 import socket
@@ -17,34 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cervix_engine.errors import ListingError, OutputError, UsageError
-from cervix_engine.tiles.discover import compared, discover, ignored_words
-from cervix_engine.tiles.listing import FolderChanges, Listing, read_records, write_sorted
+from cervix_engine.errors import ListingError, UsageError
+from cervix_engine.tiles.discover import discover, ignored_words
 from cervix_engine.tiles.sources.folder import Folder, Walk
 
+from .tile_folders import paths, touch
+
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".tif", b".tiff", b".webp", b".jp2", b".j2k")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "study").mkdir()
-    return tmp_path / "study"
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Path:
-    (tmp_path / "spool").mkdir()
-    return tmp_path / "spool"
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-
-
-def paths(listing: Listing) -> list[str]:
-    return [tile.path for tile in listing]
 
 
 def test_nested_folders_in_byte_order(root: Path, spool: Path) -> None:
@@ -84,49 +62,6 @@ def test_a_folder_named_like_a_tile_is_a_folder(root: Path, spool: Path) -> None
     listing = discover(Folder(root), spool=spool)
     assert paths(listing) == ["slide.png/1.png"]
     assert listing.ignored == 0
-
-
-def test_links_inside_the_root_are_tiles_and_links_out_of_it_are_not(root: Path, spool: Path, tmp_path: Path) -> None:
-    touch(root, "a/real.png")
-    touch(tmp_path, "outside.png", "study-2/near.png")
-    (root / "relative.png").symlink_to("a/real.png")
-    (root / "absolute.png").symlink_to(root / "a/real.png")
-    (root / "out.png").symlink_to(tmp_path / "outside.png")
-    (root / "near.png").symlink_to("../study-2/near.png")  # a path that only begins like the root's
-    (root / "dangling.png").symlink_to("a/gone.png")
-    listing = discover(Folder(root), spool=spool)
-    assert paths(listing) == ["a/real.png", "absolute.png", "relative.png"]
-    assert listing.ignored_by == {"link": 2, "gone": 1}
-
-
-def test_links_to_folders_are_not_entered(root: Path, spool: Path, tmp_path: Path) -> None:
-    touch(root, "a/1.png")
-    touch(tmp_path, "elsewhere/2.png")
-    (root / "again").symlink_to("a", target_is_directory=True)
-    (root / "a/up").symlink_to("..", target_is_directory=True)
-    (root / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (root / "folder.png").symlink_to("a", target_is_directory=True)
-    listing = discover(Folder(root), spool=spool)
-    assert paths(listing) == ["a/1.png"]
-    assert listing.ignored_by == {"link": 4}
-
-
-def test_link_loops_end(root: Path, spool: Path) -> None:
-    touch(root, "a.png")
-    (root / "self.png").symlink_to("self.png")
-    (root / "ping.png").symlink_to("pong.png")
-    (root / "pong.png").symlink_to("ping.png")
-    listing = discover(Folder(root), spool=spool)
-    assert paths(listing) == ["a.png"]
-    assert listing.ignored_by == {"gone": 3}
-
-
-def test_the_root_may_be_a_link(root: Path, spool: Path, tmp_path: Path) -> None:
-    touch(root, "a.png")
-    (root / "b.png").symlink_to("a.png")
-    (tmp_path / "link").symlink_to(root, target_is_directory=True)
-    listing = discover(Folder(tmp_path / "link"), spool=spool)
-    assert paths(listing) == ["a.png", "b.png"]
 
 
 @pytest.mark.timeout(300)
@@ -207,79 +142,6 @@ def test_what_is_passed_over_is_named_in_the_debug_log_alone(
     }
 
 
-@pytest.fixture
-def snapshot(tmp_path: Path) -> Path:
-    """A dataset as Hugging Face's cache holds it: links from names to blobs, beside the folder of names."""
-    top = tmp_path / "datasets--smears"
-    revision = top / "snapshots" / "0123abc"
-    (revision / "slide_1").mkdir(parents=True)
-    (top / "blobs").mkdir()
-    for number, name in enumerate(["a.jpg", "slide_1/b.jpg", "slide_1/c.png", "README.md"]):
-        blob = top / "blobs" / f"{number:064x}"
-        blob.write_bytes(b"x" * (number + 1))
-        up = "../" * (2 + name.count("/"))
-        (revision / name).symlink_to(f"{up}blobs/{blob.name}")
-    return revision
-
-
-def test_a_snapshot_of_links_is_refused_as_such_and_followed_when_asked(snapshot: Path, spool: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"files \(3 links that lead elsewhere, 1 with another suffix\); --follow-links"
-    ):
-        discover(Folder(snapshot), spool=spool)
-    listing = discover(Folder(snapshot, follow_links=True), spool=spool)
-    assert paths(listing) == ["a.jpg", "slide_1/b.jpg", "slide_1/c.png"]
-    assert listing.ignored_by == {"suffix": 1}
-    # The stamps are those of the real files.
-    assert [tile.stamp.size_bytes for tile in listing if tile.stamp] == [1, 2, 3]
-    assert compared(listing, spool=spool).changes == FolderChanges(0, 0)
-    # From above, the blobs lie inside the root, and their own names have no suffix.
-    above = discover(Folder(snapshot.parents[1]), spool=spool)
-    assert paths(above) == [f"snapshots/0123abc/{name}" for name in ("a.jpg", "slide_1/b.jpg", "slide_1/c.png")]
-
-
-def test_a_staged_folder_of_links_to_files_and_folders_elsewhere(root: Path, spool: Path, tmp_path: Path) -> None:
-    touch(tmp_path, "work/ab/1/x.png", "work/cd/slide_2/y.png", "work/cd/slide_2/deep/z.png", "work/notes.txt")
-    (root / "x.png").symlink_to(tmp_path / "work/ab/1/x.png")
-    (root / "slide_2").symlink_to(tmp_path / "work/cd/slide_2", target_is_directory=True)
-    (root / "notes.txt").symlink_to(tmp_path / "work/notes.txt")
-    (root / "gone.png").symlink_to(tmp_path / "work/gone.png")
-    with pytest.raises(UsageError, match=r"\(2 links that lead elsewhere, 1 broken links or gone meanwhile, 1 with"):
-        discover(Folder(root), spool=spool)
-    listing = discover(Folder(root, follow_links=True), spool=spool)
-    assert paths(listing) == ["slide_2/deep/z.png", "slide_2/y.png", "x.png"]
-    assert listing.ignored_by == {"suffix": 1, "gone": 1}
-
-
-def test_followed_links_that_lead_back_end(root: Path, spool: Path, tmp_path: Path) -> None:
-    touch(root, "a/b/1.png")
-    touch(tmp_path, "elsewhere/2.png")
-    (root / "a/b/up").symlink_to("..", target_is_directory=True)
-    (root / "self").symlink_to(".", target_is_directory=True)
-    (root / "loop").symlink_to("loop")
-    (root / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "elsewhere/back").symlink_to(root, target_is_directory=True)
-    listing = discover(Folder(root, follow_links=True), spool=spool)
-    assert paths(listing) == ["a/b/1.png", "out/2.png"]
-    assert listing.ignored_by == {"link_loop": 3, "suffix": 1}
-
-
-def test_changes_of_a_folder_are_counted_by_name(root: Path, tmp_path: Path) -> None:
-    touch(root, *(f"{folder}/{number}.png" for folder in "abc" for number in range(5)))
-    (tmp_path / "stored").mkdir()
-    listing = discover(Folder(root), spool=tmp_path / "stored")
-    assert compared(listing, spool=tmp_path).changes == FolderChanges(0, 0)
-    for name in ("a/0.png", "b/2.png", "b/3.png", "c/4.png"):
-        (root / name).unlink()
-    touch(root, "0.png", "b/25.png", "c/9.png", "b/1.txt")
-    (root / "a/1.png").write_bytes(b"other bytes, which a tile's own stamp shows")
-    assert compared(listing, spool=tmp_path).changes == FolderChanges(added=3, removed=4)
-    for name in list(paths(listing)):
-        (root / name).unlink(missing_ok=True)
-    assert compared(listing, spool=tmp_path).changes == FolderChanges(added=3, removed=15)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"stored", "study"}
-
-
 def test_a_missing_root_and_a_file_are_refused(root: Path, spool: Path) -> None:
     touch(root, "a.png")
     with pytest.raises(UsageError, match="no such folder"):
@@ -348,34 +210,6 @@ def test_a_tile_that_cannot_be_looked_at_stops_the_search_and_is_never_lost(root
     with pytest.raises(ListingError, match="cannot be listed") as raised:
         list(Walk(root, scandir=lambda folder: Entries(folder, number)))
     assert "2.png" not in str(raised.value)
-
-
-def test_a_spool_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
-    touch(root, "a.png")
-    with pytest.raises(OutputError, match="cannot write the listing"):
-        discover(Folder(root), spool=tmp_path / "gone")
-
-
-@pytest.mark.parametrize("run_length", [5, 64, 699, 700, 10_000])
-def test_a_listing_of_many_sort_runs_equals_that_of_one(root: Path, spool: Path, run_length: int) -> None:
-    # 150 bytes a record: more than one block of the reader, so records lie across blocks.
-    names = [f"{'s' * (index % 5)}/{index * 7919 % 700:03d}-{'x' * 130}.png" for index in range(700)]
-    touch(root, *(name.lstrip("/") for name in names))
-    found = write_sorted(Walk(root), spool, run_length=run_length)
-    assert found == 700
-    assert paths(Listing(Folder(root), spool / "listing", found, 0)) == sorted(name.lstrip("/") for name in names)
-    assert {entry.name for entry in spool.iterdir()} == {"listing"}
-
-
-@pytest.mark.parametrize("block", range(1, 40))
-def test_records_are_read_whole_wherever_a_block_ends(block: int) -> None:
-    records = [(b"a/%d.png" % index, index * 37, 10**18 + index, b"") for index in range(20)]
-    records += [(b"\xff\n.png", 0, -1, b""), (b"in@an/archive.png", 7, 10**18, b"512"), (b"b.png", 7, 0, b"1:2@3")]
-    texts = [b"%b\0%d\0%d\0" % record[:3] for record in records[:-2]]
-    texts += [b"in@an/archive.png\x007\x001000000000000000000@512\x00", b"b.png\x007\x000@1:2@3\x00"]
-    data = io.BytesIO(b"".join(texts))
-    reader = SimpleNamespace(read=lambda _: data.read(block))
-    assert list(read_records(reader)) == records  # type: ignore[arg-type]
 
 
 NAME = st.binary(min_size=1, max_size=24).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_"))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from cervix_engine.cli.shared.command import CervixCommand
-from cervix_engine.cli.shared.options import FILE, follow_links_option, option
+from cervix_engine.cli.shared.options import FILE, Decorator, follow_links_option, option
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.files import output_errors, scratch_folder, write_json
 from cervix_train.cli import require_libraries
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 SHOWN = 20
 
 
-def _for_price(*names: str, help: str = "Same as in cervix-train", **given: Any) -> Callable[[F], F]:  # noqa: A002
+def _for_price(*names: str, help: str = "Same as in cervix-train", **given: Any) -> Decorator:  # noqa: A002
     """An option that only `--price` uses."""
-    return option(*names, help=f"{help}, for --price.", show_default="default" in given, **given)
+    return option(*names, help=f"{help}, for --price.", **given)
 
 
 @click.command(cls=CervixCommand)

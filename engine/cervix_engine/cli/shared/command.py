@@ -45,7 +45,7 @@ class CervixCommand(OneLineErrors):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, context_settings=HELP_NAMES, **kwargs)
+        super().__init__(*args, **{"context_settings": HELP_NAMES, **kwargs})
         self.params += [_version_option(), _config_option(), _dump_option()]
         for parameter in self.params:
             if isinstance(parameter.type, click.Path) and parameter.type.type is Path:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 
 FILE = click.Path(path_type=Path)
 
 
-def option(*names: str, **given: Any) -> Decorator[F]:
+def option(*names: str, **given: Any) -> Decorator:
     """An option whose default, where it has one, is shown."""
     return click.option(*names, **{"show_default": given.get("default") is not None, **given})
 
 
-def options(*several: Decorator[Any]) -> Decorator[F]:
+def options(*several: Decorator) -> Decorator:
     """Several options at once, in the order in which `--help` shows them."""
 
-    def decorate(command: F) -> F:
+    def decorate(command: Function) -> Function:
         for decorator in reversed(several):
             command = decorator(command)
         return command
@@ -30,12 +30,12 @@ def options(*several: Decorator[Any]) -> Decorator[F]:
     return decorate
 
 
-def model_option(purpose: str) -> Decorator[F]:
+def model_option(purpose: str) -> Decorator:
     """`--model`; without it, `default_bundle` says which."""
     return option("--model", type=FILE, help=f"Bundle to {purpose}. [default: $CERVIX_MODEL, else models/cervix]")
 
 
-def batch_size_option(help: str = "Number of tiles a batch.") -> Decorator[F]:  # noqa: A002 - as click calls it
+def batch_size_option(help: str = "Number of tiles a batch.") -> Decorator:  # noqa: A002 - as click calls it
     """`--batch-size` of what computes with one that is set beforehand."""
     return option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, help=help)
 
