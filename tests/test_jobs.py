@@ -6,10 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cervix_engine.bundle.bundle import seal
+from cervix_engine.run.assembly.part import Part
+from cervix_engine.run.batch import BatchConfig, predict_folder
+from cervix_train.results.fold_table import FOLDS_FILE, FoldTable
 from cervix_train.synthetic import write_drawn
 from engine.run.support import draw_folder, make_bundle, read_table
 from jobs import JOBS, Job, shim_in, skip_unless_possible
@@ -29,9 +35,24 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiles, labelled tiles and a bundle. Read only."""
     folder = tmp_path_factory.mktemp("given")
     draw_folder(folder / "study", 24)
-    make_bundle(folder / "bundle")
+    model = make_bundle(folder / "bundle").root
     write_drawn(folder / "cells", tiles=60, seed=1)
+    for number in (1, 2):
+        part = Part(number, of=2)
+        predict_folder(BatchConfig(folder / "study", folder / f"{number}.csv", model, batch_size=4, shard=part))
+    write_folds(folder / "folds")
     return folder
+
+
+def write_folds(root: Path) -> None:
+    """A bundle that was cross-validated, as its table says."""
+    names = make_bundle(root).contract.class_names
+    rows = [(f"{n}.png", names[n % len(names)], f"group {n % 10}", 1 + n % 3) for n in range(30)]
+    paths, labels, groups, folds = zip(*rows, strict=True)
+    answers = np.random.default_rng(1).dirichlet([1] * len(names), len(rows)).astype(np.float32)
+    (root / FOLDS_FILE).parent.mkdir()
+    FoldTable(paths, labels, groups, folds, names, answers).write(root / FOLDS_FILE)
+    seal(root)
 
 
 def warnings_in(said: str, job: Job) -> list[str]:
@@ -42,26 +63,56 @@ def warnings_in(said: str, job: Job) -> list[str]:
     return lines
 
 
+def run_in(job: Job, line: str, *, given: Path, out: Path, shim: dict[str, str]) -> str:
+    """Run a command that must not fail; what it said."""
+    program, *arguments = line.format(given=given, out=out).split()
+    code, said = job.run([SCRIPTS / program, *arguments], out=out, shim=shim)
+    assert (code, "Traceback" in said) == (0, False), f"{line}: {said}"
+    return said
+
+
+_BATCH = "cervix-batch {given}/study --model {given}/bundle -b 4"
+OF_A_RUN = (
+    f"{_BATCH} -o {{out}}/dry.csv --dry-run",
+    f"{_BATCH} -o {{out}}/preds.csv --summary {{out}}/slides.csv --report {{out}}/report.html",
+    f"{_BATCH} -o {{out}}/preds.parquet",
+    "cervix-verify {out}/preds.csv",
+    "cervix-report {out}/preds.parquet -o {out}/again.html",
+    "cervix-compare {out}/preds.csv {out}/preds.parquet -o {out}/changes.csv",
+    "cervix-doctor --model {given}/bundle",
+)
+OF_A_MODEL = (
+    f"cervix-train {{given}}/cells -o {{out}}/bundle {TRAIN}",
+    "cervix-export {out}/bundle --fp16 --tiles 8",
+    "cervix-parity --model {out}/bundle --json {out}/parity.json",
+    "cervix-evaluate {out}/bundle {given}/cells --json {out}/metrics.json",
+    "cervix-audit {given}/cells --json {out}/audit.json",
+    f"cervix-bench {{given}}/study --model {{out}}/bundle {BENCH} --out {{out}}/bench.json --plot {{out}}/bench.png",
+)
+OF_WHAT_IS_THERE = (
+    "cervix-merge {out}/whole.csv {given}/1.csv {given}/2.csv",
+    "cervix-import {given}/bundle/model.onnx --contract {given}/bundle/contract.json --golden {given}/study -o {out}/b",
+    "cervix-card {given}/bundle -o {out}/card.md",
+    "cervix card {given}/bundle --html -o {out}/card.html",
+    "cervix-compare-folds {given}/folds {given}/folds --json {out}/paired.json",
+)
+
+
+def test_every_command_is_run_in_a_job() -> None:
+    run = {line.split()[0] for line in (*OF_A_RUN, *OF_A_MODEL, *OF_WHAT_IS_THERE)}
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    assert run == tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["scripts"].keys()
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_a_run_and_what_follows_it_need_nothing_that_a_job_lacks(job: Job, given: Path, tmp_path: Path) -> None:
     out, shim = tmp_path / "out", shim_in(tmp_path)
     out.mkdir()
     skip_unless_possible(job, out)
-    batch = f"cervix-batch {given}/study --model {given}/bundle -b 4"
-    for line in (
-        f"{batch} -o {out}/dry.csv --dry-run",
-        f"{batch} -o {out}/preds.csv --summary {out}/slides.csv --report {out}/report.html",
-        f"{batch} -o {out}/preds.parquet",
-        f"cervix-verify {out}/preds.csv",
-        f"cervix-report {out}/preds.parquet -o {out}/again.html",
-        f"cervix-compare {out}/preds.csv {out}/preds.parquet -o {out}/changes.csv",
-        f"cervix-doctor --model {given}/bundle",
-    ):
-        program, *arguments = line.split()
-        code, said = job.run([SCRIPTS / program, *arguments], out=out, shim=shim)
-        assert (code, "Traceback" in said) == (0, False), f"{line}: {said}"
-        if program == "cervix-batch" and "--dry-run" not in arguments and "2>&-" not in job.closed:
+    for line in OF_A_RUN:
+        said = run_in(job, line, given=given, out=out, shim=shim)
+        if line.startswith(_BATCH) and "--dry-run" not in line and "2>&-" not in job.closed:
             assert len(warnings_in(said, job)) == len(job.variables.keys() & WEAKER.keys())
     assert [row["status"] for row in read_table(out / "preds.csv")] == ["ok"] * 24
     left = {path.name for path in out.iterdir()} - {".said", ".preds.csv.lock", ".preds.parquet.lock"}
@@ -81,17 +132,17 @@ def test_training_and_export_need_nothing_that_a_job_lacks(job: Job, given: Path
     out, shim = tmp_path / "out", shim_in(tmp_path)
     out.mkdir()
     skip_unless_possible(job, out)
-    for line in (
-        f"cervix-train {given}/cells -o {out}/bundle {TRAIN}",
-        f"cervix-export {out}/bundle --fp16 --tiles 8",
-        f"cervix-parity --model {out}/bundle --json {out}/parity.json",
-        f"cervix-evaluate {out}/bundle {given}/cells --json {out}/metrics.json",
-        f"cervix-audit {given}/cells --json {out}/audit.json",
-        f"cervix-bench {given}/study --model {out}/bundle {BENCH} --out {out}/bench.json --plot {out}/bench.png",
-    ):
-        program, *arguments = line.split()
-        code, said = job.run([SCRIPTS / program, *arguments], out=out, shim=shim)
-        assert (code, "Traceback" in said) == (0, False), f"{line}: {said}"
+    for line in OF_A_MODEL:
+        run_in(job, line, given=given, out=out, shim=shim)
+
+
+@pytest.mark.parametrize("job", [HARD, READ_ONLY], ids=["odd", "read-only"])
+def test_what_uses_tables_and_bundles_needs_nothing_that_a_job_lacks(job: Job, given: Path, tmp_path: Path) -> None:
+    out, shim = tmp_path / "out", shim_in(tmp_path)
+    out.mkdir()
+    skip_unless_possible(job, out)
+    for line in OF_WHAT_IS_THERE:
+        run_in(job, line, given=given, out=out, shim=shim)
 
 
 @pytest.mark.parametrize("line", ["cervix-parity --model bundle", "cervix-evaluate bundle cells"])
