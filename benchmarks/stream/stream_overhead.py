@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,12 @@ def held() -> Iterator[list[float]]:
 
 
 def family(process: int) -> list[int]:
-    """A process, its children, and theirs."""
+    """A process, its children, and theirs, whichever of its threads started them."""
     found = [process]
     for member in found:
-        children = Path(f"/proc/{member}/task/{member}/children")
-        if children.exists():
-            found += map(int, children.read_text(encoding="ascii").split())
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            with suppress(OSError):  # the thread has ended
+                found += map(int, children.read_text(encoding="ascii").split())
     return found
 
 
