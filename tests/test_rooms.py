@@ -36,7 +36,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
             "version",
             "locks",
             "extras",
-            "decisions",
+            "words",
         ),
         ("tiles",),
         ("bundle",),

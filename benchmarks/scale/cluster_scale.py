@@ -177,7 +177,7 @@ def assembled(folder: Path, listing: Listing, count: int) -> tuple[float, float]
     began = time.process_time()
     with (folder / "rows.csv").open("rb") as rows:
         stamps = (stamp_check(record) for record, _ in zip(listing.records(), range(count), strict=False))
-        write_table(folder, folder / "table.csv", header=b"header\n", rows=rows, stamps=stamps)
+        write_table(folder, folder / "table.csv", columns=row_format.columns, rows=rows, stamps=stamps)
     return (time.process_time() - began) / count, len(row)
 
 

@@ -24,6 +24,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import BackendError, CervixError
 from cervix_engine.machine import cpu_class, cpu_has_bf16, usable_cpus
 from cervix_engine.version import __version__
+from cervix_engine.words import counted
 
 # (distribution, module, extra that installs it); the distribution names the version.
 PACKAGES = (
@@ -196,7 +197,7 @@ def _open_bundle(model: Path) -> tuple[Bundle | None, str]:
         bundle = Bundle.open(model)
     except CervixError as error:
         return None, str(error)
-    return bundle, f"{model}: {len(bundle.files)} files, all with the listed digests"
+    return bundle, f"{model}: {counted(len(bundle.files), 'file')}, all with the listed digests"
 
 
 def _chosen(seen: Survey) -> Combination | None:

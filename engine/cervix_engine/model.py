@@ -28,7 +28,6 @@ from cervix_engine.backends.lent import Lent
 from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import DECIMALS, Category, ModelContract
-from cervix_engine.decisions import Decisions
 from cervix_engine.errors import BackendUnavailableError, UsageError
 from cervix_engine.files import local_path
 from cervix_engine.run.batch import RunSetup, predict_folder
@@ -36,6 +35,7 @@ from cervix_engine.run.config import BatchConfig, RunOptions
 from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Chosen, Session, SessionRequest, choose_backend, open_session
 from cervix_engine.run.stream.stream import batches_of
+from cervix_engine.table.decisions import Decisions
 from cervix_engine.tiles.preprocess import resize_into
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileRef

@@ -20,6 +20,7 @@ from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.errors import BackendError, ContractError, InferenceError, ParityError
 from cervix_engine.machine import cpu_class
 from cervix_engine.values import Pixels, Probabilities
+from cervix_engine.words import counted
 from cervix_export.graphs.compute import answers_as_written
 from cervix_export.graphs.from_keras import SIGNED_FILE
 
@@ -180,7 +181,7 @@ def describe(certificate: Certificate) -> str:
     parity = certificate.parity
     return (
         f"{certificate.file} on {certificate.backend} in {certificate.precision}: max difference "
-        f"{parity.max_absdiff:.2g}, top-1 {parity.top1_agreement:.2%} on {parity.tiles} tiles"
+        f"{parity.max_absdiff:.2g}, top-1 {parity.top1_agreement:.2%} on {counted(parity.tiles, 'tile')}"
     )
 
 

@@ -168,7 +168,7 @@ def test_folds_are_stratified_and_refused_where_a_class_has_too_few_groups() -> 
     assert numbers == fold_numbers(dataset, folds=5, seed=1)
     counts = {(tile.label, number) for tile, number in zip(tiles, numbers, strict=True)}
     assert len(counts) == 10
-    with pytest.raises(DatasetError, match=r"class a has tiles of 10 separate group\(s\): 11 folds need 11"):
+    with pytest.raises(DatasetError, match=r"class a has too few separate groups, 10: 11 folds need 11"):
         fold_numbers(dataset, folds=11, seed=1)
 
 

@@ -154,7 +154,8 @@ def test_masks_are_left_out_and_named(
 ) -> None:
     dataset, said = read(touch(tmp_path, *masks, *tiles), caplog)
     assert sorted(path for path, _, _ in listing(dataset)) == sorted(tiles)
-    assert said == [f"{len(masks)} masks are left out, such as {min(masks)}"]
+    words = "1 mask is" if len(masks) == 1 else f"{len(masks)} masks are"
+    assert said == [f"{words} left out, such as {min(masks)}"]
 
 
 def test_a_class_called_mask_is_a_class(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_listed_masks_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (tmp_path / "manifest.csv").write_text("path,label\na.bmp,cervix_dyk\na-d.bmp,cervix_dyk\n")
     dataset, said = read(tmp_path, caplog)
     assert len(dataset.tiles) == 2, "the list has the last word"
-    assert said == ["1 tiles of the manifest look like masks by their names, such as a-d.bmp"]
+    assert said == ["1 tile of the manifest looks like a mask by its name, such as a-d.bmp"]
 
 
 def test_tiles_of_no_class_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,7 +95,7 @@ def test_known_groups_that_share_a_cell_are_joined(
     with caplog.at_level(logging.INFO, "cervix_train"):
         grouped = group_near_copies(find_copies(read_dataset(tmp_path / "cells")))
     assert "1 of " in caplog.messages[-1]
-    assert "groups share a cell with another and are joined to it" in caplog.messages[-1]
+    assert "groups shares a cell with another and is joined to it" in caplog.messages[-1]
     groups = {tile.path.as_posix(): group_of(tile) for tile in grouped.tiles}
     assert groups["cervix_koc/900_01.png"] == groups["cervix_dyk/001_01.png"] == "cervix_dyk/001"
 

@@ -17,8 +17,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.decisions import Decisions
 from cervix_engine.errors import UsageError
+from cervix_engine.table.decisions import Decisions
 from cervix_train.learning.config import TrainConfig
 from cervix_train.results.curves import curve
 from cervix_train.results.intervals import bootstrap_weights

@@ -298,7 +298,7 @@ def test_corrupt_tiles_of_classes_of_ones_own_are_left_out_aloud(
         report = train(make_config(tmp_path, data=data, classes=classes, epochs=1))
     assert report.left_out == 1
     assert "left out nilm/001_01.png: truncated: " in caplog.text
-    assert "1 of 24 tiles were left out" in caplog.text
+    assert "1 of 24 tiles was left out" in caplog.text
     errors = {row["path"]: row["error"] for row in read_csv(tmp_path / "bundle/training/split.csv") if row["error"]}
     assert list(errors) == ["nilm/001_01.png"]
     opened = Bundle.open(tmp_path / "bundle")

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cervix_engine.words import counted
+
 if TYPE_CHECKING:
     from cervix_engine.backends.survey import Way
     from cervix_engine.bundle.certificate import Certificate
     from cervix_engine.contract import OperatingPoint
     from cervix_engine.run.assembly.base import Kept
     from cervix_engine.run.dry_run import Forecast
-    from cervix_engine.run.record import RunRecord
+    from cervix_engine.run.record import DecidedTiles, RunRecord
     from cervix_engine.run.session import Session
     from cervix_engine.run.stream.stats import StageStats
 
@@ -74,7 +76,9 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
     kinds = ", ".join(f"{count} {kind}" for kind, count in record.failures.items())
     failed = f" ({kinds})" if kinds else ""
     resumed = f", {record.resumed} of them before this run went on" if record.resumed else ""
-    yield f"{record.found} tiles: {record.ok} predicted, {record.failed} failed{failed}{resumed}"
+    yield f"{counted(record.found, 'tile')}: {record.ok} predicted, {record.failed} failed{failed}{resumed}"
+    if record.decided:
+        yield _decided_line(record.decided, record.ok)
     yield f"table: {out}{_ignored(record)}"
     yield f"{precision} on {backend.device_class}, certificate: {certificate}"
     if not record.stages:
@@ -101,6 +105,15 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
         yield from drift_lines(record.drift)
     elif verbose:
         yield f"drift: {UNWATCHED}"
+
+
+def _decided_line(decided: DecidedTiles, predicted: int) -> str:
+    """What the operating point made of the predicted tiles of the table."""
+    share = f" ({decided.abnormal / predicted:.1%})" if predicted else ""
+    return (
+        f"operating point: {decided.abnormal} of {counted(predicted, 'predicted tile')} called abnormal{share}, "
+        f"{decided.review} for a person to review"
+    )
 
 
 def bound_sentence(bound: StageStats, stages: Iterable[StageStats]) -> str:

@@ -12,6 +12,7 @@ import click
 from cervix_engine.backends.register import runtime_names
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, device_option, model_option, option, precision_option
+from cervix_engine.words import counted
 
 if TYPE_CHECKING:
     from cervix_engine.bench.bench import BenchConfig
@@ -155,7 +156,8 @@ def _lines(report: BenchReport) -> Iterator[str]:
     backend, conditions = report.backend, report.conditions
     yield f"{backend.backend} {backend.version} {backend.precision} on {conditions.software['cpu']}"
     yield (
-        f"{conditions.cores} cores, {report.workers} workers, batch {report.batch_size}, {report.tiles} tiles, "
+        f"{counted(conditions.cores, 'core')}, {counted(report.workers, 'worker')}, batch {report.batch_size}, "
+        f"{counted(report.tiles, 'tile')}, "
         f"load {conditions.load[0]:.1f} to {conditions.load[1]:.1f}"
     )
     yield "each stage alone (threads)"

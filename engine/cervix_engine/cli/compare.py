@@ -11,9 +11,13 @@ import click
 
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, option
+from cervix_engine.words import counted
 
 if TYPE_CHECKING:
-    from cervix_engine.table.compare import Change, TableComparison
+    from cervix_engine.contract import Category
+    from cervix_engine.table.compare import Calls, Change, TableComparison
+    from cervix_engine.table.reader import Table
+    from cervix_engine.table.summary import Share
 
 SHOWN = 20
 
@@ -21,11 +25,19 @@ SHOWN = 20
 @click.command(cls=CervixCommand)
 @click.argument("new", type=FILE)
 @click.argument("old", type=FILE)
-@option("--labels", type=FILE, help="CSV file with path,label: adds which table is right, and McNemar's test.")
+@option(
+    "--labels",
+    type=FILE,
+    help="CSV file with path,label: adds which table is right, McNemar's test, and the sensitivity and specificity of "
+    "the operating points.",
+)
+@option("--model", type=FILE, help="Bundle that says which classes are abnormal, where the tables do not.")
 @option("-o", "--out", type=FILE, help="CSV file for every change, such as changes.csv.")
 @option("--overwrite", is_flag=True, help="Replace an existing file.")
 @option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
-def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite: bool, as_json: bool) -> None:
+def main(
+    new: Path, old: Path, labels: Path | None, model: Path | None, out: Path | None, overwrite: bool, as_json: bool
+) -> None:
     """Compare the tables NEW and OLD of the same tiles: every decision that changed, with its margins.
 
     Exit codes: 0 done, whatever has changed; 1 failed; 2 wrong usage.
@@ -37,7 +49,9 @@ def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite:
     if out is not None:
         require_free(out, overwrite=overwrite)
     labelled = read_labels(labels) if labels else {}
-    comparison = compare(Table.open(new), Table.open(old), labels=labelled)
+    tables = Table.open(new), Table.open(old)
+    categories = _categories(tables, model) if labels else ()
+    comparison = compare(*tables, labels=labelled, categories=categories)
     if out is not None:
         write_changes(out, comparison.changes)
     if as_json:
@@ -46,14 +60,31 @@ def main(new: Path, old: Path, labels: Path | None, out: Path | None, overwrite:
         click.echo("\n".join(_lines(comparison, labels=len(labelled))))
 
 
+def _categories(tables: tuple[Table, Table], model: Path | None) -> tuple[Category, ...]:
+    """Of the classes, where a table has decisions to judge; none, with a warning, where they cannot be known."""
+    from cervix_engine.bundle.bundle import Bundle
+    from cervix_engine.errors import UsageError
+
+    decided = [table for table in tables if table.is_decided]
+    contract = Bundle.open(model).contract if model else None
+    try:
+        return decided[0].categories(contract) if decided else ()
+    except UsageError as error:
+        if model:
+            raise
+        click.echo(f"warning: what the operating points call abnormal is not judged: {error}", err=True)
+        return ()
+
+
 def _lines(comparison: TableComparison, *, labels: int) -> list[str]:
     changes = sorted(comparison.changes, key=lambda change: -change.margin)
     lines = [
-        f"{comparison.tiles} tiles in both tables; {len(changes)} decision{'s' * (len(changes) != 1)} changed"
+        f"{counted(comparison.tiles, 'tile')} in both tables; {counted(len(changes), 'decision')} changed"
         f"{_kinds(changes)}; largest difference of a probability {comparison.max_absdiff:.6f}"
     ]
     if comparison.only_new or comparison.only_old:
-        lines.append(f"{comparison.only_new} tiles only in the new table, {comparison.only_old} only in the old one")
+        only_new = counted(comparison.only_new, "tile")
+        lines.append(f"{only_new} only in the new table, {comparison.only_old} only in the old one")
     for change in changes[:SHOWN]:
         label = f"   truly {change.label}" if change.label else ""
         margins = f"{_margin(change.old_margin)} -> {_margin(change.new_margin)}"
@@ -78,11 +109,33 @@ def _label_lines(comparison: TableComparison, labels: int) -> list[str]:
         return []
     new, old = right[True, True] + right[True, False], right[True, True] + right[False, True]
     return [
-        f"{total} of {labels} labels match a tile in both tables",
-        f"of {total} labelled tiles, new is right on {new} ({new / total:.2%}), old on {old} ({old / total:.2%})",
+        f"{total} of {counted(labels, 'label')} match a tile in both tables",
+        f"of {counted(total, 'labelled tile')}, new is right on {new} ({new / total:.2%}), old on {old} "
+        f"({old / total:.2%})",
         f"only new right: {right[True, False]}, only old right: {right[False, True]}; "
         f"McNemar's exact test p {f'= {comparison.p_value:.3g}' if comparison.p_value else '< 1e-300'}",
+        *_calls_lines(comparison),
     ]
+
+
+def _calls_lines(comparison: TableComparison) -> list[str]:
+    """What each table's operating point is worth on the labelled tiles."""
+    both = (("new", comparison.new_calls), ("old", comparison.old_calls))
+    lines = [f"  {name}: {_worth(calls)}" for name, calls in both if calls]
+    head = "abnormal by the operating point, against the labels (95 %, taking tiles as independent):"
+    return [head, *lines] if lines else []
+
+
+def _worth(calls: Calls) -> str:
+    return (
+        f"sensitivity {_share(calls.sensitivity)} of {counted(calls.abnormal, 'abnormal tile')}, "
+        f"specificity {_share(calls.specificity)} of {calls.others} others"
+    )
+
+
+def _share(share: Share) -> str:
+    low, high = share.interval
+    return f"{share.value:.1%} ({low:.1%} to {high:.1%})" if share.total else "unknown"
 
 
 def _margin(margin: float | None) -> str:

@@ -8,6 +8,7 @@ import click
 
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, option
+from cervix_engine.words import counted
 
 INCOMPLETE = 3
 
@@ -29,6 +30,8 @@ def main(out: Path, shards: tuple[Path, ...], overwrite: bool) -> int:
     done = merge_shards(out, shards, overwrite=overwrite, command=command_line())
     kinds = ", ".join(f"{count} {kind}" for kind, count in done.failures.items())
     failed = f"{done.failed} failed" + (f" ({kinds})" if kinds else "")
-    click.echo(f"{len(done.shards)} shards, {done.found} tiles: {done.ok} predicted, {failed}", err=True)
+    click.echo(
+        f"{counted(len(done.shards), 'shard')}, {counted(done.found, 'tile')}: {done.ok} predicted, {failed}", err=True
+    )
     click.echo(f"table: {out}", err=True)
     return INCOMPLETE if done.failed else 0

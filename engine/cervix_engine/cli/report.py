@@ -9,6 +9,7 @@ import click
 
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, coords_option, option
+from cervix_engine.words import counted
 
 if TYPE_CHECKING:
     from cervix_engine.report.findings import Findings
@@ -62,11 +63,10 @@ def main(
 
 
 def _summarise(findings: Findings, config: ReportConfig) -> None:
-    slides = len(findings.slides)
     located = sum(len(points) for points in findings.points.values())
     click.echo(
-        f"{findings.tiles} tiles: {findings.predicted} predicted, {findings.failed} failed, on {slides} "
-        f"slide{'s' * (slides != 1)}; {located} with a location on their slide",
+        f"{counted(findings.tiles, 'tile')}: {findings.predicted} predicted, {findings.failed} failed, on "
+        f"{counted(len(findings.slides), 'slide')}; {located} with a location on their slide",
         err=True,
     )
     for name, path in (("report", config.out), ("summary", config.summary), ("GeoJSON", config.geojson)):

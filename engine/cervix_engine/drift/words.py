@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cervix_engine.drift.watch import Distance, DriftFinding
+from cervix_engine.words import agreeing, counted
 
 NAMED_SLIDES = 3
 # Beyond it, how rare a distance is rests on no more than the shape of the tail.
@@ -26,7 +27,8 @@ def drift_lines(finding: DriftFinding) -> Iterator[str]:
     if drifted := finding.drifted_slides:
         named = "; ".join(f"{name}, {far(finding.slides[name])}" for name in drifted[:NAMED_SLIDES])
         more = f"; and {len(drifted) - NAMED_SLIDES} more" if len(drifted) > NAMED_SLIDES else ""
-        yield f"warning: drift: {len(drifted)} of {finding.judged} slides are unlike the training tiles: {named}{more}"
+        share, are = f"{len(drifted)} of {counted(finding.judged, 'slide')}", agreeing(len(drifted), "is", "are")
+        yield f"warning: drift: {share} {are} unlike the training tiles: {named}{more}"
     if not finding.drifted:
         yield f"drift: none in {run.tiles} measured tiles, which are {distance_words(run)}"
 

@@ -16,6 +16,7 @@ from cervix_engine.bundle.imported import RECORD_FILE, RECORD_SCHEMA, is_importe
 from cervix_engine.drift.reference import DriftReference
 from cervix_engine.errors import ContractError
 from cervix_engine.report.card_text import Block, Bullets, CardTable, Section, as_markdown
+from cervix_engine.words import agreeing, counted
 
 CARD_FILE = "MODEL_CARD.md"
 
@@ -98,7 +99,8 @@ def _imported(record: Mapping[str, Any]) -> Section:
     checked = []
     if expected := record["expected"]:
         checked.append(
-            f"It answers {expected['tiles']} tiles as its own pipeline does, up to {expected['max_absdiff']:.2g} off."
+            f"It answers {counted(expected['tiles'], 'tile')} as its own pipeline does, up to "
+            f"{expected['max_absdiff']:.2g} off."
         )
     checked += [f"Not checked: {words}." for words in record["not_checked"]]
     return Section(
@@ -127,11 +129,13 @@ def _data(bundle: Bundle, known: Known) -> Section:
     totals = ("all", *(sum(row[column] for row in rows) for column in (1, 2, 3)))
     blocks: list[Block] = [CardTable(("class", "train", "val", "test"), [*rows, totals])]
     if training["left_out"]:
-        blocks.append(f"{training['left_out']} tiles could not be decoded and were left out.")
+        left_out, were = counted(training["left_out"], "tile"), agreeing(training["left_out"], "was", "were")
+        blocks.append(f"{left_out} could not be decoded and {were} left out.")
     if copies := known.get("training/copies.json"):
+        across, labelled_twice = len(copies["across_splits"]), len(copies["two_labels"])
         blocks.append(
-            f"Looked for copies: {len(copies['across_splits'])} pairs of tiles show one cell on both sides of the "
-            f"split, {len(copies['two_labels'])} show one under two labels."
+            f"Looked for copies: {counted(across, 'pair of tiles shows', 'pairs of tiles show')} one cell on both "
+            f"sides of the split, {counted(labelled_twice, 'shows', 'show')} one under two labels."
         )
     return Section("What it learnt from", blocks)
 
@@ -140,10 +144,10 @@ def _quality(bundle: Bundle, known: Known) -> Section:
     title, metrics = "How well it does", known.get("training/metrics.json")
     if metrics is None:
         return Section(title, _labels(known.get(RECORD_FILE)))
-    groups = f" of {metrics['groups']} separate groups" if metrics.get("groups") else ""
+    groups = f" of {counted(metrics['groups'], 'separate group')}" if metrics.get("groups") else ""
     measured = _MEASURED_ON.get(metrics["split"], metrics["split"])
     blocks: list[Block] = [
-        f"Measured on {metrics['tiles']} tiles{groups}: {measured}.",
+        f"Measured on {counted(metrics['tiles'], 'tile')}{groups}: {measured}.",
         CardTable(("figure", "value", "95 % interval, by groups"), _figures(metrics)),
         CardTable(("class", "tiles", "precision", "recall", "95 %"), _classes(bundle, metrics)),
         f"Expected calibration error {metrics['calibration']['ece']:.4f}.",
@@ -221,8 +225,8 @@ def _validity(bundle: Bundle, _known: Known) -> Section:
         panel = drift.images
         measures = ", ".join(name.replace("_", " ") for name in panel.scale.measures)
         blocks.append(
-            f"A run is compared as a whole with {panel.tiles} tiles of {panel.groups} groups, from "
-            f"{panel.fewest_tiles} tiles on, by {len(panel.scale.measures)} measures: {measures}."
+            f"A run is compared as a whole with {counted(panel.tiles, 'tile')} of {counted(panel.groups, 'group')}, "
+            f"from {counted(panel.fewest_tiles, 'tile')} on, by {len(panel.scale.measures)} measures: {measures}."
         )
     return Section(
         "For which tiles", blocks or ["Not known: the bundle holds no statistics of the tiles it learnt from."]

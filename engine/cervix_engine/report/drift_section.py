@@ -7,6 +7,7 @@ from html import escape
 
 from cervix_engine.drift.watch import Distance, DriftFinding
 from cervix_engine.drift.words import TOO_FEW, moved_words, rarity
+from cervix_engine.words import agreeing, counted
 
 # Slides that are shown, the most distant first.
 SHOWN_SLIDES = 20
@@ -59,6 +60,8 @@ def _more(finding: DriftFinding) -> str:
     slides = finding.judged + finding.too_small
     if slides < 2:
         return ""
-    words = f"{len(finding.drifted_slides)} of {finding.judged} slides lie further away than chance explains"
+    drifted = len(finding.drifted_slides)
+    lie = agreeing(drifted, "lies", "lie")
+    words = f"{drifted} of {counted(finding.judged, 'slide')} {lie} further away than chance explains"
     small = f"; of {finding.too_small} more, too few tiles were measured" if finding.too_small else ""
     return f'<p class="note">{words}{small}.</p>'

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cervix_engine.drift.words import drift_word
 from cervix_engine.errors import ContractError, OutputError, UsageError
+from cervix_engine.words import counted
 
 if TYPE_CHECKING:
     from cervix_engine.bundle.bundle import Bundle
@@ -77,7 +78,8 @@ def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunRecord | None
     except OutputError as error:
         return None, [f"run: {error}"]
     if (run.found, run.failed) != (tiles, failed):
-        return None, [f"run: {path.name} counts {run.found} tiles, {run.failed} failed: it belongs to another table"]
+        counts = f"{counted(run.found, 'tile')}, {run.failed} failed"
+        return None, [f"run: {path.name} counts {counts}: it belongs to another table"]
     return run, []
 
 
@@ -115,7 +117,7 @@ def _run_facts(run: RunRecord) -> Pairs:
         *(_point_facts(run.identity.operating_point) if run.identity.operating_point else []),
         ("runtime", f"{backend.backend} {backend.version}"),
         ("precision", f"{backend.precision}{computed}"),
-        ("device", f"{backend.device}, {backend.device_class}, {backend.threads} threads"),
+        ("device", f"{backend.device}, {backend.device_class}, {counted(backend.threads, 'thread')}"),
         ("file", f"{backend.artefact} ({backend.artefact_sha256[:12]}…)"),
         ("bundle", f"{run.provenance.bundle_digest[:12]}…"),
         ("batch size", str(run.batch_size)),
@@ -155,7 +157,7 @@ def _certificate_facts(run: RunRecord, bundle: Bundle) -> Pairs:
         ),
         ("gate", "passed" if certificate.passed else "not passed"),
         ("compared with", f"{certificate.reference}, {parity.tiles:,} tiles"),
-        ("same decision", f"{parity.top1_agreement:.2%}, {changed} decision{'s' * (changed != 1)} changed"),
+        ("same decision", f"{parity.top1_agreement:.2%}, {counted(changed, 'decision')} changed"),
         ("largest difference", f"{parity.max_absdiff:.2g} (99th percentile {parity.p99_absdiff:.2g})"),
     ]
 

@@ -141,6 +141,14 @@ def stamps_path(table: Path) -> Path:
     return table.with_name(f"{table.name}.stamps")
 
 
+@dataclass(frozen=True, slots=True)
+class DecidedTiles:
+    """How many tiles of a table its operating point calls abnormal, and how many a person must review."""
+
+    abnormal: int
+    review: int
+
+
 # What earlier versions do not write.
 _UNWRITTEN: dict[str, Any] = {
     "ignored_by": {},
@@ -150,6 +158,7 @@ _UNWRITTEN: dict[str, Any] = {
     "shards": (),
     "nodes": (),
     "drift": None,
+    "decided": None,
 }
 
 
@@ -173,6 +182,8 @@ class RunRecord:
         nodes: of a run on a cluster: what each machine did of what this run computed itself.
         drift: what the tiles that the run predicted are like together; None where the bundle keeps nothing to
             compare with. Of a table made from a finished one, what was known of that where nothing newer is.
+        decided: what the operating point made of all tiles of the table; None until it is assembled, where there is no
+            operating point, and in records of earlier versions.
     """
 
     found: int
@@ -197,6 +208,7 @@ class RunRecord:
     shards: tuple[ShardRecord, ...] = ()
     nodes: tuple[NodeRecord, ...] = ()
     drift: DriftFinding | None = None
+    decided: DecidedTiles | None = None
 
     schema: ClassVar[str] = "cervix/run/2"
 
@@ -273,6 +285,7 @@ class RunRecord:
             "failures": self.failures,
             "flagged": self.flagged,
             "drift": self.drift.to_json() if self.drift else None,
+            "decided": asdict(self.decided) if self.decided else None,
             "stream_s": self.stream_s,
             "tiles_per_sec": self.tiles_per_sec,
             "stages": [asdict(stage) for stage in self.stages],
@@ -309,6 +322,7 @@ class RunRecord:
         values["nodes"] = tuple(NodeRecord(**node) for node in data["nodes"])
         values["stages"] = tuple(StageStats(**stage) for stage in data["stages"])
         values["drift"] = DriftFinding.from_json(data["drift"]) if data["drift"] else None
+        values["decided"] = DecidedTiles(**data["decided"]) if data["decided"] else None
         values["replaces"] = cls._from_json(data["replaces"]) if data["replaces"] else None
         return cls(**values)
 

@@ -58,7 +58,7 @@ from cervix_engine.run.record import (
 from cervix_engine.run.shards import ShardSize, ShardWriter
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StageStats
-from cervix_engine.table.formats import csv_line, table_suffix
+from cervix_engine.table.formats import table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
@@ -344,26 +344,26 @@ class TableTransaction:
         `stream_s`, `stages` and `nodes` are what the record says of the time that the rows took, and of who took it,
         `drift` of what the tiles are like.
         """
-        growth, header = self._growth, csv_line(self.journal.identity.columns)
+        growth, columns = self._growth, self.journal.identity.columns
         with output_errors("cannot assemble the table"):
             if growth and sha256_file(self.out) != self.journal.identity.base_sha256:
                 raise OutputError(f"{self.out} is not the table any more that this one is made from")
             rows = growth.lines(self._rows()) if growth else self._rows()
             stamps = growth.stamps() if growth else self._stamps()
-            digests = write_table(self.folder, self._published, header=header, rows=rows, stamps=stamps)
+            digests, decided = write_table(self.folder, self._published, columns=columns, rows=rows, stamps=stamps)
         self.journal.mark_assembled(digests.table_sha256)
         self.state = State.ASSEMBLED
-        self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests, drift=drift)
+        self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests, drift=drift, decided=decided)
 
     def adopt(self, record: RunRecord, *, rows: Iterable[bytes], stamps: Iterable[bytes]) -> None:
         """From absent to assembled at once: a table of rows that other runs have finished.
 
         `record` says what they are; a kill before the end leaves nothing.
         """
-        folder, header = self.empty_folder(), csv_line(record.identity.columns)
+        folder, columns = self.empty_folder(), record.identity.columns
         with output_errors("cannot assemble the table"):
-            digests = write_table(folder, self._published, header=header, rows=rows, stamps=stamps)
-        self._record = replace(record, replaces=replaced_record(self.out), table=digests)
+            digests, decided = write_table(folder, self._published, columns=columns, rows=rows, stamps=stamps)
+        self._record = replace(record, replaces=replaced_record(self.out), table=digests, decided=decided)
         self.journal = Journal.adopt(
             folder / JOURNAL, record.identity, found=record.found, assembled=digests.table_sha256
         )

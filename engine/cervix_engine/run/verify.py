@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import Category
-from cervix_engine.decisions import Rule, in_millionths, most_probable, yes_or_no
 from cervix_engine.errors import OutputError, TileError, UsageError
 from cervix_engine.files import scratch_folder, sha256_bytes, sha256_file
 from cervix_engine.run.journal import RunIdentity
@@ -36,6 +35,7 @@ from cervix_engine.run.record import (
     source_of,
 )
 from cervix_engine.table.columns import probability_column
+from cervix_engine.table.decisions import Rule, in_millionths, most_probable, yes_or_no
 from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table

@@ -7,18 +7,20 @@ and not in the other, or be one that a person must see in one alone. Each of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cervix_engine.decisions import yes_or_no
+from cervix_engine.contract import Category
 from cervix_engine.errors import UsageError
+from cervix_engine.table.decisions import yes_or_no
 from cervix_engine.table.formats import write_csv
 from cervix_engine.table.intervals import mcnemar_exact
 from cervix_engine.table.names import composed, unescape_name
 from cervix_engine.table.reader import Row, Table
+from cervix_engine.table.summary import Share
 from cervix_engine.tiles.csv_input import read_csv
 
 COLUMNS = ("path", "slide_id", "change", "old", "old_margin", "new", "new_margin", "label")
@@ -51,6 +53,46 @@ class Change:
 
 
 @dataclass(slots=True)
+class Calls:
+    """What a table's operating point called the tiles whose category is known; a failed tile was not called rightly.
+
+    Attributes:
+        abnormal: tiles of an abnormal class, and `found` those of them that are called abnormal.
+        others: tiles of any other class, and `cleared` those of them that are predicted and not called abnormal.
+    """
+
+    abnormal: int = 0
+    found: int = 0
+    others: int = 0
+    cleared: int = 0
+
+    def add(self, row: Row, *, is_abnormal: bool) -> None:
+        if is_abnormal:
+            self.abnormal += 1
+            self.found += row.abnormal is True
+        else:
+            self.others += 1
+            self.cleared += row.abnormal is False
+
+    @property
+    def sensitivity(self) -> Share:
+        return Share(self.found, self.abnormal)
+
+    @property
+    def specificity(self) -> Share:
+        return Share(self.cleared, self.others)
+
+    def to_json(self) -> dict[str, Any]:
+        """A share of no tiles is null."""
+        shares = {"sensitivity": self.sensitivity, "specificity": self.specificity}
+        return {
+            **asdict(self),
+            **{name: share.value if share.total else None for name, share in shares.items()},
+            **{f"{name}_interval": list(share.interval) for name, share in shares.items()},
+        }
+
+
+@dataclass(slots=True)
 class TableComparison:
     """What `compare` found.
 
@@ -60,6 +102,8 @@ class TableComparison:
         max_absdiff: largest difference of any probability of a tile that both predicted.
         labelled: tiles in both tables whose label is known; a failed one counts as wrong.
         right: how many of those are right, as (in both, only new, only old, in neither).
+        new_calls, old_calls: what each table's operating point made of the labelled tiles; None where it has none, or
+            where no categories are known.
     """
 
     tiles: int = 0
@@ -68,6 +112,8 @@ class TableComparison:
     changes: list[Change] = field(default_factory=list)
     max_absdiff: float = 0.0
     right: Counter[tuple[bool, bool]] = field(default_factory=Counter)
+    new_calls: Calls | None = None
+    old_calls: Calls | None = None
 
     schema: ClassVar[str] = "cervix/comparison/1"
 
@@ -79,6 +125,12 @@ class TableComparison:
     def p_value(self) -> float | None:
         """McNemar's exact test of whether both are right equally often; None without labels."""
         return mcnemar_exact(self.right[True, False], self.right[False, True]) if self.labelled else None
+
+    def call(self, new: Row, old: Row, *, is_abnormal: bool) -> None:
+        """Hold what both tables call a labelled tile against its category."""
+        for calls, row in ((self.new_calls, new), (self.old_calls, old)):
+            if calls:
+                calls.add(row, is_abnormal=is_abnormal)
 
     def to_json(self) -> dict[str, Any]:
         pairs = {"both": (True, True), "only_new": (True, False), "only_old": (False, True), "neither": (False, False)}
@@ -94,10 +146,20 @@ class TableComparison:
             "labelled": self.labelled,
             "right": {name: self.right[pair] for name, pair in pairs.items()},
             "mcnemar_p": self.p_value,
+            "calls": {
+                name: calls.to_json() if calls else None
+                for name, calls in (("new", self.new_calls), ("old", self.old_calls))
+            },
         }
 
 
-def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) -> TableComparison:
+def compare(
+    new: Table,
+    old: Table,
+    *,
+    labels: Mapping[str, str] | None = None,
+    categories: Sequence[Category] = (),
+) -> TableComparison:
     """Join two tables on `path`.
 
     Where both list their tiles in the same order, as `cervix-batch` does, nothing is held but the changes; a row
@@ -106,6 +168,8 @@ def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) 
     Args:
         new, old: the tables; their classes must be the same, in the same order.
         labels: true class of a tile by its name, as from `read_labels`.
+        categories: of the classes, in their order, as from `Table.categories`; with these, labels also judge what the
+            tables' operating points call abnormal.
 
     Raises:
         UsageError: other classes, a path twice in a table, a label that is no class, or no tile in common.
@@ -115,8 +179,12 @@ def compare(new: Table, old: Table, *, labels: Mapping[str, str] | None = None) 
     if unknown := sorted(set((labels or {}).values()) - set(new.class_names)):
         raise UsageError(f"label {unknown[0]!r} is none of the classes {', '.join(new.class_names)}")
     comparison = TableComparison()
+    if labels and categories:
+        comparison.new_calls, comparison.old_calls = (Calls() if table.is_decided else None for table in (new, old))
+    abnormal = {name for name, category in zip(new.class_names, categories, strict=False) if category == "abnormal"}
     for mine, other in _pairs(new, old, comparison):
-        _count(comparison, mine, other, labels.get(_name(mine)) if labels else None)
+        label = labels.get(_name(mine)) if labels else None
+        _count(comparison, mine, other, label, is_abnormal=label in abnormal)
     if not comparison.tiles:
         raise UsageError(f"{new.path} and {old.path} have no path in common: are both relative to one folder?")
     if labels and not comparison.labelled:
@@ -170,10 +238,11 @@ def _pairs(new: Table, old: Table, comparison: TableComparison) -> Iterator[tupl
     comparison.only_new, comparison.only_old = len(waiting_new), len(waiting_old)
 
 
-def _count(comparison: TableComparison, new: Row, old: Row, label: str | None) -> None:
+def _count(comparison: TableComparison, new: Row, old: Row, label: str | None, *, is_abnormal: bool) -> None:
     comparison.tiles += 1
     if label is not None:
         comparison.right[new.pred == label, old.pred == label] += 1
+        comparison.call(new, old, is_abnormal=is_abnormal)
     if new.pred is not None and old.pred is not None:
         pairs = zip(new.probabilities, old.probabilities, strict=True)
         comparison.max_absdiff = max(comparison.max_absdiff, *(abs(a - b) for a, b in pairs))

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import Category
-from cervix_engine.decisions import yes_or_no
 from cervix_engine.errors import OutputError, OutputExistsError, UsageError
 from cervix_engine.files import fsync_folder
 from cervix_engine.table.columns import probability_column
 from cervix_engine.table.coordinates import Locating, Location
+from cervix_engine.table.decisions import yes_or_no
 from cervix_engine.table.reader import Row, Table
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from cervix_engine.contract import ModelContract, TileClass
-from cervix_engine.decisions import Decisions, yes_or_no
-from cervix_engine.table.columns import OPTIONAL, predicted_columns, table_columns
+from cervix_engine.table.columns import DECISIONS, OPTIONAL, are_decided, predicted_columns, table_columns
 from cervix_engine.table.coordinates import BY_NAMES, NAMES, FolderSlides, Locating, Slides
+from cervix_engine.table.decisions import Decisions, yes_or_no
 from cervix_engine.table.formats import csv_cell, csv_text
 from cervix_engine.table.locations import locating_for_run, slides_for_run
 from cervix_engine.table.names import escape_name
@@ -148,3 +148,28 @@ class RowFormat:
 def _prediction_format(best: TileClass, classes: int) -> str:
     """A `%` format for confidence and probabilities: the cells from `pred` to `error` of a tile of class `best`."""
     return f"{best.name},%.6f{',%.6f' * classes},{best.category},ok,"
+
+
+class DecidedRows:
+    """Counts, among the rows of a table as CSV, those that its operating point decides about.
+
+    Attributes:
+        abnormal, review: rows that say `yes` in that column.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.abnormal = self.review = 0
+        # Both stand before status, error and the optional columns, none of which holds a comma in a predicted row.
+        self._behind = len(columns) - columns.index(DECISIONS[0]) if are_decided(columns) else 0
+
+    def counted(self, rows: Iterable[bytes]) -> Iterator[bytes]:
+        """The same rows, each counted as it passes."""
+        if not self._behind:
+            yield from rows
+            return
+        for row in rows:
+            abnormal, review, status, error, *_ = row.rstrip(b"\r\n").rsplit(b",", self._behind)[1:]
+            if status == b"ok" and not error:
+                self.abnormal += abnormal == b"yes"
+                self.review += review == b"yes"
+            yield row

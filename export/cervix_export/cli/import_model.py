@@ -11,6 +11,7 @@ from cervix_engine.bundle.bundle import DEFAULT_BUNDLE
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.logs import log_lines
 from cervix_engine.cli.shared.options import FILE, option
+from cervix_engine.words import counted
 
 if TYPE_CHECKING:
     from cervix_export.imported.importer import ImportReport
@@ -82,13 +83,14 @@ def _lines(report: ImportReport) -> list[str]:
     lines, checks = [], report.checks
     if expected := checks.expected:
         lines.append(
-            f"answers as expected: up to {expected.max_absdiff:.2g} off on {expected.tiles} tiles, "
+            f"answers as expected: up to {expected.max_absdiff:.2g} off on {counted(expected.tiles, 'tile')}, "
             f"{expected.top1_agreement:.1%} of the classes equal"
         )
     if labels := checks.labels:
         low, high = labels.accuracy_interval
         lines.append(
-            f"{labels.right} of {labels.tiles} labelled tiles right: {labels.accuracy:.1%} ({low:.1%} to {high:.1%})"
+            f"{labels.right} of {counted(labels.tiles, 'labelled tile')} right: {labels.accuracy:.1%} "
+            f"({low:.1%} to {high:.1%})"
         )
         if not labels.better_than_chance:
             lines.append(
@@ -97,7 +99,7 @@ def _lines(report: ImportReport) -> list[str]:
             )
     lines += [f"not checked: {words}" for words in checks.not_checked]
     if report.tiles < FEW_TILES:
-        lines.append(f"warning: certificates will rest on {report.tiles} golden tiles alone: give more")
+        lines.append(f"warning: certificates will rest on {counted(report.tiles, 'golden tile')} alone: give more")
     bundle = report.bundle
     return [*lines, f"reference: {report.reference}", f"bundle {bundle.root}", f"digest {bundle.digest}"]
 

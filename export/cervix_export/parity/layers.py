@@ -10,6 +10,7 @@ from cervix_engine.bundle.certificate import Parity, measure_parity
 from cervix_engine.files import sha256_bytes
 from cervix_engine.table.intervals import wilson
 from cervix_engine.values import Precision, Probabilities
+from cervix_engine.words import counted
 from cervix_export.parity.accuracy import AccuracyChange, accuracy_change
 from cervix_export.parity.tiles import Labels, ParityTiles, Received
 
@@ -77,7 +78,10 @@ def compare_pixels(tiles: ParityTiles, seen: Received, *, digests: Sequence[str]
         if place in seen.failures or sha256_bytes(seen.pixels[place].data) != digest
     ]
     if len(objections) > _SHOWN:
-        objections = [*objections[:_SHOWN], f"and {len(objections) - _SHOWN} more of {len(tiles.paths)} tiles"]
+        objections = [
+            *objections[:_SHOWN],
+            f"and {len(objections) - _SHOWN} more of {counted(len(tiles.paths), 'tile')}",
+        ]
     subject = "the engine's batches and training's"
     return LayerResult("pixels", subject, len(tiles.paths), None, None, None, tuple(objections))
 

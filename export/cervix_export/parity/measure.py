@@ -19,6 +19,7 @@ from cervix_engine.machine import cpu_class
 from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import TILE_STEPS
 from cervix_engine.values import Pixels, Probabilities
+from cervix_engine.words import counted
 from cervix_export.certify import OPTIONAL_PRECISIONS, answers_of
 from cervix_export.graphs.compute import answers_as_written, answers_of_graph
 from cervix_export.graphs.from_keras import SIGNED_FILE
@@ -139,8 +140,8 @@ def _readable(tiles: ParityTiles, bundle: Bundle, plan: ParityPlan) -> Pixels:
     if seen.failures:
         place, failure = next(iter(seen.failures.items()))
         raise UsageError(
-            f"{len(seen.failures)} of {len(tiles.paths)} tiles cannot be used, the first is {tiles.paths[place]}: "
-            f"{failure.reason}"
+            f"{len(seen.failures)} of {counted(len(tiles.paths), 'tile')} cannot be used, the first is "
+            f"{tiles.paths[place]}: {failure.reason}"
         )
     return seen.pixels
 

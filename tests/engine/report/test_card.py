@@ -64,7 +64,7 @@ def test_a_trained_bundle_tells_its_data_figures_and_decisions(contract: ModelCo
     assert "| Dyskeratotic | 30 | 9 | 8 |" in card
     assert "| all | 61 | 17 | 17 |" in card
     assert "2 tiles could not be decoded" in card
-    assert "2 pairs of tiles show one cell on both sides of the split, 1 show one under two labels" in card
+    assert "2 pairs of tiles show one cell on both sides of the split, 1 shows one under two labels" in card
     assert "Measured on 40 tiles of 11 separate groups: the test split" in card
     assert "| accuracy | 0.925 | 0.810 to 0.975 |" in card
     assert "| Dyskeratotic | 20 | 0.900 | 0.875 | 0.700 to 0.950 |" in card

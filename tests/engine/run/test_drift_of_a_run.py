@@ -67,7 +67,7 @@ def test_the_record_names_the_slide_that_is_strange(done: BatchConfig, validate:
     assert finding.drifted_slides == ("blurred",)
     assert finding.slides["blurred"].moved[0].words.startswith(("softer", "less fine detail"))
     lines = list(summary_lines(record, done.out, verbose=False))
-    assert any("drift: 1 of 3 slides are unlike" in line and "blurred" in line for line in lines)
+    assert any("drift: 1 of 3 slides is unlike" in line and "blurred" in line for line in lines)
 
 
 def test_page_and_summary_say_so(done: BatchConfig, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_page_and_summary_say_so(done: BatchConfig, tmp_path: Path) -> None:
     make_report(ReportConfig(done.out, out=tmp_path / "page.html", summary=tmp_path / "slides.csv"))
     page = (tmp_path / "page.html").read_text()
     assert ">Drift</h2>" in page
-    assert "1 of 3 slides lie further away than chance explains; of 1 more, too few tiles were measured." in page
+    assert "1 of 3 slides lies further away than chance explains; of 1 more, too few tiles were measured." in page
     with (tmp_path / "slides.csv").open(encoding="utf-8", newline="") as file:
         flags = {row["slide_id"]: row["flags"] for row in csv.DictReader(file)}
     assert {slide for slide, named in flags.items() if "drift" in named.split("; ")} == {"blurred"}
@@ -124,4 +124,4 @@ def test_the_command_says_it(config: BatchConfig) -> None:
     options = [str(config.tiles), "--out", str(config.out), "--model", str(config.model)]
     said = CliRunner().invoke(main, options)
     assert said.exit_code == 0, said.output
-    assert "warning: drift: 1 of 3 slides are unlike the training tiles: blurred," in said.output
+    assert "warning: drift: 1 of 3 slides is unlike the training tiles: blurred," in said.output

@@ -16,12 +16,17 @@ from cervix_engine.contract import OperatingPoint
 from cervix_engine.errors import ResumeMismatchError, UsageError
 from cervix_engine.model import Model
 from cervix_engine.report.make import ReportConfig, make_report
+from cervix_engine.run.assembly.merge import merge_shards
+from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
-from cervix_engine.run.record import record_beside
+from cervix_engine.run.record import DecidedTiles, record_beside
 from cervix_engine.run.session import SessionRequest, open_session
 from cervix_engine.run.verify import verify_table
+from cervix_engine.table.columns import table_columns
 from cervix_engine.table.compare import compare
+from cervix_engine.table.formats import csv_line
 from cervix_engine.table.reader import Table
+from cervix_engine.table.rows import DecidedRows
 from engine.run.support import CONTRACT, choose_fake, draw_folder, make_fake_bundle, read_table, run_setup
 
 POINT = OperatingPoint(0.35, review_below=0.3, review_within=0.04, sensitivity=0.98)
@@ -92,6 +97,45 @@ def test_table_summary_geojson_and_page_agree_tile_by_tile(config: BatchConfig, 
         for item in said
     ] == list(expected.values())
     assert said.columns()["abnormal"] == [item.abnormal for item in said]
+
+
+def said_yes(table: Path, column: str) -> int:
+    return sum(row[column] == "yes" for row in read_table(table))
+
+
+def test_the_record_and_the_closing_lines_count_what_was_decided(
+    invoke: Callable[..., Any], decided: Bundle, places: Path, out: Path, fake_bundle: Bundle
+) -> None:
+    done = invoke("--json", "--hash", "--quality", setup=FAKE, tiles=places, model=decided.root)
+    counts = {name: said_yes(out, name) for name in ("abnormal", "review")}
+    assert json.loads(record_beside(out).read_text())["decided"] == counts
+    assert json.loads(done.stdout.splitlines()[-1])["report"]["decided"] == counts
+    assert 0 < counts["abnormal"] < counts["review"] < 28
+    line = f"operating point: {counts['abnormal']} of 28 predicted tiles called abnormal ("
+    assert line in done.stderr
+    assert f"), {counts['review']} for a person to review\n" in done.stderr
+    plain = invoke("--overwrite", setup=FAKE, tiles=places, model=fake_bundle.root)
+    assert "operating point" not in plain.stderr
+    assert json.loads(record_beside(out).read_text())["decided"] is None
+
+
+def test_rows_that_are_kept_and_rows_of_shards_are_counted_too(config: BatchConfig, tmp_path: Path) -> None:
+    expected = predict_folder(config, setup=FAKE).decided
+    assert expected == DecidedTiles(said_yes(config.out, "abnormal"), said_yes(config.out, "review"))
+    assert predict_folder(replace(config, retry_failures=True), setup=FAKE).decided == expected
+    shards = [replace(config, out=tmp_path / f"{part}.csv", shard=Part(part, 2)) for part in (1, 2)]
+    for shard in shards:
+        predict_folder(shard, setup=FAKE)
+    assert merge_shards(tmp_path / "all.csv", [shard.out for shard in shards]).decided == expected
+
+
+def test_a_failed_rows_words_are_no_decision() -> None:
+    columns = table_columns(("a", "b"), ("quality", "sha256"), categories=("normal", "abnormal"))
+    failed = [""] * len(columns)
+    failed[columns.index("status")], failed[columns.index("error")] = "failed", "decode: a,yes,yes,ok,,,"
+    rows = DecidedRows(columns)
+    assert list(rows.counted([csv_line(failed)])) == [csv_line(failed)]
+    assert (rows.abnormal, rows.review) == (0, 0)
 
 
 def test_python_asks_for_one_too(config: BatchConfig, decided: Bundle) -> None:

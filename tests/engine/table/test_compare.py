@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from cervix_engine.bundle.bundle import seal
 from cervix_engine.cli.compare import main
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract, OperatingPoint, TileClass
 from cervix_engine.errors import UsageError
 from cervix_engine.table.compare import TableComparison, compare
 from cervix_engine.table.reader import Table
+from engine.run.support import make_bundle
 from engine.table.tables import Tile
 
-WriteNamed = Callable[[Sequence[Tile], str], Path]
+WriteNamed = Callable[..., Path]
 
 MEP = (0.1, 0.1, 0.6, 0.1, 0.1)
 KOC = (0.1, 0.5, 0.3, 0.05, 0.05)
@@ -163,3 +166,76 @@ def test_labels_that_could_mislead_are_refused(
     assert done.exit_code == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+DYK = (0.5, 0.2, 0.1, 0.1, 0.1)
+DECIDED = [
+    *[Tile(f"d{at}", probabilities=DYK) for at in range(4)],
+    Tile("d4", probabilities=MEP),
+    Tile("d5", reason="empty: 0 bytes"),
+    *[Tile(f"m{at}", probabilities=MEP) for at in range(3)],
+    Tile("m3", probabilities=DYK),
+    Tile("m4", reason="empty: 0 bytes"),
+]
+
+
+def _labels(folder: Path, tiles: Sequence[Tile] = DECIDED, **names: str) -> Path:
+    """Labels by the first letter of a tile's name."""
+    names = {"d": "cervix_dyk", "m": "cervix_mep", **names}
+    lines = [f"{tile.path},{names[tile.path[0]]}" for tile in tiles]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *lines, ""]), encoding="utf-8")
+    return folder / "labels.csv"
+
+
+def test_labels_judge_what_each_operating_point_calls_abnormal(write_table: WriteNamed, tmp_path: Path) -> None:
+    at_half = ModelContract(SIPAKMED_CLASSES, operating_point=OperatingPoint(0.5))
+    low = ModelContract(SIPAKMED_CLASSES, operating_point=OperatingPoint(0.15))
+    new, old = write_table(DECIDED, "new.csv", at_half), write_table(DECIDED, "old.csv", low)
+    done = _run(new, old, "--labels", _labels(tmp_path))
+    assert done.exit_code == 0, done.output
+    # A failed tile is neither found nor cleared; Wilson's intervals.
+    assert (
+        "  new: sensitivity 66.7% (30.0% to 90.3%) of 6 abnormal tiles, specificity 60.0% (23.1% to 88.2%)"
+        in done.stdout
+    )
+    assert (
+        "  old: sensitivity 83.3% (43.6% to 97.0%) of 6 abnormal tiles, specificity 0.0% (0.0% to 43.4%)" in done.stdout
+    )
+    calls = json.loads(_run(new, old, "--labels", tmp_path / "labels.csv", "--json").stdout)["calls"]
+    assert {name: calls["new"][name] for name in ("found", "abnormal", "cleared", "others")} == {
+        "found": 4,
+        "abnormal": 6,
+        "cleared": 3,
+        "others": 5,
+    }
+    assert calls["old"]["sensitivity"] == pytest.approx(5 / 6)
+
+
+def test_only_a_table_with_an_operating_point_is_judged_by_it(write_table: WriteNamed, tmp_path: Path) -> None:
+    decided = ModelContract(SIPAKMED_CLASSES, operating_point=OperatingPoint(0.5))
+    new, old = write_table(DECIDED, "new.csv", decided), write_table(DECIDED, "old.csv")
+    labels = _labels(tmp_path, m="cervix_koc")
+    done = _run(new, old, "--labels", labels)
+    assert (
+        "  new: sensitivity 45.5% (21.3% to 72.0%) of 11 abnormal tiles, specificity unknown of 0 others" in done.stdout
+    )
+    assert "  old: " not in done.stdout
+    calls = json.loads(_run(new, old, "--labels", labels, "--json").stdout)["calls"]
+    assert (calls["old"], calls["new"]["specificity"]) == (None, None)
+    assert "operating point" not in _run(old, old, "--labels", labels).stdout
+
+
+def test_categories_that_no_row_tells_come_from_the_bundle(write_table: WriteNamed, tmp_path: Path) -> None:
+    classes = (TileClass("a", "A", "abnormal"), TileClass("b", "B", "normal"), TileClass("c", "C", "benign"))
+    contract = ModelContract(classes, operating_point=OperatingPoint(0.5))
+    tiles = [Tile("d0", probabilities=(0.8, 0.1, 0.1)), Tile("m0", probabilities=(0.1, 0.8, 0.1))]
+    table, labels = write_table(tiles, "t.csv", contract), _labels(tmp_path, tiles, d="a", m="b")
+    untold = _run(table, table, "--labels", labels)
+    assert untold.exit_code == 0
+    assert "warning: what the operating points call abnormal is not judged: " in untold.stderr
+    assert "never predicts c: name its bundle with --model" in untold.stderr
+    bundle = make_bundle(tmp_path / "bundle").root
+    contract.save(bundle / "contract.json")
+    seal(bundle)
+    told = _run(table, table, "--labels", labels, "--model", bundle)
+    assert "  new: sensitivity 100.0% (20.7% to 100.0%) of 1 abnormal tile, specificity 100.0%" in told.stdout

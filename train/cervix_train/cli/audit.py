@@ -11,6 +11,7 @@ from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, Decorator, follow_links_option, option
 from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.files import output_errors, scratch_folder, write_json
+from cervix_engine.words import agreeing, counted
 from cervix_train.cli import require_libraries
 from cervix_train.features.extractor import BACKBONES, parse_weights
 
@@ -98,8 +99,9 @@ def _price(
 
 def _print(findings: dict[str, Any]) -> None:
     click.echo(
-        f"{findings['tiles']} tiles, {findings['unreadable']} unreadable: {findings['exact_pairs']} pairs are exact "
-        f"copies, {findings['near_pairs']} near copies"
+        f"{counted(findings['tiles'], 'tile')}, {findings['unreadable']} unreadable: "
+        f"{counted(findings['exact_pairs'], 'pair is an exact copy', 'pairs are exact copies')}, "
+        f"{counted(findings['near_pairs'], 'near copy', 'near copies')}"
     )
     for leak in findings["leaks"][:SHOWN]:
         kind = "copy" if leak["exact"] else f"near copy ({leak['correlation']:.3f})"
@@ -112,10 +114,12 @@ def _print(findings: dict[str, Any]) -> None:
             f"({pair['correlation']:.3f})"
         )
     if findings["test_tiles"]:
-        share = findings["test_tiles_in_training"] / findings["test_tiles"]
+        leaked, straddling = findings["test_tiles_in_training"], findings["groups_across_splits"]
+        share = leaked / findings["test_tiles"]
         click.echo(
-            f"{findings['test_tiles_in_training']} of {findings['test_tiles']} test tiles ({share:.1%}) are in the "
-            f"training split too; {findings['groups_across_splits']} groups lie across splits"
+            f"{leaked} of {counted(findings['test_tiles'], 'test tile')} ({share:.1%}) {agreeing(leaked, 'is', 'are')} "
+            f"in the training split too; {counted(straddling, 'group')} {agreeing(straddling, 'lies', 'lie')} across "
+            "splits"
         )
     if findings["price"]:
         random, grouped = (findings["price"][f"{name}_mean"] for name in ("random", "grouped"))

@@ -11,6 +11,7 @@ from cervix_engine.bundle.bundle import default_bundle
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, batch_size_option, follow_links_option, option
 from cervix_engine.files import output_errors, write_json
+from cervix_engine.words import counted
 from cervix_train.cli import require_libraries
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def _print(metrics: Metrics) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("class", "tiles", "precision", "recall", "F1", title=f"{metrics.tiles} tiles ({metrics.split})")
+    table = Table(
+        "class", "tiles", "precision", "recall", "F1", title=f"{counted(metrics.tiles, 'tile')} ({metrics.split})"
+    )
     for item in metrics.per_class:
         table.add_row(item.name, str(item.tiles), *_numbers(item))
     table.add_section()

@@ -15,6 +15,7 @@ from cervix_engine.contract import SIPAKMED_CLASSES
 from cervix_engine.errors import CervixError, UsageError
 from cervix_engine.extras import require_installed
 from cervix_engine.files import cache_beside
+from cervix_engine.words import counted
 from cervix_train.cli import require_libraries
 from cervix_train.cli.tables import comparison_table, copies_table, folds_table
 from cervix_train.features.extractor import BACKBONES, Backbone, Weights, parse_weights
@@ -267,7 +268,8 @@ def _result(metrics: Metrics) -> str:
         ("macro F1", metrics.macro.f1, metrics.macro_f1_interval),
     )
     figures = ", ".join(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f})" for name, value, (low, high) in scores)
-    return f"{figures} on {metrics.tiles} tiles of {metrics.groups} groups"
+    groups = f" of {counted(metrics.groups, 'group')}" if metrics.groups else ""
+    return f"{figures} on {counted(metrics.tiles, 'tile')}{groups}"
 
 
 if __name__ == "__main__":

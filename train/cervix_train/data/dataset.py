@@ -13,6 +13,7 @@ from typing import Literal
 from cervix_engine.contract import TileClass
 from cervix_engine.errors import ContractError, DatasetError, UsageError
 from cervix_engine.tiles.tile import TileFailure
+from cervix_engine.words import agreeing, counted
 
 log = logging.getLogger(__name__)
 
@@ -95,4 +96,5 @@ def log_failures(tiles: Sequence[LabelledTile], failures: Mapping[int, TileFailu
     for index in sorted(failures)[:NAMED_FAILURES]:
         log.warning("left out %s: %s", tiles[index].path, failures[index].reason)
     if failures:
-        log.warning("%d of %d tiles were left out", len(failures), len(tiles))
+        were = agreeing(len(failures), "was", "were")
+        log.warning("%d of %s %s left out", len(failures), counted(len(tiles), "tile"), were)

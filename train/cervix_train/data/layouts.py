@@ -23,6 +23,7 @@ from cervix_engine.contract import SIPAKMED_CLASSES, TileClass
 from cervix_engine.errors import DatasetError, ListingError
 from cervix_engine.tiles.discover import SYSTEM_FOLDERS, ignored_words
 from cervix_engine.tiles.sources.folder import Walk
+from cervix_engine.words import agreeing, counted
 from cervix_train.data.dataset import Dataset, LabelledTile, Split
 from cervix_train.data.manifest import read_manifest
 from cervix_train.data.masks import FOLDERS as MASK_FOLDERS
@@ -59,7 +60,12 @@ def read_dataset(data: Path, *, classes: Sequence[TileClass] = SIPAKMED_CLASSES,
     if manifest.is_file():
         root, layout = manifest.parent, f"the manifest {manifest.name}"
         tiles = read_manifest(manifest, class_names=[item.name for item in classes])
-        _name_some(masks_among([tile.path for tile in tiles]), "tiles of the manifest look like masks by their names")
+        masks = masks_among([tile.path for tile in tiles])
+        _name_some(
+            masks,
+            "tile of the manifest looks like a mask by its name",
+            "tiles of the manifest look like masks by their names",
+        )
     else:
         root, (layout, tiles) = data, _Folders(data, classes, follow_links=follow_links).read()
     present = {tile.label for tile in tiles}
@@ -145,11 +151,16 @@ class _Folders:
 
     def _say_what_is_left_out(self, places: Sequence[_Place], tiles: Sequence[_Place]) -> None:
         placed = {place.path for place in places}
-        _name_some(self._masks, "masks are left out")
-        _name_some(set(self._files) - placed, "tiles are left out, which lie in no class's folder")
+        _name_some(self._masks, "mask is left out", "masks are left out")
+        _name_some(
+            set(self._files) - placed,
+            "tile is left out, which lies in no class's folder",
+            "tiles are left out, which lie in no class's folder",
+        )
         fields = len(placed) - len(tiles)
         if fields:
-            log.info("%d whole fields, which lie beside CROPPED, are left out", fields)
+            words = counted(fields, "whole field, which lies", "whole fields, which lie")
+            log.info("%s beside CROPPED, %s left out", words, agreeing(fields, "is", "are"))
         if self._ignored:
             hint = "; --follow-links follows links" if "link" in self._ignored else ""
             log.info("passed over: %s%s", ignored_words(self._ignored), hint)
@@ -183,10 +194,10 @@ def _layout(tiles: Sequence[_Place], *, by_split: bool) -> str:
     return ", ".join(filter(None, ["one folder per class", splits, inner]))
 
 
-def _name_some(paths: Collection[Path], words: str) -> None:
+def _name_some(paths: Collection[Path], one: str, several: str) -> None:
     """Say how many there are, and name the first."""
     if paths:
-        log.warning("%d %s, such as %s", len(paths), words, min(paths).as_posix())
+        log.warning("%s, such as %s", counted(len(paths), one, several), min(paths).as_posix())
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cervix_engine.words import agreeing, counted
 from cervix_train.data.copies import Copies
 from cervix_train.data.dataset import Dataset
 from cervix_train.data.duplicates import groups_of_pairs
@@ -53,15 +54,16 @@ def _log_alone(dataset: Dataset, joined: Sequence[str]) -> None:
     alone = [group for tile, group in zip(dataset.tiles, joined, strict=True) if stands_alone(tile)]
     known = {group_of(tile): group for tile, group in zip(dataset.tiles, joined, strict=True) if not stands_alone(tile)}
     if moved := sum(name != group for name, group in known.items()):
-        log.info("%d of %d groups share a cell with another and are joined to it", moved, len(known))
+        share = agreeing(moved, "shares a cell with another and is", "share a cell with another and are")
+        log.info("%d of %s %s joined to it", moved, counted(len(known), "group"), share)
     if not alone:
         return
     sizes = Counter(joined)
     shared = {group for group in alone if sizes[group] > 1}
     log.info(
-        "%d tiles have no group: %d of them look like another and share %d groups, of at most %d tiles",
-        len(alone),
+        "%s no group: %d of them look like another and share %s, of at most %s",
+        counted(len(alone), "tile has", "tiles have"),
         sum(group in shared for group in alone),
-        len(shared),
-        max((sizes[group] for group in shared), default=1),
+        counted(len(shared), "group"),
+        counted(max((sizes[group] for group in shared), default=1), "tile"),
     )

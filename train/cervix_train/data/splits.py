@@ -75,7 +75,7 @@ def fold_numbers(dataset: Dataset, *, folds: int, seed: int) -> tuple[int, ...]:
     label, fewest = _rarest(dataset)
     if fewest < folds:
         raise DatasetError(
-            f"class {label} has tiles of {fewest} separate group(s): {folds} folds need {folds}; "
+            f"class {label} has too few separate groups, {fewest}: {folds} folds need {folds}; "
             "give more tiles or fewer --folds"
         )
     labels = [tile.label for tile in dataset.tiles]
@@ -101,7 +101,7 @@ def _fewest_groups(dataset: Dataset) -> int:
     label, fewest = _rarest(dataset)
     if fewest < 3:
         raise DatasetError(
-            f"class {label} has tiles of {fewest} separate group(s): train, val and test need 3; "
+            f"class {label} has too few separate groups, {fewest}: train, val and test need 3; "
             "give more tiles, or a manifest with a split column"
         )
     return fewest
@@ -126,7 +126,7 @@ def _warn_of_straddling(tiles: Sequence[LabelledTile]) -> None:
     straddling = [group for group, members in splits.items() if len(members) > 1]
     if straddling:
         log.warning(
-            "%d groups lie in more than one split (such as %s): test results will look better than they are",
+            "groups in more than one split: %d (such as %s); test results will look better than they are",
             len(straddling),
             straddling[0],
         )

@@ -17,6 +17,7 @@ from cervix_engine.contract import ModelContract
 from cervix_engine.files import sha256_bytes
 from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_engine.values import Pixels
+from cervix_engine.words import counted
 from cervix_keras.start import KerasModel, load_keras
 from cervix_train.data.augment import Variant
 from cervix_train.data.dataset import HELD_OUT, Split
@@ -166,7 +167,8 @@ def _stage(
     mixed: bool = False,
 ) -> Stage:
     learnt = len(given.tiles["train"].indices)
-    log.info("%s: learning from %d tiles, for at most %d epochs", names.stage, learnt, config.epochs)
+    most = counted(config.epochs, "epoch")
+    log.info("%s: learning from %s, for at most %s", names.stage, counted(learnt, "tile"), most)
     with mixed_precision(model, wanted=mixed):
         history = fit(
             model,

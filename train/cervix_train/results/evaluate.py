@@ -15,6 +15,7 @@ import numpy as np
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, DatasetError
+from cervix_engine.words import counted
 from cervix_keras.model_file import open_model
 from cervix_train.data.dataset import Dataset, LabelledTile, Split, log_failures
 from cervix_train.data.layouts import read_dataset
@@ -54,7 +55,7 @@ def evaluate(
     )
     log_failures(tiles, answers.failures)
     if not answers.indices:
-        raise DatasetError(f"none of the {len(tiles)} tiles of {data} can be decoded")
+        raise DatasetError(f"none of {counted(len(tiles), 'tile')} of {data} can be decoded")
     answered = [tiles[index] for index in answers.indices]
     return measure(
         answers.probabilities,
@@ -85,9 +86,9 @@ def _all(dataset: Dataset, remembered: Mapping[str, Split]) -> tuple[LabelledTil
     learnt = sum(remembered.get(tile.path.as_posix()) == "train" for tile in dataset.tiles)
     if learnt:
         log.warning(
-            "the model was trained on %d of these %d tiles (by their paths): --split test leaves them out",
+            "the model was trained on %d of %s here (by their paths): --split test leaves them out",
             learnt,
-            len(dataset.tiles),
+            counted(len(dataset.tiles), "tile"),
         )
     return dataset.tiles
 
@@ -103,5 +104,7 @@ def _of_split(dataset: Dataset, remembered: Mapping[str, Split], split: Split) -
         raise DatasetError(f"no tile of {dataset.root} is in the split {split!r}")
     unknown = sum(tile.split is None for tile in tiles)
     if unknown:
-        log.warning("%d tiles are in no split and were not looked at", unknown)
+        log.warning(
+            "%s not looked at", counted(unknown, "tile is in no split and was", "tiles are in no split and were")
+        )
     return chosen

@@ -9,6 +9,7 @@ import click
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, option
 from cervix_engine.errors import UsageError
+from cervix_engine.words import counted
 from cervix_train.synthetic.datasets import write_drawn, write_slides
 
 
@@ -27,14 +28,14 @@ def main(out: Path, tiles: int, seed: int, flat: bool, slides: int | None) -> No
     """Draw a data set of synthetic cells into the folder OUT: by default, one folder of tiles per class."""
     if slides is None:
         write_drawn(out, tiles=tiles, seed=seed, flat=flat)
-        click.echo(f"drew {tiles} tiles into {out}", err=True)
+        click.echo(f"drew {counted(tiles, 'tile')} into {out}", err=True)
         return
     if flat:
         raise UsageError("--flat and --slides are two ways to lay tiles out: choose one")
     if slides > tiles:
-        raise UsageError(f"--slides {slides}: there are only {tiles} tiles")
+        raise UsageError(f"--slides {slides}: --tiles {tiles} are fewer")
     write_slides(out, tiles=tiles, slides=slides, seed=seed)
-    click.echo(f"drew {tiles} tiles on {slides} slides into {out}", err=True)
+    click.echo(f"drew {counted(tiles, 'tile')} on {counted(slides, 'slide')} into {out}", err=True)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ class DecodePool:
             except DecodeWorkerError as error:
                 if not self._workers:
                     raise
-                log.warning("only %d decode workers: %s", len(self._workers), error)
+                log.warning("no more decode workers than %d: %s", len(self._workers), error)
                 self._count.cap(len(self._workers))
 
     def _lacks_workers(self) -> bool:
@@ -286,7 +286,8 @@ class DecodePool:
         if not working:
             self._require_progress(self._failed_starts, "end as they start", status)
         elif self._failed_starts >= MAX_KILLS:
-            log.warning("only %d decode workers: further ones end as they start: %s", working, exit_words(status))
+            words = "no more decode workers than %d: further ones end as they start: %s"
+            log.warning(words, working, exit_words(status))
             self._count.cap(working)
             self._failed_starts = 0
 

@@ -184,7 +184,9 @@ def test_one_worker_is_enough_where_no_other_one_outlives_its_start(
     many = root, some * 4
     steps = TileSteps(preprocess_into=FirstbornStep(tmp_path / "told"))
     assert outcomes_of(many, steps=steps) == as_ever(many)
-    assert "only 1 decode workers: further ones end as they start: its process ended with SIGKILL" in caplog.text
+    assert (
+        "no more decode workers than 1: further ones end as they start: its process ended with SIGKILL" in caplog.text
+    )
 
 
 def test_killed_workers_are_replaced(names: Named) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cervix_engine.words import counted
 from cervix_train.data.copies import likeness, surest
 from cervix_train.data.distribution import IMBALANCED
 from cervix_train.data.duplicates import Pair
@@ -80,11 +81,12 @@ def copies(given: PageInput) -> str:
     rows = [(row.without, row.left_out, row.left_out_right, row.tiles, *_cost(row)) for row in report.cost]
     pairs = [_pair(report, pair, "across the split", "split") for pair in surest(report.copies.across_splits)]
     pairs += [_pair(report, pair, "two labels", "label") for pair in surest(report.copies.of_two_labels)]
+    across, labelled_twice = len(report.copies.across_splits), len(report.copies.of_two_labels)
     head = ("tested tiles", "left out", "of these right", "measured on", "accuracy", "95 %", "macro F1", "95 %")
     return (
         "<h2>One cell twice</h2>"
-        f"<p>{len(report.copies.across_splits)} pairs of tiles show one cell on both sides of the split, "
-        f"{len(report.copies.of_two_labels)} show one under two labels. copies.json lists all.</p>"
+        f"<p>{counted(across, 'pair of tiles shows', 'pairs of tiles show')} one cell on both sides of the split, "
+        f"{counted(labelled_twice, 'shows', 'show')} one under two labels. copies.json lists all.</p>"
         + table(head, rows)
         + table(("", "tile", "same cell", "likeness"), pairs[:_SHOWN_PAIRS], words=(1, 2, 3))
     )

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cervix_engine.contract import Category, ModelContract, OperatingPoint, TileClass
-from cervix_engine.decisions import in_millionths
 from cervix_engine.errors import ContractError
 from cervix_engine.table.columns import class_names, table_columns
+from cervix_engine.table.decisions import in_millionths
 from cervix_engine.table.formats import csv_line
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.tile import NO_NOTES, Prediction, TileFailure, TileRef, TileSize
