@@ -1,0 +1,1 @@
+"""The model alone: its precisions, and its graph before and after folding."""
