@@ -16,6 +16,8 @@ from typing import Any
 
 import click
 
+from cervix_engine.words import counted
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
@@ -144,9 +146,9 @@ def decoders(runs: Sequence[Figures]) -> Iterator[Row]:
 def pixels_vs_tensorflow(runs: Sequence[Figures]) -> Iterator[Row]:
     """What another loader would do to the same model."""
     for run in runs:
-        largest, flips = run["largest"], run["flips"] or "no"
+        largest, flips = run["largest"], counted(run["flips"], "class changes", "classes change")
         measured = f"pixels differ by up to {largest['levels']} of 255 levels, probabilities by up to "
-        measured += f"{largest['probability']:.2f}; {flips} classes change"
+        measured += f"{largest['probability']:.2f}; {flips}"
         yield Row(f"TensorFlow's own image loader instead of ours, {run['tiles']} tiles", measured, _script(run))
 
 
@@ -208,8 +210,11 @@ def table(reports: Sequence[Figures], *, whole: bool = True) -> str:
         raise click.ClickException(f"no rows are known for {', '.join(unknown)}: expected {', '.join(ROWS)}")
     by_kind = {kind: [report for report in reports if _kind(report) == kind] for kind in ROWS}
     rows = [row for kind, runs in by_kind.items() if runs for row in ROWS[kind](runs) if whole or row.in_readme]
-    head = [f"Measured on {machines.pop()} ({timed[0]['software']['cpu']}).", ""]
-    return "\n".join([*head, "| what | measured | ratio | by |", "|---|---|---|---|", *map(str, rows)])
+    head = f"Measured on {machines.pop()} ({timed[0]['software']['cpu']})."
+    # What a benchmark writes says how busy the machine was.
+    if any("load" not in report for report in timed):
+        head += " Some figures are older than their benchmark's `--json`, and rounded as they were published."
+    return "\n".join([head, "", "| what | measured | ratio | by |", "|---|---|---|---|", *map(str, rows)])
 
 
 def read_results(folder: Path) -> list[Figures]:
@@ -238,7 +243,7 @@ def _kind(report: Figures) -> str:
 def _changed(margins: Sequence[float]) -> str:
     if not margins:
         return "no class changed"
-    return f"{len(margins)} class{'es' * (len(margins) > 1)} changed, at margins up to {max(margins):.2f}"
+    return f"{counted(len(margins), 'class', 'classes')} changed, at margins up to {max(margins):.2f}"
 
 
 def _script(run: Figures) -> str:

@@ -22,7 +22,7 @@ PROGRAMS = [
     if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
 ]
 RATE = {"median": 1234.5, "low": 1000.0, "high": 1500.0}
-COMMON = {"machine": "2 cores", "software": {"cpu": "a CPU"}}
+COMMON = {"machine": "2 cores", "software": {"cpu": "a CPU"}, "load": 0.4}
 PEERS = {
     **COMMON,
     "benchmark": "peers",
@@ -40,8 +40,8 @@ LAYER = {
 PARITY = {"schema": "cervix/parity/1", "machine": "other words", "layers": [LAYER, {**LAYER, "parity": None}]}
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_tables", SCRIPT)
+def _load(script: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -50,7 +50,7 @@ def _load() -> ModuleType:
     return module
 
 
-tables = _load()
+tables = _load(SCRIPT)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -101,6 +101,16 @@ def test_a_page_that_is_out_of_date_is_found(tmp_path: Path) -> None:
     assert (stale.exit_code, "README.md is out of date: python scripts/write_tables.py" in stale.output) == (1, True)
 
 
+def test_figures_that_no_benchmark_wrote_are_told_apart(tmp_path: Path) -> None:
+    def page(report: dict[str, Any]) -> str:
+        assert _write(tmp_path, report).exit_code == 0
+        return (tmp_path / "README.md").read_text(encoding="utf-8")
+
+    assert "Measured on 2 cores (a CPU).\n" in page(EFFICIENCY)
+    published = {name: value for name, value in EFFICIENCY.items() if name != "load"}
+    assert "rounded as they were published" in page(published)
+
+
 def test_figures_of_two_machines_share_no_table(tmp_path: Path) -> None:
     done = _write(tmp_path, PEERS, {**EFFICIENCY, "machine": "16 cores"})
     assert done.exit_code == 1
@@ -121,3 +131,37 @@ def test_a_page_without_the_comments_stays_as_it_is(tmp_path: Path, page: str) -
 def test_the_pages_are_up_to_date() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_figure_of_the_tables_is_measured_by_one_command() -> None:
+    measuring = _load(ROOT / "scripts" / "measure_all.py")
+    names = [item.name for item in measuring.MEASUREMENTS]
+    assert len(set(names)) == len(names)
+    assert {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")} <= {*names, measuring.METRICS}
+    for item in measuring.MEASUREMENTS:
+        for trial in (False, True):
+            command = item.arguments(Path("/t"), Path("/b"), Path("/o.json"), trial=trial)
+            assert command[2] in PROGRAMS if command[1] == "-m" else Path(command[0]).is_file(), command
+            assert command[-2:] == ["--json", "/o.json"]
+            assert not any("{" in word for word in command)
+
+
+def test_a_measurement_that_fails_keeps_the_figures_that_it_had(tmp_path: Path) -> None:
+    measuring = _load(ROOT / "scripts" / "measure_all.py")
+    (tmp_path / "overhead.json").write_text("as before", encoding="utf-8")
+    # No tiles: the benchmark cannot run.
+    arguments = [str(tmp_path), "--model", str(tmp_path), "--results", str(tmp_path), "--only", "overhead"]
+    done = CliRunner().invoke(measuring.main, arguments)
+    assert done.exit_code == 1
+    assert "failed, so their figures are as before: overhead" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["overhead.json"]
+    assert (tmp_path / "overhead.json").read_text(encoding="utf-8") == "as before"
+
+
+def test_the_first_hour_finds_readmes_commands() -> None:
+    timing = _load(ROOT / "scripts" / "time_first_hour.py")
+    readme = ROOT / "README.md"
+    assert timing.block(readme, "make demo")[0] == "make demo"
+    (report,) = timing.block(readme, timing.OWN_TILES)
+    assert report.startswith(".venv/bin/cervix-batch my/tiles ")
+    assert "--report report.html" in report

@@ -19,14 +19,14 @@ import click
 import numpy as np
 import onnx
 
+from benchmarks.common import describe, interleave, machine
+from benchmarks.races.model_loop import engine_loop
 from cervix_engine.backends import Combination, objection, open_graph
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_export.engines.builder import EngineBuilder
 from cervix_export.engines.plan import EngineOptions, EnginePlan
 from cervix_export.graphs.compute import answers
 from cervix_export.graphs.fold import folded
-from benchmarks.common import describe, interleave, machine
-from benchmarks.races.model_loop import engine_loop
 
 SECONDS = 4
 RUNTIMES = ("onnxruntime-cpu", "openvino")

@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.common import interleave, machine
+from benchmarks.races.model_loop import engine_loop
 from cervix_engine.backends import open_backend
 from cervix_engine.backends.openvino import OpenVinoBackend
 from cervix_engine.backends.survey import survey
 from cervix_engine.bundle.bundle import Bundle
-from benchmarks.common import interleave, machine
-from benchmarks.races.model_loop import engine_loop
 
 SECONDS = 5
 

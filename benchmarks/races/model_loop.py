@@ -22,12 +22,8 @@ from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.machine import usable_cpus
 
-SECONDS = 15
 
-
-def engine_loop(
-    backend: Backend, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], seconds: float = SECONDS
-) -> float:
+def engine_loop(backend: Backend, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], seconds: float) -> float:
     """Tiles per second of the engine's backend over about so many seconds."""
     batches, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -36,10 +32,10 @@ def engine_loop(
     return batches * len(pixels) / (time.perf_counter() - began)
 
 
-def benchmark_app(model: Path, shape: tuple[int, ...], precision: str, hint: str) -> float:
+def benchmark_app(model: Path, shape: tuple[int, ...], precision: str, hint: str, seconds: int) -> float:
     """Tiles per second that OpenVINO's own `benchmark_app` reports for the same file."""
     program = shutil.which("benchmark_app", path=str(Path(sys.executable).parent)) or "benchmark_app"
-    command = [program, "-m", str(model), "-d", "CPU", "-hint", hint, "-t", str(SECONDS), "-shape"]
+    command = [program, "-m", str(model), "-d", "CPU", "-hint", hint, "-t", str(seconds), "-shape"]
     command += [str(list(shape)).replace(" ", ""), "-infer_precision", float_kernels(precision)]  # type: ignore[arg-type]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"Throughput:\s+([\d.]+) FPS", output)
@@ -52,9 +48,10 @@ def benchmark_app(model: Path, shape: tuple[int, ...], precision: str, hint: str
 @click.option("--model", type=click.Path(path_type=Path), default="models/cervix", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
+@click.option("--seconds", default=15, show_default=True, help="Seconds of a contender in a round.")
 @click.option("-b", "--batch-size", default=32, show_default=True)
 @json_option
-def main(model: Path, precision: str, rounds: int, batch_size: int, report: Path | None) -> None:
+def main(model: Path, precision: str, rounds: int, seconds: int, batch_size: int, report: Path | None) -> None:
     """Compare model-only rates on random pixels."""
     bundle = Bundle.open(model)
     combination = select(bundle, precision=precision).combination  # type: ignore[arg-type]
@@ -65,13 +62,13 @@ def main(model: Path, precision: str, rounds: int, batch_size: int, report: Path
         ours = f"{combination.backend}, {precision}"
         rates = interleave(
             {
-                ours: lambda: engine_loop(backend, pixels),
-                "benchmark_app, latency hint": lambda: benchmark_app(file, shape, precision, "latency"),
-                "benchmark_app, throughput hint": lambda: benchmark_app(file, shape, precision, "throughput"),
+                ours: lambda: engine_loop(backend, pixels, seconds),
+                "benchmark_app, latency hint": lambda: benchmark_app(file, shape, precision, "latency", seconds),
+                "benchmark_app, throughput hint": lambda: benchmark_app(file, shape, precision, "throughput", seconds),
             },
             rounds=rounds,
         )
-    print(f"batch {batch_size}, {usable_cpus()} threads, {rounds} interleaved rounds of {SECONDS} s; {machine()}")
+    print(f"batch {batch_size}, {usable_cpus()} threads, {rounds} interleaved rounds of {seconds} s; {machine()}")
     best = max(rate.median for name, rate in rates.items() if name != ours)
     for name, rate in rates.items():
         print(f"  {name:32} {rate}")
