@@ -28,7 +28,8 @@ from cervix_engine.cluster.driver import Finished, cutter_for, journal_results
 from cervix_engine.cluster.worker import Done
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.files import sha256_file
-from cervix_engine.run.assembly.table_files import write_table
+from cervix_engine.run.assembly.chunks import Chunk, Piece, write_chunk
+from cervix_engine.run.assembly.table_files import TableContent, write_table
 from cervix_engine.run.batch import Books, no_progress
 from cervix_engine.run.budget import DEFAULT_BUDGET
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
@@ -167,18 +168,29 @@ def journalled(folder: Path) -> float:
     return (time.process_time() - began) / count
 
 
-def assembled(folder: Path, listing: Listing, count: int) -> tuple[float, float]:
-    """(seconds, bytes) a row of writing the table with its checks, from rows on disk."""
-    row_format = RowFormat(CONTRACT)
+def assembled(folder: Path, listing: Listing, count: int) -> tuple[float, float, float, float]:
+    """What a row costs: seconds of one table with its checks; of a folder's files, to a worker, and then to the driver;
+    and its bytes as CSV."""
+    columns = RowFormat(CONTRACT).columns
     tile = next(iter(listing))
     answer = Prediction(TileSize(224, 224), (0.9, 0.04, 0.03, 0.02, 0.01))
-    row = csv_line(row_format.row(TileRef(0, tile.path), answer))
+    row = csv_line(RowFormat(CONTRACT).row(TileRef(0, tile.path), answer))
     (folder / "rows.csv").write_bytes(row * count)
     began = time.process_time()
     with (folder / "rows.csv").open("rb") as rows:
         stamps = (stamp_check(record) for record, _ in zip(listing.records(), range(count), strict=False))
-        write_table(folder, folder / "table.csv", columns=row_format.columns, rows=rows, stamps=stamps)
-    return (time.process_time() - began) / count, len(row)
+        write_table(folder, folder / "table.csv", TableContent(identity(), rows, stamps))
+    table_s = time.process_time() - began
+    began = time.process_time()
+    whole = (Chunk(number, (Piece("rows.csv", 0, count),), offset=0) for number in range(2))
+    chunks = [
+        write_chunk(folder, item.number, columns, item.lines(folder), item.stamps(listing.path)) for item in whole
+    ]
+    worker_s = (time.process_time() - began) / len(chunks)
+    began = time.process_time()
+    write_table(folder, folder / "table", TableContent(identity(), (), None, chunks))
+    driver_s = (time.process_time() - began) / len(chunks)
+    return table_s / count, worker_s / count, driver_s / count, len(row)
 
 
 def passes(listing: Listing) -> tuple[float, float]:
@@ -200,7 +212,7 @@ def costs(folder: Path, *, tiles: int, workers: int, rate: float, total: float) 
     digest_s, names_s = passes(listing)
     small_rate, small_s, _ = driven(folder / "small.csv", listing, workers=workers, rate=rate, block_tiles=4096)
     block = min(262_144.0, 10 * rate)
-    row_s, row_bytes = assembled(folder, listing, min(tiles, 300_000))
+    row_s, worker_s, driver_s, row_bytes = assembled(folder, listing, min(tiles, 262_144))
     blocks = total / block
     kept = f"blocks of 4,096: {small_rate:,.0f} tiles/s of {workers * rate:,.0f} come through"
     return [
@@ -212,6 +224,8 @@ def costs(folder: Path, *, tiles: int, workers: int, rate: float, total: float) 
         Cost(
             "assembly as CSV", "tile", row_s, total, f"{row_bytes:.0f} bytes a row, {total * row_bytes / 1e9:,.0f} GB"
         ),
+        Cost("folder: files, by workers", "tile", worker_s / workers, total, f"{1e6 * worker_s:.1f} µs a row of each"),
+        Cost("folder: checks, manifest", "tile", driver_s, total, "in place of the assembly"),
     ]
 
 

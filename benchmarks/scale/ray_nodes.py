@@ -27,6 +27,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cluster.driver import predict_on
 from cervix_engine.cluster.ray_pool import RayOptions, on_ray
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.session import Chosen, SessionRequest
 from cervix_engine.run.stream.steps import TileSteps
 
@@ -50,16 +51,19 @@ class Cluster:
         self._cluster.shutdown()
 
 
-def rate_of(config: BatchConfig, setup: RunSetup) -> float:
-    """Tiles per second of the stream, start left out."""
-    return predict_folder(config, setup=setup).tiles_per_sec
+def rate_of(config: BatchConfig, setup: RunSetup, alike: set[RunIdentity] | None = None) -> float:
+    """Tiles per second of the stream, start left out; `alike` gets what the run is."""
+    record = predict_folder(config, setup=setup)
+    if alike is not None:
+        alike.add(record.identity)
+    return record.tiles_per_sec
 
 
-def on_nodes(nodes: int, config: BatchConfig, setup: RunSetup) -> float:
+def on_nodes(nodes: int, config: BatchConfig, setup: RunSetup, alike: set[RunIdentity] | None = None) -> float:
     with closing(Cluster(nodes)) as cluster:
         options = RayOptions(cluster.address, smallest_block=4 * BATCH)
         there = RunSetup(setup.choose, steps=setup.steps, predict=predict_on(on_ray(options)))
-        return rate_of(config, there)
+        return rate_of(config, there, alike)
 
 
 def choose_set_time(_: SessionRequest) -> Chosen:
@@ -98,11 +102,14 @@ def overhead(tiles: Path, model: Path, batch_size: int, rounds: int, report: Pat
     """One node against this machine without Ray."""
     with tempfile.TemporaryDirectory() as name:
         config = BatchConfig(tiles, Path(name) / "preds.csv", model, batch_size=batch_size, overwrite=True)
+        alike: set[RunIdentity] = set()
         contenders: dict[str, Callable[[], float]] = {
-            "here": partial(rate_of, config, RunSetup()),
-            "one node": partial(on_nodes, 1, config, RunSetup()),
+            "here": partial(rate_of, config, RunSetup(), alike),
+            "one node": partial(on_nodes, 1, config, RunSetup(), alike),
         }
         tell(interleave(contenders, rounds=rounds), report, over=("here", "one node"))
+        if len(alike) > 1:  # another runtime, precision, or number of threads
+            raise click.ClickException(f"unlike runs were compared: {alike}")
 
 
 @main.command()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cervix_engine.cli.derived_outputs import DerivedOutputs
     from cervix_engine.run.assembly.base import Kept
     from cervix_engine.run.batch import BatchConfig, RunSetup
-    from cervix_engine.run.session import Session
+    from cervix_engine.run.session import Choice
 
 INCOMPLETE = 3
 
@@ -51,7 +51,7 @@ def main(
 
     _log_to(log_file)
     said = Said(**{name: options.pop(name) for name in ("as_json", "quiet", "verbose")})
-    ray = options.pop("ray")
+    ray = ClusterAsked(options.pop("ray"), options.pop("ray_cpus"))
     asked = DerivedOutputs(**{name: options.pop(name) for name in ("summary", "geojson", "report")})
     config = BatchConfig(
         model=model or default_bundle(),
@@ -64,7 +64,7 @@ def main(
     config = replace(config, keep_finished=bool(derived.targets))
     scratch_in(config.out.absolute().parent)
     derived.check(config)
-    setup = _on_cluster(ray, _told_to(derived, said, config), dry_run=dry_run)
+    setup = _on_cluster(ray, _told_to(derived, said, config, ray), dry_run=dry_run)
     return _forecast(config, setup, said) if dry_run else _predict(config, setup, derived, said)
 
 
@@ -76,6 +76,13 @@ class Said(NamedTuple):  # a dataclass takes longer than `--help` should
     verbose: bool
 
 
+class ClusterAsked(NamedTuple):
+    """The address of a Ray cluster, if one is asked for, and the CPUs of each worker on nodes without a GPU."""
+
+    address: str | None
+    cpus: int | None
+
+
 def _log_to(log_file: Path | None) -> None:
     """For the rest of the command: details to that file, and what native code prints to the log."""
     from cervix_engine.cli.shared.logs import debug_log, native_lines_logged
@@ -85,7 +92,7 @@ def _log_to(log_file: Path | None) -> None:
     context.with_resource(native_lines_logged())
 
 
-def _told_to(derived: DerivedOutputs, said: Said, config: BatchConfig) -> RunSetup:
+def _told_to(derived: DerivedOutputs, said: Said, config: BatchConfig, ray: ClusterAsked) -> RunSetup:
     """What the run works with, and whoever wants to know what was listed and what was opened."""
     from dataclasses import replace
 
@@ -93,24 +100,29 @@ def _told_to(derived: DerivedOutputs, said: Said, config: BatchConfig) -> RunSet
 
     setup = click.get_current_context().find_object(RunSetup) or RunSetup()
     setup = replace(setup, listed=derived.check_listing)
-    return setup if said.quiet else replace(setup, opened=partial(_say_choice, config), compared=_say_news)
-
-
-def _on_cluster(address: str | None, setup: RunSetup, *, dry_run: bool) -> RunSetup:
-    """`setup`, with the workers of a Ray cluster where one is asked for."""
-    if address is None:
+    if said.quiet:
         return setup
+    return replace(setup, opened=partial(_say_choice, config, ray.address is not None), compared=_say_news)
+
+
+def _on_cluster(ray: ClusterAsked, setup: RunSetup, *, dry_run: bool) -> RunSetup:
+    """`setup`, with the workers of a Ray cluster where one is asked for."""
     from dataclasses import replace
 
+    from cervix_engine.errors import UsageError
+
+    if ray.address is None:
+        if ray.cpus:
+            raise UsageError("--ray-cpus is for the workers of a cluster: name one with --ray")
+        return setup
     from cervix_engine.cluster.driver import predict_on
     from cervix_engine.cluster.ray_pool import RayOptions, on_ray
-    from cervix_engine.errors import UsageError
     from cervix_engine.extras import require_installed
 
     if dry_run:
         raise UsageError("--dry-run tells of this machine alone: leave --ray out")
     require_installed("ray", "ray", work="--ray")
-    return replace(setup, predict=predict_on(on_ray(RayOptions(address))))
+    return replace(setup, predict=predict_on(on_ray(RayOptions(ray.address, ray.cpus))))
 
 
 def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said: Said) -> int:
@@ -137,13 +149,15 @@ def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said
     return INCOMPLETE if done.failed or done.folder_changes else 0
 
 
-def _say_choice(config: BatchConfig, session: Session) -> None:
-    from cervix_engine.cli.batch_messages import choice_lines
+def _say_choice(config: BatchConfig, on_cluster: bool, choice: Choice) -> None:
+    from cervix_engine.cli.batch_messages import choice_lines, worker_line
 
-    for line in choice_lines(config.model, session):
+    for line in choice_lines(config.model, choice):
         click.echo(line, err=True)
-    if config.batch_size == "auto":
-        click.echo(f"--batch-size auto: batches of {session.batch_size} tiles", err=True)
+    if on_cluster:
+        click.echo(worker_line(choice), err=True)
+    elif config.batch_size == "auto":
+        click.echo(f"--batch-size auto: batches of {choice.batch_size} tiles", err=True)
 
 
 def _say_news(kept: Kept) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cervix_engine.run.assembly.base import Kept
     from cervix_engine.run.dry_run import Forecast
     from cervix_engine.run.record import DecidedTiles, RunRecord
-    from cervix_engine.run.session import Session
+    from cervix_engine.run.session import Choice
     from cervix_engine.run.stream.stats import StageStats
 
 _MINUTE_S, _HOUR_S = 60, 3600
@@ -25,16 +25,23 @@ _CERTIFY = ": cervix-parity --certify"
 MANY_FLAGGED = 0.2
 
 
-def choice_lines(model: Path, session: Session) -> Iterator[str]:
+def choice_lines(model: Path, choice: Choice) -> Iterator[str]:
     """What computes a run of the bundle `model`, by which certificate, and which faster ways are not taken."""
-    info, certificate, digest = session.backend.info, session.certificate, session.provenance.bundle_digest
+    info, certificate, digest = choice.info, choice.certificate, choice.provenance.bundle_digest
     certified = f"certified, {_changes(certificate)}" if certificate else f"no certificate{_CERTIFY}"
     yield f"{model} ({digest[:12]}): {info.precision} on {info.backend} {info.version}, {certified}"
-    if point := session.contract.operating_point:
+    if point := choice.contract.operating_point:
         yield f"operating point: {point_words(point)}"
-    for way in session.passed_over:
+    for way in choice.passed_over:
         what = f"{way.combination.precision} on {way.combination.backend}"
         yield f"not taken: {what}, {way.tiles_per_sec:.1f} tiles/s when it was certified: {_why_not(way)}"
+
+
+def worker_line(choice: Choice) -> str:
+    """What each worker of a cluster computes on, and in which batches."""
+    info = choice.info
+    threads = f", {info.threads} thread{'s' * (info.threads > 1)}" if info.gpu is None else ""
+    return f"each worker: {info.device_class}{threads}, batches of {choice.batch_size} tiles"
 
 
 def point_words(point: OperatingPoint) -> str:

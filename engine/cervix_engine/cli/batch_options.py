@@ -45,7 +45,13 @@ class ShardOption(click.ParamType[Any]):
 
 
 batch_options = options(
-    option("-o", "--out", type=FILE, required=True, help="Table to write: .csv, .csv.gz, .jsonl or .parquet."),
+    option(
+        "-o",
+        "--out",
+        type=FILE,
+        required=True,
+        help="Table to write: .csv, .csv.gz, .jsonl or .parquet; or a folder for many Parquet files, such as preds/.",
+    ),
     model_option("run"),
     precision_option,
     option("--fp16", "precision", flag_value="fp16", help="Same as --precision fp16."),
@@ -91,6 +97,12 @@ batch_options = options(
         "--ray",
         metavar="auto|ADDRESS",
         help="Predict on a Ray cluster: that of this machine, or the one whose head node is at ADDRESS.",
+    ),
+    option(
+        "--ray-cpus",
+        type=click.IntRange(1),
+        metavar="N",
+        help="CPUs of each worker on nodes without a GPU, as Ray's num_cpus. [default: all of a node, one worker]",
     ),
     option(
         "--max-failures",

@@ -6,8 +6,8 @@ from the storage that both see. How large a block is has no part in any row: bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -15,6 +15,7 @@ from typing import IO
 import numpy as np
 
 from cervix_engine.files import output_errors
+from cervix_engine.run.assembly.chunks import Chunk
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.tiles.listing import FIELDS, read_records, tile_of
 
@@ -114,6 +115,60 @@ class BlockCutter:
             self._places = self._places or _Places(self._listing)
             offset = self._places.of(first_tile)
         return Block(first, count, offset, first_tile, last_tile - first_tile)
+
+
+class ChunkQueue:
+    """Hands out the chunks of a table that is a folder, as `BlockCutter` does blocks; `with` closes the listing.
+
+    Args:
+        chunks: all of them, in order.
+        listing: the file of records.
+        first_tile: of the run.
+
+    Raises:
+        OutputError: the listing cannot be read.
+    """
+
+    tiles_left = 0  # which chunks do not depend on
+
+    def __init__(self, chunks: Iterable[Chunk], listing: Path, *, first_tile: int) -> None:
+        self._chunks = iter(chunks)
+        self._next = next(self._chunks, None)
+        self._first_tile = first_tile
+        self._again: list[Chunk] = []
+        with output_errors("cannot read the listing"):
+            self._places = _Places(listing)
+
+    def __enter__(self) -> ChunkQueue:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._places.close()
+
+    def give_back(self, chunk: Chunk) -> None:
+        """Hand out a chunk again whose worker was lost."""
+        self._again.append(chunk)
+
+    @property
+    def exhausted(self) -> bool:
+        """As `BlockCutter.exhausted`."""
+        return self._next is None and not self._again
+
+    def cut(self, _tiles: int) -> Chunk | None:
+        """The next chunk; None where none is left for now.
+
+        Raises:
+            OutputError: the listing cannot be read.
+        """
+        if self._again:
+            return self._again.pop()
+        if self._next is None:
+            return None
+        with output_errors("cannot read the listing"):
+            chunk = replace(self._next, offset=self._places.of(self._first_tile))
+        self._first_tile += chunk.rows
+        self._next = next(self._chunks, None)
+        return chunk
 
 
 class _Places:

@@ -4,8 +4,9 @@
                 ^                                          │
                 └── journal <── digests ───────────────────┘          then assembly and rename, as ever
 
-No row passes through it before the assembly. It holds the table's lock, so it alone names a shard: rows that a lost
-worker, or one of a lost driver, still writes lie under names of their own, and are swept away with the folder.
+No row passes through it before the assembly, and none at all where the table is a folder, whose files workers write
+too. It holds the table's lock, so it alone names a shard or a file: what a lost worker, or one of a lost driver, still
+writes lies under names of its own, and is swept away with the run's folder.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cervix_engine.cluster.blocks import BlockCutter
+from cervix_engine.cluster.blocks import BlockCutter, ChunkQueue
 from cervix_engine.cluster.worker import Done, Opened, WorkerJob
 from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.assembly.chunks import WrittenChunk
 from cervix_engine.run.batch import Books, Job
 from cervix_engine.run.record import NodeRecord, RunRecord
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.run.transaction import TableTransaction
+from cervix_engine.table.formats import is_folder
 from cervix_engine.tiles.listing import Listing
 
 
@@ -58,6 +61,13 @@ class Pool(Protocol):
             CervixError: a worker failed, or all are lost.
         """
 
+    def write_chunks(self, chunks: ChunkQueue) -> Iterator[WrittenChunk]:
+        """Have all files of a table written that is a folder, in any order, those of lost workers again.
+
+        Raises:
+            CervixError: as `results`.
+        """
+
     def stages(self) -> tuple[StageStats, ...]:
         """End the workers, and say what each stage of them did together."""
 
@@ -77,15 +87,34 @@ def _predict(job: Job, open_pool: OpenPool) -> RunRecord:
     with open_pool(_worker_job(job, listing)) as pool:
         opened = pool.first()
         identity = plan.require_same(replace(opened.identity, listing_sha256=listing_sha256))
-        provenance = job.asked(opened.provenance)
-        with table.begin(identity, listing, backend=opened.backend, provenance=provenance, base=plan.base) as begun:
+        choice, provenance = opened.choice, job.asked(opened.choice.provenance)
+        job.setup.opened(choice)
+        with table.begin(identity, listing, backend=choice.info, provenance=provenance, base=plan.base) as begun:
             started = time.perf_counter()
             with cutter_for(table, listing) as cutter:
                 nodes = journal_results(table, pool.results(cutter), books=job.books(begun))
             table.require_balance()
             took_s = time.perf_counter() - started
-            table.assemble(stream_s=took_s, stages=pool.stages(), nodes=nodes, drift=job.drift(job.watch(listing)))
+            chunks = _written_by(pool, table, listing) if _workers_write(job) else None
+            table.assemble(
+                stream_s=took_s,
+                stages=pool.stages(),
+                nodes=nodes,
+                drift=job.drift(job.watch(listing)),
+                chunks=chunks,
+            )
             return table.commit()
+
+
+def _written_by(pool: Pool, table: TableTransaction, listing: Listing) -> list[WrittenChunk]:
+    first_tile = table.journal.identity.tiles(listing.found).start
+    with ChunkQueue(table.chunks(), listing.path, first_tile=first_tile) as chunks:
+        return list(pool.write_chunks(chunks))
+
+
+def _workers_write(job: Job) -> bool:
+    """Whether workers write the table: a folder, all of whose rows they have predicted."""
+    return is_folder(job.table.out) and job.plan.base is None
 
 
 def cutter_for(table: TableTransaction, listing: Listing) -> BlockCutter:
@@ -113,6 +142,7 @@ def _worker_job(job: Job, listing: Listing) -> WorkerJob:
         rules=plan.rules,
         row_format=plan.row_format(plan.request.contract, listing, job.table),
         watch=job.watch(listing),
+        writes_parquet=_workers_write(job),
     )
 
 

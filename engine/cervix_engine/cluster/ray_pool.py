@@ -1,4 +1,4 @@
-"""Workers as actors of a Ray cluster: one a GPU, or one a node that has none, wherever nodes are, come and go.
+"""Workers as actors of a Ray cluster: one a GPU, or one a node or a share of its CPUs, wherever nodes come and go.
 
 An actor that is lost, alone or with its node, is replaced, and its blocks are handed out again; whatever it had written
 was never journalled. A node that joins gets actors too. What a worker raises itself stops the run, as it would locally.
@@ -8,21 +8,19 @@ Ray schedules and reports deaths; all else is `worker.py` and `driver.py`, which
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, cast
+from typing import Any, cast
 
-from cervix_engine.cluster.blocks import Block, BlockCutter
+from cervix_engine.cluster.blocks import Block, BlockCutter, ChunkQueue
 from cervix_engine.cluster.driver import Finished, Pool
+from cervix_engine.cluster.ray_connection import connected
+from cervix_engine.cluster.ray_places import Place, places_on
 from cervix_engine.cluster.worker import BlockWorker, Done, Opened, WorkerJob, summed
-from cervix_engine.errors import BackendError, CervixError, UsageError
-from cervix_engine.extras import require_installed
+from cervix_engine.errors import BackendError, CervixError
+from cervix_engine.run.assembly.chunks import Chunk, WrittenChunk
 from cervix_engine.run.stream.stats import StageStats
 
 log = logging.getLogger(__name__)
@@ -36,7 +34,6 @@ LOOK_EVERY_S = 2.0
 # So often actors may be lost one after another, for each node, without one block that comes back meanwhile.
 MOST_LOSSES = 5
 CLOSE_S = 60.0
-CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +42,12 @@ class RayOptions:
 
     Attributes:
         address: `auto` for the cluster of this machine, else `HOST:PORT` of its head node.
+        cpus: that each worker takes of a node without a GPU, and computes with; None takes all, with one worker.
         smallest_block: tiles; blocks grow from there to `BLOCK_S` of work.
     """
 
     address: str
+    cpus: int | None = None
     smallest_block: int = SMALLEST_BLOCK
 
 
@@ -66,22 +65,28 @@ class RemoteWorker:
         assert self._worker is not None
         return self._worker.predict(block)
 
+    def write_chunk(self, chunk: Chunk) -> WrittenChunk:
+        assert self._worker is not None
+        return self._worker.write_chunk(chunk)
+
     def close(self) -> tuple[StageStats, ...]:
         return self._worker.close() if self._worker else ()
 
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """An actor as the driver knows it: started, then opening, then ready. `opening` is the answer that it waits for."""
+    """An actor as the driver knows it: started, then opening, then ready. `opening` is the answer that it waits for.
+
+    `tasks` is its work, by answer.
+    """
 
     number: int
-    node: str
+    place: Place
     host: str
     actor: Any
-    workers: int | None
     opening: Any = None
     ready: bool = False
-    blocks: dict[Any, Block] = field(default_factory=dict)
+    tasks: dict[Any, Block | Chunk] = field(default_factory=dict)
     tiles_per_sec: float = 0.0
     last: float = 0.0
 
@@ -94,49 +99,12 @@ def ray_pool(job: WorkerJob, options: RayOptions) -> Iterator[Pool]:
         BackendUnavailableError: Ray is not installed.
         UsageError: there is no cluster at that address.
     """
-    require_installed("ray", "ray", work="--ray")
-    # Before it is imported: it reports nothing, and it holds no message back to print it once all is over.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
-    import ray
-
-    with redirect_stdout(cast("IO[str]", _WithoutRay(sys.stdout))):
-        _connect(ray, options.address)
+    with connected(options.address) as ray:
         pool = RayPool(ray, job, options)
         try:
             yield pool
         finally:
             pool.end()
-            ray.shutdown()
-
-
-class _WithoutRay:
-    """Standard output, without what a thread of Ray's prints there of each death: that goes to the log."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name.startswith("ray_"):
-            log.debug("Ray: %s", text.rstrip())
-            return len(text)
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _connect(ray: Any, address: str) -> None:
-    """Raises UsageError where no cluster answers: Ray itself would try for minutes."""
-    nobody = f"--ray {address}: no cluster answers there: docs/scaling.md says how to start one"
-    try:
-        if address != "auto":
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            with socket.create_connection((host, int(port)), timeout=CONNECT_S):
-                pass
-        ray.init(address=address, namespace="cervix", log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        log.debug("no cluster: %s", error)
-        raise UsageError(nobody) from error
 
 
 class RayPool:
@@ -166,7 +134,9 @@ class RayPool:
         while self._opened is None:
             self._look_for_nodes()
             if not self._members:
-                raise BackendError("the cluster has no node that can compute: it offers neither GPUs nor CPUs")
+                cpus = self._options.cpus
+                wanted = f"the {cpus} CPUs of --ray-cpus" if cpus else "a CPU"
+                raise BackendError(f"the cluster has no node that can compute: none offers a GPU, or {wanted}")
             # All of them start at once, and one opens.
             if not any(member.opening for member in self._members):
                 self._open(self._members[0])
@@ -174,46 +144,36 @@ class RayPool:
         opened = self._opened
         request = replace(
             self._job.request,
-            precision=opened.backend.precision,
-            backend=opened.backend.backend,
+            precision=opened.choice.info.precision,
+            backend=opened.choice.info.backend,
             batch_size=opened.identity.batch_size,
             keep_batch_size=True,
         )
         self._job = replace(self._job, request=request)
         return opened
 
-    def _places(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Where actors should be and are not: (node, what each takes of it). GPUs alone, where there are any."""
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        device = self._job.request.device
-        on_gpus = device.kind != "cpu" and any(node["Resources"].get("GPU") for node in nodes)
-        if device.kind == "cuda" and not on_gpus:
-            raise UsageError(f"--device {device}: no node of the cluster offers a GPU")
-        places = []
-        for node in nodes:
-            gpus, cpus = int(node["Resources"].get("GPU", 0)), int(node["Resources"].get("CPU", 0))
-            wanted = gpus if on_gpus else min(cpus, 1)
-            there = sum(member.node == node["NodeID"] for member in self._members)
-            takes = {"num_gpus": 1, "num_cpus": cpus // gpus} if on_gpus and gpus else {"num_cpus": cpus}
-            places += [(node, takes)] * (wanted - there)
-        return places
+    def _places(self) -> list[Place]:
+        """Where actors should be and are not."""
+        missing = []
+        for places in places_on(self._ray.nodes(), self._job.request.device, cpus=self._options.cpus):
+            there = sum(member.place.node == places[0].node for member in self._members) if places else 0
+            missing += places[there:]
+        return missing
 
-    def _start(self, node: dict[str, Any], takes: dict[str, Any]) -> None:
+    def _start(self, place: Place) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = self._actor_class.options(scheduling_strategy=where, **takes).remote()
-        # On a node with several GPUs, all its actors decode at the same time.
-        workers = max(1, takes["num_cpus"]) if "num_gpus" in takes else None
+        where = NodeAffinitySchedulingStrategy(place.node, soft=False)
+        actor = self._actor_class.options(scheduling_strategy=where, **place.takes).remote()
         self._started += 1
-        member = _Member(self._started, node["NodeID"], node["NodeManagerHostname"], actor, workers)
-        self._members.append(member)
-        log.debug("a worker starts on %s", member.host)
+        self._members.append(_Member(self._started, place, place.host, actor))
+        log.debug("a worker starts on %s", place.host)
 
     def _open(self, member: _Member) -> None:
-        request = self._job.request
-        if request.workers == "auto" and member.workers:
-            request = replace(request, workers=member.workers)
+        request, place = self._job.request, member.place
+        if request.workers == "auto" and place.workers:
+            request = replace(request, workers=place.workers)
+        request = replace(request, threads=place.threads)
         member.opening = member.actor.open.remote(replace(self._job, request=request))
 
     def _look_for_nodes(self) -> None:
@@ -222,36 +182,47 @@ class RayPool:
             return
         self._looked = now
         for place in self._places():
-            self._start(*place)
+            self._start(place)
 
-    # ---- the blocks
+    # ---- the work
 
     def results(self, cutter: BlockCutter) -> Iterator[Finished]:
         """See `Pool.results`."""
+        for member, done in self._work(cutter):
+            yield Finished(done, member.host, member.number)
+
+    def write_chunks(self, chunks: ChunkQueue) -> Iterator[WrittenChunk]:
+        """See `Pool.write_chunks`."""
+        for _, written in self._work(chunks):
+            yield written
+
+    def _work(self, queue: BlockCutter | ChunkQueue) -> Iterator[tuple[_Member, Any]]:
+        """Have all of a queue done, and give each answer."""
         while True:
             self._look_for_nodes()
             for member in self._members:
                 if not member.ready and member.opening is None:
                     self._open(member)
-                self._feed(member, cutter)
-            if cutter.exhausted and not any(member.blocks for member in self._members):
+                self._feed(member, queue)
+            if queue.exhausted and not any(member.tasks for member in self._members):
                 return
-            yield from self._collect(cutter)
+            yield from self._collect(queue)
 
-    def _feed(self, member: _Member, cutter: BlockCutter) -> None:
-        while member.ready and len(member.blocks) < IN_FLIGHT:
+    def _feed(self, member: _Member, queue: BlockCutter | ChunkQueue) -> None:
+        while member.ready and len(member.tasks) < IN_FLIGHT:
             # Towards the end blocks get smaller, so that all actors end at about the same time.
-            share = cutter.tiles_left // (2 * IN_FLIGHT * len(self._members))
+            share = queue.tiles_left // (2 * IN_FLIGHT * len(self._members))
             smallest = self._options.smallest_block
             tiles = min(LARGEST_BLOCK, max(smallest, min(int(member.tiles_per_sec * BLOCK_S), share)))
-            block = cutter.cut(tiles)
-            if block is None:
+            task = queue.cut(tiles)
+            if task is None:
                 return
-            member.blocks[member.actor.predict.remote(block)] = block
+            does = member.actor.predict if isinstance(task, Block) else member.actor.write_chunk
+            member.tasks[does.remote(task)] = task
 
-    def _collect(self, cutter: BlockCutter | None) -> list[Finished]:
+    def _collect(self, queue: BlockCutter | ChunkQueue | None) -> list[tuple[_Member, Any]]:
         """Wait for answers, and take all that are there."""
-        waiting = {ref: member for member in self._members for ref in (member.opening, *member.blocks) if ref}
+        waiting = {ref: member for member in self._members for ref in (member.opening, *member.tasks) if ref}
         if not waiting:
             time.sleep(LOOK_EVERY_S / 10)
             return []
@@ -260,11 +231,12 @@ class RayPool:
         finished = []
         for ref in dict.fromkeys((*ready, *more)):
             member = waiting[ref]
-            if member in self._members and (item := self._answer(member, ref, cutter)):
-                finished.append(item)
+            if member in self._members and (answer := self._answer(member, ref, queue)):
+                finished.append((member, answer))
         return finished
 
-    def _answer(self, member: _Member, ref: Any, cutter: BlockCutter | None) -> Finished | None:
+    def _answer(self, member: _Member, ref: Any, queue: BlockCutter | ChunkQueue | None) -> Any:
+        """The answer of a task; None where it says that an actor is ready, or lost."""
         try:
             answer = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -272,17 +244,19 @@ class RayPool:
                 raise error.cause from None
             raise BackendError(f"a worker on {member.host} failed: {error.cause!r}") from error
         except self._ray.exceptions.RayError as error:
-            self._lost(member, error, cutter)
+            self._lost(member, error, queue)
             return None
         if ref == member.opening:
             member.opening, member.ready = None, True
             member.host, member.last = answer.host, time.monotonic()
             self._require_alike(answer)
             return None
-        del member.blocks[ref]
-        now, self._losses = time.monotonic(), 0
-        member.tiles_per_sec, member.last = answer.block.tiles / max(1e-3, now - member.last), now
-        return Finished(answer, member.host, member.number)
+        del member.tasks[ref]
+        self._losses = 0
+        if isinstance(answer, Done):
+            now = time.monotonic()
+            member.tiles_per_sec, member.last = answer.block.tiles / max(1e-3, now - member.last), now
+        return answer
 
     def _require_alike(self, opened: Opened) -> None:
         if self._opened is None:
@@ -294,14 +268,15 @@ class RayPool:
             remedy=f"{opened.host} would answer differently, so leave one kind of node out of the cluster",
         )
 
-    def _lost(self, member: _Member, error: Exception, cutter: BlockCutter | None) -> None:
-        """Hand a lost actor's blocks out again; another one is started as soon as its node, or a new one, is seen."""
-        log.warning("a worker on %s is lost, and its blocks are predicted again", member.host)
+    def _lost(self, member: _Member, error: Exception, queue: BlockCutter | ChunkQueue | None) -> None:
+        """Hand a lost actor's work out again; another one is started as soon as its node, or a new one, is seen."""
+        again = "files are written" if isinstance(queue, ChunkQueue) else "blocks are predicted"
+        log.warning("a worker on %s is lost, and its %s again", member.host, again)
         log.debug("lost: %s", error)
         self._members.remove(member)
-        for block in member.blocks.values():
-            assert cutter is not None
-            cutter.give_back(block)
+        for task in member.tasks.values():
+            assert queue is not None
+            queue.give_back(cast("Any", task))
         with suppress(Exception):
             self._ray.kill(member.actor)
         self._losses += 1

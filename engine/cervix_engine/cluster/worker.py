@@ -19,20 +19,20 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cervix_engine.backends import BackendInfo
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cluster.blocks import Block
 from cervix_engine.drift.watch import DriftWatch
-from cervix_engine.errors import CervixError, OutputError, UsageError
+from cervix_engine.errors import BackendUnavailableError, CervixError, OutputError, UsageError
 from cervix_engine.files import fsync_file, output_errors
+from cervix_engine.run.assembly.chunks import Chunk, WrittenChunk, write_chunk
 from cervix_engine.run.journal import InputRules, RunIdentity, Shard
-from cervix_engine.run.record import Provenance
-from cervix_engine.run.session import Choose, SessionRequest, open_session
+from cervix_engine.run.session import Choice, Choose, SessionRequest, open_session
 from cervix_engine.run.shards import shard_of
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StageStats, StreamStats
 from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.stream.stream import BatchResult
+from cervix_engine.table.parquet.file import require_pyarrow
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.version import __version__
@@ -51,6 +51,7 @@ class WorkerJob:
         optional, rules: as in `Plan`.
         row_format: how rows are written.
         watch: what measured tiles are compared with, if they are.
+        writes_parquet: whether workers write the files of a table that is a folder.
     """
 
     request: SessionRequest
@@ -63,6 +64,7 @@ class WorkerJob:
     rules: InputRules
     row_format: RowFormat
     watch: DriftWatch | None = None
+    writes_parquet: bool = False
     version: str = __version__
 
 
@@ -73,13 +75,12 @@ class Opened:
     Attributes:
         host: the machine.
         identity: what its rows depend on; the listing's digest is the driver's to add.
-        backend, provenance: for the record.
+        choice: for the record, and to be said.
     """
 
     host: str
     identity: RunIdentity
-    backend: BackendInfo
-    provenance: Provenance
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,14 @@ class BlockWorker:
         self._waiting: queue.SimpleQueue[_Given | None] = queue.SimpleQueue()
         self._under_way: deque[_Given] = deque()
         self._stages: list[tuple[StageStats, ...]] = []
+        self._writes = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="cervix-blocks", daemon=True)
         self._thread.start()
 
     def opened(self) -> Opened:
         session, job = self._session, self._job
         identity = session.identity_of(job.source, "", optional=job.optional, rules=job.rules)
-        return Opened(platform.node(), identity, session.backend.info, session.provenance)
+        return Opened(platform.node(), identity, session.choice)
 
     def predict(self, block: Block) -> Done:
         """Predict a block's tiles and make their rows durable.
@@ -143,6 +145,17 @@ class BlockWorker:
         given = _Given(block, Future())
         self._waiting.put(given)
         return given.done.result()
+
+    def write_chunk(self, chunk: Chunk) -> WrittenChunk:
+        """Write a file of a table that is a folder; one at a time, since each is in memory as a whole.
+
+        Raises:
+            OutputError: rows cannot be read, or the file not be written.
+        """
+        folder = self._job.folder
+        with self._writes, output_errors("cannot write a file of the table"):
+            columns, stamps = self._job.row_format.columns, chunk.stamps(self._job.listing)
+            return write_chunk(folder, chunk.number, columns, chunk.lines(folder), stamps)
 
     def close(self) -> tuple[StageStats, ...]:
         """End, and free the model.
@@ -219,6 +232,11 @@ def _require_shared(job: WorkerJob) -> None:
                 f"{platform.node()} does not see {path}: tiles, bundle and table must lie on storage that all nodes "
                 "see under the same path"
             )
+    if job.writes_parquet:
+        try:
+            require_pyarrow()
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(f"{platform.node()}: {error}") from error
     try:
         job.source.check()
     except UsageError as error:

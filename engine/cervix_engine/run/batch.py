@@ -18,7 +18,7 @@ from cervix_engine.run.config import BatchConfig, check_paths
 from cervix_engine.run.journal import InputRules
 from cervix_engine.run.plan import Done, Plan, decide
 from cervix_engine.run.record import Provenance, RunRecord, utc_now
-from cervix_engine.run.session import Choose, Session, choose_backend, open_session
+from cervix_engine.run.session import Choice, Choose, choose_backend, open_session
 from cervix_engine.run.shards import ShardWriter
 from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.stats import StageClock, StreamStats
@@ -37,7 +37,7 @@ def no_progress(_done: int, _found: int) -> None:
     """For callers that show none."""
 
 
-def no_words(_session: Session) -> None:
+def no_words(_choice: Choice) -> None:
     """For callers that say nothing."""
 
 
@@ -121,7 +121,7 @@ def predict_here(job: Job) -> RunRecord:
     """Predict on this machine what the table still lacks, and commit it."""
     plan, table, setup = job.plan, job.table, job.setup
     with open_session(plan.request, list_tiles=job.list_tiles, choose=setup.choose) as session:
-        setup.opened(session)
+        setup.opened(session.choice)
         listing, identity = session.listing, plan.identity(session)
         with table.begin(
             identity, listing, backend=session.backend.info, provenance=job.asked(session.provenance), base=plan.base
@@ -154,7 +154,7 @@ class RunSetup:
         open_table: takes a table's place.
         steps: how a tile becomes pixels.
         listed: told what a new run will predict, before a model is loaded; it may raise to refuse that.
-        opened: told of the session, before the first tile.
+        opened: told what was chosen, before the first tile.
         compared: told what an update found, before a model is loaded.
         predict: predicts and commits, here or on other machines.
     """
@@ -163,7 +163,7 @@ class RunSetup:
     open_table: Callable[..., TableTransaction] = TableTransaction
     steps: TileSteps = TILE_STEPS
     listed: Callable[[Listing, InputRules], None] = no_objection
-    opened: Callable[[Session], None] = no_words
+    opened: Callable[[Choice], None] = no_words
     compared: Callable[[Kept], None] = no_news
     predict: Callable[[Job], RunRecord] = predict_here
 

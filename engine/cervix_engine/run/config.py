@@ -14,6 +14,7 @@ from cervix_engine.backends.selection import RequestedPrecision
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract, OperatingPoint
 from cervix_engine.errors import ContractError, OutputError, UsageError
+from cervix_engine.files import output_errors
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.run.journal import InputRules, RunIdentity
@@ -22,9 +23,10 @@ from cervix_engine.run.session import SessionRequest
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.columns import OPTIONAL
 from cervix_engine.table.coordinates import FOLDER, NAMES
-from cervix_engine.table.formats import require_writer
+from cervix_engine.table.formats import is_folder, require_writer
 from cervix_engine.table.locations import coords_beside_slides, identified, said_by, slides_identified
 from cervix_engine.table.names import escape_name
+from cervix_engine.table.parquet.folder import names_beside_table
 from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.slides import is_named_slide
@@ -225,12 +227,10 @@ def check_paths(config: BatchConfig) -> None:
     """
     source = config.source()
     source.check()
-    parent, out = config.out.parent, _mode(config.out)
+    parent = config.out.parent
     if not stat.S_ISDIR(_mode(parent)):
         raise OutputError(f"no such folder for the table: {parent}")
-    if out and not stat.S_ISREG(out):
-        # With --overwrite, the rename at the end would replace even a device.
-        raise UsageError(f"{config.out} is a folder or special file, expected a file name for the table")
+    check_place(config.out)
     if source.holds(config.out):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
@@ -240,6 +240,26 @@ def check_paths(config: BatchConfig) -> None:
         _check_shard(config)
     if config.coords or config.slide:
         config.rules()
+
+
+def check_place(out: Path) -> None:
+    """Refuse what no table may take the place of, though the rename at the end would replace even a device.
+
+    Raises:
+        UsageError: what lies there is no file, or a folder that holds more than a table.
+    """
+    mode = _mode(out)
+    if mode and not is_folder(out) and not stat.S_ISREG(mode):
+        raise UsageError(f"{out} is a folder or special file, expected a file name for the table")
+    if mode and is_folder(out):
+        if stat.S_ISREG(mode):
+            raise UsageError(f"{out} is a file, and a table of this name is a folder: add .csv or another suffix")
+        with output_errors(f"cannot look at {out}"):
+            others = names_beside_table(out) if stat.S_ISDIR(mode) else [out.name]
+        if others:
+            raise UsageError(
+                f"{out} is a folder or special file that holds more than a table, {others[0]}: name another"
+            )
 
 
 def _check_shard(config: BatchConfig) -> None:

@@ -84,7 +84,7 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
             return listing
 
         with open_session(request, list_tiles=list_tiles, choose=setup.choose) as session:
-            setup.opened(session)
+            setup.opened(session.choice)
             found = len(
                 replace(session.identity(session.listing), shard=config.shard_name).tiles(session.listing.found)
             )

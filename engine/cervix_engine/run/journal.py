@@ -155,6 +155,10 @@ class Shard:
         return f"shard-{self.first_batch:09d}.csv"
 
     @property
+    def rows(self) -> int:
+        return self.ok + sum(self.failures.values())
+
+    @property
     def indices(self) -> range:
         """Of its batches."""
         return range(self.first_batch, self.first_batch + self.batches)

@@ -26,7 +26,7 @@ from typing import Literal
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
-from cervix_engine.files import output_errors, require_free, sha256_file
+from cervix_engine.files import output_errors
 from cervix_engine.run.assembly.base import Base, Growth, Kept
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.config import BatchConfig
@@ -36,6 +36,7 @@ from cervix_engine.run.session import Session, SessionRequest, decided_by
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.formats import require_no_table, table_exists, table_sha256
 from cervix_engine.table.locations import check_slides, locating_for_run, slides_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
@@ -191,7 +192,7 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
     if not base and not config.overwrite:
         if config.keep_finished and not partial and (record := _made_alike(config, bundle)):
             return Done(record)
-        require_free(config.out)
+        require_no_table(config.out)
     earlier = partial or (base.record.identity if base else None)
     request = config.request(bundle, began=began, earlier=earlier)
     if earlier is None:
@@ -215,7 +216,7 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
     """The record of the finished table that lies there, if it is whole and is what this run would make."""
     try:
         record = record_of(config.out)
-        whole = record.table is not None and sha256_file(config.out) == record.table.table_sha256
+        whole = record.table is not None and table_sha256(config.out) == record.table.table_sha256
     except (OutputError, OSError):
         return None
     made = record.identity
@@ -245,7 +246,7 @@ def _base(config: BatchConfig) -> Base | None:
     if not (config.retry_failures or config.update):
         return None
     with output_errors(f"cannot look at {table}"):
-        there = table.is_file()
+        there = table_exists(table)
     if not there:
         if config.update:
             return None
@@ -255,7 +256,7 @@ def _base(config: BatchConfig) -> Base | None:
     except OutputError as error:
         raise UsageError(f"nothing says how {table} was made: {error}") from error
     with output_errors(f"cannot read {table}"):
-        if record.table is None or sha256_file(table) != record.table.table_sha256:
+        if record.table is None or table_sha256(table) != record.table.table_sha256:
             raise OutputError(f"{table} is not as its run wrote it: cervix-verify says where")
     if record.identity.shard:
         raise UsageError(f"{table} is shard {record.identity.shard}: join all of them with cervix-merge first")

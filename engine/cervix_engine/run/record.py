@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 from cervix_engine.backends import BackendInfo
 from cervix_engine.drift.watch import DriftFinding
 from cervix_engine.errors import OutputError
-from cervix_engine.files import output_errors, sha256_file, write_json
+from cervix_engine.files import output_errors, write_json
 from cervix_engine.machine import software
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.stream.stats import StageStats
+from cervix_engine.table.formats import table_exists, table_sha256
 from cervix_engine.table.names import escape_name, unescape_name
 from cervix_engine.tiles.listing import FolderChanges
 from cervix_engine.tiles.slides.grid import GridRules
@@ -270,7 +271,7 @@ class RunRecord:
             "seconds": self.seconds,
             "provenance": asdict(self.provenance),
             "backend": asdict(self.backend),
-            "identity": _identity_to_json(self.identity),
+            "identity": identity_to_json(self.identity),
             "batch_size": self.batch_size,
             "found": self.found,
             "ignored": self.ignored,
@@ -327,7 +328,8 @@ class RunRecord:
         return cls(**values)
 
 
-def _identity_to_json(identity: RunIdentity) -> dict[str, Any]:
+def identity_to_json(identity: RunIdentity) -> dict[str, Any]:
+    """As records and manifests have it."""
     # The names of a folder and of a file of places may hold bytes that are not UTF-8.
     names = {name: value and escape_name(value) for name, value in _names(asdict(identity)).items()}
     return {**asdict(identity), **names, "columns": list(identity.columns)}
@@ -364,13 +366,13 @@ def record_of(table: Path) -> RunRecord:
         return record.replaces
     # The new table is assembled, and replaces the old one at some instant about now.
     with output_errors(f"cannot read {table}"):
-        return record if sha256_file(table) == record.table.table_sha256 else record.replaces
+        return record if table_sha256(table) == record.table.table_sha256 else record.replaces
 
 
 def replaced_record(table: Path) -> RunRecord | None:
     """The record of a table that a new run is to replace; None where there is no table, or none of ours."""
     with output_errors(f"cannot look at {table}"):
-        exists = table.exists()
+        exists = table_exists(table)
     try:
         return record_of(table) if exists else None
     except OutputError:

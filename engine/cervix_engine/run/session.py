@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cervix_engine.backends import Backend, open_backend
+from cervix_engine.backends import Backend, BackendInfo, open_backend
 from cervix_engine.backends.device import ANY, Device
 from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
 from cervix_engine.backends.survey import Way
@@ -61,6 +61,7 @@ class SessionRequest:
         workers: decode processes; `auto` starts one a usable core and keeps those that feed the model.
         require_parity: refuse to run without a certificate.
         keep_batch_size: whether rows of such batches exist already, so that a GPU's memory must not halve them.
+        threads: inference threads on the CPU; None takes one a usable core.
         began: when the start began, by `time.perf_counter`.
         meaning: the bundle's contract with another operating point; None takes the bundle's own.
     """
@@ -73,6 +74,7 @@ class SessionRequest:
     workers: int | Auto = "auto"
     require_parity: bool = False
     keep_batch_size: bool = False
+    threads: int | None = None
     began: float = field(default_factory=time.perf_counter)
     meaning: ModelContract | None = None
 
@@ -115,7 +117,9 @@ def choose_backend(request: SessionRequest) -> Chosen:
         device=request.device,
         require_parity=request.require_parity,
     )
-    backend = open_backend(request.bundle, combination=selection.combination, device=request.device)
+    backend = open_backend(
+        request.bundle, combination=selection.combination, threads=request.threads, device=request.device
+    )
     usual_batch = _usual_batch(request.bundle, selection.combination.engine)
     return Chosen(backend, selection.certificate, selection.passed_over, usual_batch)
 
@@ -125,6 +129,24 @@ def _usual_batch(bundle: Bundle, engine: str | None) -> int | None:
         return None
     mark = read_fingerprint(bundle, engine)
     return mark.usual_batch or mark.opt_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a session chose, in words that can travel to another machine.
+
+    Attributes:
+        info: of its backend.
+        contract, batch_size, provenance: as in `Session`.
+        certificate, passed_over: as in `Chosen`.
+    """
+
+    info: BackendInfo
+    contract: ModelContract
+    batch_size: int
+    provenance: Provenance
+    certificate: Certificate | None = None
+    passed_over: tuple[Way, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +176,18 @@ class Session:
         if self.tiles is None:
             raise ValueError("this session was opened without tiles")
         return self.tiles
+
+    @property
+    def choice(self) -> Choice:
+        """What it computes with."""
+        return Choice(
+            self.backend.info,
+            self.contract,
+            self.batch_size,
+            self.provenance,
+            self.certificate,
+            self.passed_over,
+        )
 
     def predict(
         self,

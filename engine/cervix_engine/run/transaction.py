@@ -28,7 +28,8 @@ clears. The lock is the kernel's, so a crash lets it go.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
@@ -42,7 +43,15 @@ from cervix_engine.errors import CervixError, OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, output_errors, sha256_file
 from cervix_engine.locks import PlaceLock, PlaceTakenError
 from cervix_engine.run.assembly.base import Base, Growth, Kept, list_news
-from cervix_engine.run.assembly.table_files import CHECKS, STAMPS, write_table
+from cervix_engine.run.assembly.chunks import CHUNK_ROWS, Chunk, WrittenChunk, chunks_of
+from cervix_engine.run.assembly.table_files import (
+    CHECKS,
+    STAMPS,
+    TableContent,
+    place_table,
+    restore_replaced,
+    write_table,
+)
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
 from cervix_engine.run.record import (
     NodeRecord,
@@ -58,7 +67,7 @@ from cervix_engine.run.record import (
 from cervix_engine.run.shards import ShardSize, ShardWriter
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StageStats
-from cervix_engine.table.formats import table_suffix
+from cervix_engine.table.formats import table_exists, table_sha256, table_suffix
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
@@ -93,6 +102,7 @@ class TableTransaction:
     Args:
         out: where the table goes; its suffix says the format.
         shard_size: how much a kill can cost.
+        chunk_rows: how many rows each file of a folder has.
 
     Attributes:
         state: of the table, as far as it was looked at.
@@ -105,11 +115,12 @@ class TableTransaction:
     _growth: Growth | None
     _kept: Kept
 
-    def __init__(self, out: Path, *, shard_size: ShardSize = DEFAULT_SHARD) -> None:
+    def __init__(self, out: Path, *, shard_size: ShardSize = DEFAULT_SHARD, chunk_rows: int = CHUNK_ROWS) -> None:
         self.out = out
         self.folder = journal_of(out).parent
         self.state = State.ABSENT
         self._shard_size = shard_size
+        self._chunk_rows = chunk_rows
         self._lock = PlaceLock(out.with_name(f".{out.name}.lock"))
 
     def __enter__(self) -> TableTransaction:
@@ -120,6 +131,8 @@ class TableTransaction:
             raise OutputLockedError(f"another run is writing {self.out}{error}") from error
         except OSError as error:
             raise OutputError(f"cannot write in {self.out.parent}: {error.strerror}") from error
+        with output_errors(f"cannot put {self.out} back in its place"):
+            restore_replaced(self.folder, self.out)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -155,7 +168,7 @@ class TableTransaction:
             # Before the rename, the table that is to be replaced may be the same, byte for byte.
             if self._published.exists():
                 return State.ASSEMBLED
-            committed = self.out.is_file() and sha256_file(self.out) == digest
+            committed = table_exists(self.out) and table_sha256(self.out) == digest
         return State.COMMITTED if committed else State.PARTIAL
 
     def recover(self) -> None:
@@ -331,6 +344,10 @@ class TableTransaction:
 
     # ---- partial to assembled
 
+    def chunks(self) -> Iterator[Chunk]:
+        """The files of a folder that has no rows but those of this run's shards, for whoever writes them."""
+        return chunks_of(self.journal.shards, self._chunk_rows)
+
     def assemble(
         self,
         *,
@@ -338,19 +355,21 @@ class TableTransaction:
         stages: tuple[StageStats, ...] = (),
         nodes: tuple[NodeRecord, ...] = (),
         drift: DriftFinding | None = None,
+        chunks: Sequence[WrittenChunk] | None = None,
     ) -> None:
         """Make the table of header and shards in the folder, and note its digests; `commit` publishes it.
 
         `stream_s`, `stages` and `nodes` are what the record says of the time that the rows took, and of who took it,
-        `drift` of what the tiles are like.
+        `drift` of what the tiles are like. `chunks`, where others have written all of them, spare it all rows.
         """
-        growth, columns = self._growth, self.journal.identity.columns
+        growth, identity = self._growth, self.journal.identity
         with output_errors("cannot assemble the table"):
-            if growth and sha256_file(self.out) != self.journal.identity.base_sha256:
+            if growth and table_sha256(self.out) != identity.base_sha256:
                 raise OutputError(f"{self.out} is not the table any more that this one is made from")
             rows = growth.lines(self._rows()) if growth else self._rows()
             stamps = growth.stamps() if growth else self._stamps()
-            digests, decided = write_table(self.folder, self._published, columns=columns, rows=rows, stamps=stamps)
+            content = TableContent(identity, rows, stamps, chunks, self._chunk_rows)
+            digests, decided = write_table(self.folder, self._published, content)
         self.journal.mark_assembled(digests.table_sha256)
         self.state = State.ASSEMBLED
         self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests, drift=drift, decided=decided)
@@ -360,9 +379,9 @@ class TableTransaction:
 
         `record` says what they are; a kill before the end leaves nothing.
         """
-        folder, columns = self.empty_folder(), record.identity.columns
+        folder, content = self.empty_folder(), TableContent(record.identity, rows, stamps, chunk_rows=self._chunk_rows)
         with output_errors("cannot assemble the table"):
-            digests, decided = write_table(folder, self._published, columns=columns, rows=rows, stamps=stamps)
+            digests, decided = write_table(folder, self._published, content)
         self._record = replace(record, replaces=replaced_record(self.out), table=digests, decided=decided)
         self.journal = Journal.adopt(
             folder / JOURNAL, record.identity, found=record.found, assembled=digests.table_sha256
@@ -400,7 +419,7 @@ class TableTransaction:
         done.write(self.folder / RECORD)
         with output_errors("cannot put the table in its place"):
             (self.folder / CHECKS).replace(checks_path(self.out))
-            self._published.replace(self.out)
+            place_table(self._published, self.out)
             self.state = State.COMMITTED
             self._place_stamps()
             fsync_folder(self.out.parent)
@@ -431,7 +450,7 @@ def _remove(folder: Path, *, journal_first: bool) -> None:
         if not folder.is_dir():
             return
         for file in sorted(folder.iterdir(), key=lambda file: (file.name == JOURNAL) != journal_first):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
             if file.name == JOURNAL:
                 fsync_folder(folder)
         folder.rmdir()

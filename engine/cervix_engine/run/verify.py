@@ -36,8 +36,9 @@ from cervix_engine.run.record import (
 )
 from cervix_engine.table.columns import probability_column
 from cervix_engine.table.decisions import Rule, in_millionths, most_probable, yes_or_no
-from cervix_engine.table.formats import csv_lines, open_cells, table_suffix
+from cervix_engine.table.formats import csv_lines, open_cells, table_exists, table_suffix
 from cervix_engine.table.names import unescape_name
+from cervix_engine.table.parquet.folder import MANIFEST, Manifest, altered_files
 from cervix_engine.table.reader import Table
 from cervix_engine.tiles.listing import Record
 from cervix_engine.tiles.sources.source import TileReader
@@ -68,23 +69,54 @@ def verify_table(table: Path) -> list[Finding]:
         UsageError: the table or what lies beside it is missing or unreadable.
     """
     record, digests = _read_record(table)
-    whole = sha256_file(table) == digests.table_sha256
+    try:
+        altered = list(altered_files(table)) if table.is_dir() else []
+    except UsageError as error:
+        return [Finding("unreadable", None, str(error))]
+    as_listed = sha256_file(table / MANIFEST if table.is_dir() else table) == digests.table_sha256
+    whole = as_listed and not altered
     if whole and _is_being_replaced(table):
         # Its row checks go before it does; its own digest is proof enough.
         return _check_books(table, record)
     recorded = _read_checks(table, digests)
     if whole:
         return _check_books(table, record)
+    if as_listed:
+        return _check_files(table, dict(altered), recorded)
+    return _check_rows(table, recorded, digests)
+
+
+def _check_rows(table: Path, recorded: RowChecks, digests: TableDigests) -> list[Finding]:
     try:
         header, *lines = list(csv_lines(table)) or [b""]
-    except (UsageError, ValueError, csv.Error) as error:
+    except (OSError, UsageError, ValueError, csv.Error) as error:
         return [Finding("unreadable", None, f"it cannot be read any more: {error}")]
-    findings = _differences(recorded, np.frombuffer(b"".join(map(row_check, lines)), np.uint64))
+    findings = _differences(recorded, _checks_of(lines))
     if row_check(header).hex() != digests.header_check:
         findings.insert(0, Finding("header", 1, "the header is not the one that was written"))
     if table_suffix(table) == ".csv":
         findings += _line_ends([header, *lines])
     return findings or [Finding("bytes", None, "the rows are as written, but the file's bytes are not")]
+
+
+def _check_files(folder: Path, altered: dict[str, str], recorded: RowChecks) -> list[Finding]:
+    """What is wrong with a folder whose manifest is as it was written: its files, and the rows of those."""
+    findings = [Finding("file", None, f"{name}: {what}") for name, what in altered.items()]
+    first = 0
+    for file in Manifest.load(folder).files:
+        if file.name in altered and (folder / file.name).is_file():
+            try:
+                _, *lines = csv_lines(folder / file.name)
+            except UsageError as error:
+                findings.append(Finding("unreadable", None, str(error)))
+            else:
+                findings += _differences(recorded[first : first + file.rows], _checks_of(lines), first=first)
+        first += file.rows
+    return findings
+
+
+def _checks_of(lines: list[bytes]) -> RowChecks:
+    return np.frombuffer(b"".join(map(row_check, lines)), np.uint64)
 
 
 def _line_ends(lines: list[bytes]) -> list[Finding]:
@@ -128,11 +160,12 @@ def _tile_finding(reader: TileReader, record: Record, sha256: str, line: int) ->
     return None if same else Finding("tile_changed", line, "this row's tile has other bytes than were predicted")
 
 
-def _differences(recorded: RowChecks, found: RowChecks) -> list[Finding]:
-    order = {int(check): index for index, check in enumerate(recorded)}
+def _differences(recorded: RowChecks, found: RowChecks, *, first: int = 0) -> list[Finding]:
+    """How rows from `first` on, from 0, differ from those that were recorded."""
+    order = {int(check): index for index, check in enumerate(recorded, start=first)}
     findings: list[Finding] = []
     lines: dict[int, int] = {}  # of each row of the run, by its index, where it was found first
-    for line, check in enumerate(map(int, found), start=2):
+    for line, check in enumerate(map(int, found), start=first + 2):
         index = order.get(check)
         if index is None:
             findings.append(Finding("edited", line, "this row was not written by the run"))
@@ -144,7 +177,7 @@ def _differences(recorded: RowChecks, found: RowChecks) -> list[Finding]:
         Finding("moved", lines[index], f"row {index + 1} of the run, out of its order") for index in _moved(list(lines))
     ]
     findings.sort(key=lambda finding: finding.line or 0)
-    missing = (index for index in range(len(recorded)) if index not in lines)
+    missing = (index for index in range(first, first + len(recorded)) if index not in lines)
     findings += [Finding("missing", None, f"row {index + 1} of the run is not there as written") for index in missing]
     return findings
 
@@ -208,7 +241,7 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
 
 
 def _read_record(table: Path) -> tuple[RunRecord, TableDigests]:
-    if not table.is_file():
+    if not table_exists(table):
         raise UsageError(f"no such table: {table}{_unfinished(table)}")
     try:
         record = record_of(table)

@@ -16,7 +16,7 @@ called like a category is a category's alone where it stands behind `category`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import get_args
+from typing import Any, get_args
 
 from cervix_engine.contract import Category
 
@@ -72,3 +72,15 @@ def column_type(name: str) -> type[int] | type[float] | type[str]:
     if name in GEOMETRY:
         return int
     return float if name == "confidence" or name.startswith(_PROBABILITY) else str
+
+
+def cell_value(name: str, cell: str) -> int | float | str | None:
+    """A cell of a column's text as what the column holds; None where it is empty."""
+    return None if cell == "" else column_type(name)(cell)
+
+
+def cell_text(name: str, value: Any) -> str:
+    """The text that `cell_value` was made of."""
+    if value is None:
+        return ""
+    return f"{value:.6f}" if column_type(name) is float else str(value)

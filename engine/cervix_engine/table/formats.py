@@ -1,8 +1,9 @@
-"""The formats a table can have, by its suffix: `.csv`, `.csv.gz`, `.jsonl`, `.parquet`. One content in all of them.
+"""The formats a table can have, by its suffix: `.csv`, `.csv.gz`, `.jsonl`, `.parquet`; without one, a folder.
 
-CSV is the one that runs are assembled in; the others are made of a finished CSV by `publish_as`, in the run's own
-folder and before the rename, so that what makes the one whole makes them whole. Cells are compared as text: a number
-in Parquet or JSON reads back as the very digits of the CSV.
+One content in all of them. CSV is the one that runs are assembled in; the other files are made of a finished CSV by
+`publish_as`, in the run's own folder and before the rename, so that what makes the one whole makes them whole; of a
+folder see `parquet/`. Cells are compared as text: a number in Parquet or JSON reads back as the very digits of the
+CSV.
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ import json
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from itertools import chain, count, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from cervix_engine.errors import BackendUnavailableError, UsageError
-from cervix_engine.files import atomic_path, output_errors
-from cervix_engine.table.columns import column_type
+from cervix_engine.errors import UsageError
+from cervix_engine.files import atomic_path, output_errors, require_free, sha256_file
+from cervix_engine.table.columns import cell_text, cell_value
+from cervix_engine.table.parquet.file import read_parquet, require_pyarrow, write_parquet
+from cervix_engine.table.parquet.folder import MANIFEST, folder_sha256, read_folder
 from cervix_engine.tiles.csv_input import NumberedRows, csv_rows
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet")
 
-_PARQUET_ROWS = 65_536
+# In place of a suffix: the table is a folder.
+FOLDER = "/"
 
 Cells = Iterator[list[str]]
 
 
 def table_suffix(path: Path) -> str:
-    """The suffix that says a table's format.
+    """The suffix that says a table's format; `FOLDER` where its name has none, or where a folder lies there.
 
     Raises:
         UsageError: it is none of `SUFFIXES`.
@@ -39,7 +43,44 @@ def table_suffix(path: Path) -> str:
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
-    raise UsageError(f"{path.name}: a table's name ends in {', '.join(SUFFIXES)}")
+    if not path.suffix or path.is_dir():
+        return FOLDER
+    raise UsageError(f"{path.name}: a table's name ends in {', '.join(SUFFIXES)}; that of a folder has no dot")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the table of this name is a folder.
+
+    Raises:
+        UsageError: as `table_suffix`.
+    """
+    return table_suffix(path) == FOLDER
+
+
+def table_exists(path: Path) -> bool:
+    """Whether a table lies there, whole or not: an empty folder is none.
+
+    Raises:
+        OSError, UsageError: it cannot be looked at; as `table_suffix`.
+    """
+    return (path / MANIFEST if is_folder(path) else path).exists()
+
+
+def require_no_table(path: Path, *, overwrite: bool = False) -> None:
+    """Raises OutputExistsError where a table lies there that may not be overwritten."""
+    with output_errors(f"cannot look at {path}"):
+        exists = table_exists(path)
+    if exists:
+        require_free(path, overwrite=overwrite)
+
+
+def table_sha256(path: Path) -> str:
+    """Hex SHA-256 that stands for all bytes of a table: of its file, or as `folder_sha256`.
+
+    Raises:
+        OSError, UsageError: it cannot be read; its manifest is none.
+    """
+    return folder_sha256(path) if path.is_dir() else sha256_file(path)
 
 
 def require_writer(path: Path) -> None:
@@ -49,8 +90,8 @@ def require_writer(path: Path) -> None:
         UsageError: its suffix is no table's.
         BackendUnavailableError: the library that writes it is missing.
     """
-    if table_suffix(path) == ".parquet":
-        _pyarrow()
+    if table_suffix(path) in (".parquet", FOLDER):
+        require_pyarrow()
 
 
 def csv_lines(path: Path) -> Generator[bytes, None, None]:
@@ -149,24 +190,9 @@ def _read_jsonl(path: Path) -> NumberedRows:
                     yield number, header
                 if list(record) != header:
                     raise ValueError("other keys than in line 1")
-                yield number, [_text(name, value) for name, value in record.items()]
+                yield number, [cell_text(name, value) for name, value in record.items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"{path}, line {number}: {error}") from error
-
-
-def _read_parquet(path: Path) -> NumberedRows:
-    pyarrow, parquet = _pyarrow()
-    try:
-        # Opened here: Arrow takes no name that is not UTF-8.
-        with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
-            names = file.schema_arrow.names
-            yield 1, list(names)
-            lines = count(2)
-            for batch in file.iter_batches(_PARQUET_ROWS):
-                columns = [[_text(name, value) for value in batch.column(name).to_pylist()] for name in names]
-                yield from ((next(lines), list(row)) for row in zip(*columns, strict=True))
-    except pyarrow.ArrowException as error:
-        raise UsageError(f"{path} is no Parquet table: {error}") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -200,53 +226,20 @@ def _write_rows(file: Any, rows: Iterable[Iterable[str]]) -> None:
 def _write_jsonl(path: Path, header: list[str], cells: Cells) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in cells:
-            record = {name: _value(name, cell) for name, cell in zip(header, row, strict=True)}
+            record = {name: cell_value(name, cell) for name, cell in zip(header, row, strict=True)}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _write_parquet(path: Path, header: list[str], cells: Cells) -> None:
-    pyarrow, parquet = _pyarrow()
-    schema = pyarrow.schema([(name, getattr(pyarrow, _ARROW_TYPES[column_type(name)])()) for name in header])
-    with path.open("wb") as stream, parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
-        while rows := list(islice(cells, _PARQUET_ROWS)):
-            columns = [
-                [_value(name, cell) for cell in column]
-                for name, column in zip(header, zip(*rows, strict=True), strict=True)
-            ]
-            writer.write_table(pyarrow.table(columns, schema=schema))
-
-
-_ARROW_TYPES = {int: "int64", float: "float64", str: "string"}
-
-
-def _value(name: str, cell: str) -> int | float | str | None:
-    return None if cell == "" else column_type(name)(cell)
-
-
-def _text(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6f}" if column_type(name) is float else str(value)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise BackendUnavailableError("Parquet needs pyarrow: pip install '.[report]'") from error
-    return pyarrow, parquet
 
 
 _READERS: dict[str, Callable[[Path], NumberedRows]] = {
     ".csv": _read_csv,
     ".csv.gz": _read_csv,
     ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
+    FOLDER: read_folder,
 }
 _WRITERS: dict[str, Callable[[Path, list[str], Cells], None]] = {
     ".csv": _write_csv,
     ".csv.gz": _write_gzip,
     ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
+    ".parquet": write_parquet,
 }

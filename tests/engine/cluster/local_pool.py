@@ -7,9 +7,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from cervix_engine.cluster.blocks import Block, BlockCutter
+from cervix_engine.cluster.blocks import Block, BlockCutter, ChunkQueue
 from cervix_engine.cluster.driver import Finished, OpenPool, Pool
 from cervix_engine.cluster.worker import BlockWorker, Done, Opened, WorkerJob, summed
+from cervix_engine.run.assembly.chunks import WrittenChunk
 from cervix_engine.run.stream.stats import StageStats
 
 IN_FLIGHT = 3
@@ -26,12 +27,12 @@ class LocalPool:
     Attributes:
         workers: opened.
         block_tiles: how large blocks are.
-        lose: raises LostError where a finished block is to get lost on its way back.
+        lose: raises LostError where what a worker has done is to get lost on its way back.
     """
 
     workers: list[BlockWorker]
     block_tiles: int
-    lose: Callable[[Done], None]
+    lose: Callable[[Done | WrittenChunk], None]
     closed: bool = field(default=False, init=False)
 
     def first(self) -> Opened:
@@ -58,6 +59,18 @@ class LocalPool:
                         continue
                     yield Finished(answer.result(), f"node{number}", number)
 
+    def write_chunks(self, chunks: ChunkQueue) -> Iterator[WrittenChunk]:
+        number = 0
+        while chunk := chunks.cut(0):
+            worker = self.workers[number % len(self.workers)]
+            number += 1
+            try:
+                self.lose(written := worker.write_chunk(chunk))
+            except LostError:
+                chunks.give_back(chunk)
+                continue
+            yield written
+
     def stages(self) -> tuple[StageStats, ...]:
         self.closed = True
         return summed([worker.close() for worker in self.workers], side_by_side=True)
@@ -67,7 +80,7 @@ def local_pool(
     *,
     workers: int = 2,
     block_tiles: int = 8,
-    lose: Callable[[Done], None] = lambda _: None,
+    lose: Callable[[Done | WrittenChunk], None] = lambda _: None,
     tell: Callable[[WorkerJob], WorkerJob] = lambda job: job,
 ) -> OpenPool:
     """What opens such a pool, for `predict_on`; `tell` may tell workers of another job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ import pytest
 
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.cli.batch_messages import choice_lines, worker_line
 from cervix_engine.cluster.driver import predict_on
 from cervix_engine.cluster.worker import Done
 from cervix_engine.errors import CervixError, ContractError, FailureBudgetExceeded, InferenceError, OutputError
+from cervix_engine.run.assembly.chunks import WrittenChunk
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.budget import FailureBudget
 from cervix_engine.run.record import NodeRecord, RunRecord, record_of
-from cervix_engine.run.session import Chosen, SessionRequest
+from cervix_engine.run.session import Choice, Chosen, SessionRequest
+from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.run.verify import verify_table
+from cervix_engine.table.formats import csv_lines
 from engine.cluster.local_pool import LostError, local_pool
 from engine.drift.watched import reference
 from engine.run.support import (
@@ -28,8 +33,10 @@ from engine.run.support import (
     SpyBackend,
     beside,
     choose_fake,
+    content,
     draw_folder,
     drawn_tile,
+    finished_files,
     make_fake_bundle,
     run_setup,
     threads_end,
@@ -98,7 +105,7 @@ def test_the_table_of_a_local_run(
 def test_blocks_that_are_lost_are_predicted_again(config: BatchConfig, tmp_path: Path) -> None:
     here, dice, lost = at(config, tmp_path), random.Random(3), 0
 
-    def lose(_: Done) -> None:
+    def lose(_: Done | WrittenChunk) -> None:
         nonlocal lost
         if dice.random() < 0.5 and lost < 20:
             lost += 1
@@ -150,6 +157,96 @@ def test_a_shard_and_an_update(config: BatchConfig, tmp_path: Path) -> None:
     finally:
         new.unlink()
     assert (record.found, record.resumed, record.nodes) == (TILES + 1, TILES, (NodeRecord("node0", 1, 1, 1),))
+
+
+# ---- a folder
+
+
+def folders(config: BatchConfig, tmp_path: Path) -> tuple[BatchConfig, BatchConfig]:
+    """A folder that a local run has made, and one to be made."""
+    (tmp_path / "local").mkdir()
+    local = replace(config, out=tmp_path / "local" / "preds")
+    predict_folder(local, setup=run_setup(choose=choose_fake, chunk_rows=9))
+    here = at(config, tmp_path)
+    return local, replace(here, out=here.out.with_name("preds"))
+
+
+def assert_folder_as_local(local: BatchConfig, here: BatchConfig) -> None:
+    assert len(content(here.out)) == 1 + 7  # 61 rows in files of 9, and the manifest
+    assert content(here.out) == content(local.out)
+    for suffix in (".rows", ".stamps"):
+        ours, others = (Path(f"{item.out}{suffix}").read_bytes() for item in (here, local))
+        assert ours == others
+    assert beside(here.out) == finished_files("preds")
+    assert record_of(here.out).table == record_of(local.out).table
+    assert verify_table(here.out) == []
+
+
+def in_nines(**options: Any) -> RunSetup:
+    return replace(on_workers(**options), open_table=partial(TableTransaction, chunk_rows=9))
+
+
+def test_workers_write_the_folder_of_a_local_run(config: BatchConfig, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
+    local, here = folders(config, tmp_path)
+    seen: list[Path] = []
+
+    def read(done: Done | WrittenChunk) -> None:
+        if isinstance(done, WrittenChunk):
+            seen.append(work_folder(here.out) / done.file)
+
+    predict_folder(here, setup=in_nines(block_tiles=8, lose=read))
+    assert len(seen) == 7
+    assert_folder_as_local(local, here)
+    shard = replace(here, out=here.out.with_name("second"), shard=Part(2, 3))
+    predict_folder(shard, setup=in_nines())
+    whole = list(csv_lines(here.out))[1:]
+    assert list(csv_lines(shard.out))[1:] == whole[20:40]
+    ours, others = (item.out.with_name(f"{item.out.name}.stamps").read_bytes() for item in (shard, here))
+    assert ours == others[20 * 8 : 40 * 8]
+
+
+def test_files_that_are_lost_are_written_again(config: BatchConfig, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
+    local, here = folders(config, tmp_path)
+    lost: set[int] = set()
+
+    def lose(done: Done | WrittenChunk) -> None:
+        if isinstance(done, WrittenChunk) and done.number not in lost:
+            lost.add(done.number)
+            raise LostError
+
+    predict_folder(here, setup=in_nines(lose=lose))
+    assert lost == set(range(7))
+    assert_folder_as_local(local, here)
+
+
+def test_a_driver_that_is_lost_while_files_are_written(config: BatchConfig, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
+    local, here = folders(config, tmp_path)
+
+    def stop(done: Done | WrittenChunk) -> None:
+        if isinstance(done, WrittenChunk) and done.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(here, setup=in_nines(lose=stop))
+    assert not here.out.exists()
+    assert predict_folder(here, setup=in_nines()).resumed == TILES
+    assert_folder_as_local(local, here)
+
+
+# ---- what is said
+
+
+def test_what_was_chosen_is_told_as_locally(config: BatchConfig, tmp_path: Path) -> None:
+    told: list[Choice] = []
+    for setup in (run_setup(choose=choose_fake), on_workers()):
+        here = replace(config, out=tmp_path / f"{len(told)}.csv")
+        predict_folder(here, setup=replace(setup, opened=told.append))
+    locally, there = told
+    assert list(choice_lines(config.model, there)) == list(choice_lines(config.model, locally))
+    assert worker_line(there) == "each worker: fake, 1 thread, batches of 2 tiles"
 
 
 # ---- what stops a run

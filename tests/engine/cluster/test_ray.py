@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from cervix_engine.backends.device import Device
 from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.record import RunRecord
+from cervix_engine.run.session import Chosen, SessionRequest, choose_backend
 from cervix_engine.run.verify import verify_table
+from cervix_engine.table.formats import csv_lines
 from engine.cluster.ray_cluster import RayCluster
 from engine.cluster.slow_choice import PROGRAM
 from engine.run.support import (
@@ -73,6 +76,48 @@ def test_the_command_writes_the_table_of_a_local_run(cluster: RayCluster, tiles:
     assert (made.identity, made.table) == (here.identity, here.table)
     assert sum(node.tiles for node in made.nodes) == TILES + 1
     assert verify_table(out) == []
+
+
+def test_a_folder_and_shares_of_cpus(cluster: RayCluster, tiles: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
+    bundle = make_bundle(tmp_path / "bundle")
+    command: list[str | Path] = [Path(sys.executable).with_name("cervix-batch"), tiles, "--model", bundle.root]
+    out = tmp_path / "preds"
+    options: list[str | Path] = ["--device", "cpu", "-b", "8", "--ray", cluster.address, "--ray-cpus"]
+    refused = subprocess.run(
+        [*command, "--out", out, *options, "2"],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert refused.returncode == 1
+    assert "none offers a GPU, or the 2 CPUs of --ray-cpus" in refused.stderr
+    done = subprocess.run(
+        [*command, "--out", f"{out}/", *options, "1"],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 3, done.stderr
+    said = done.stderr.splitlines()
+    assert any(": fp32 on onnxruntime-cpu" in line for line in said)
+    assert any(
+        line.startswith("each worker: cpu-") and line.endswith(", 1 thread, batches of 8 tiles") for line in said
+    )
+    made = RunRecord.load(tmp_path / "preds.run.json")
+    assert made.identity.threads == 1
+    assert sorted(path.name for path in out.iterdir()) == ["_manifest.json", "part-00000.parquet"]
+    assert verify_table(out) == []
+    # On one thread here, too, the rows are the same.
+    local = BatchConfig(tiles, tmp_path / "local.csv", bundle.root, device=Device.parse("cpu"), batch_size=8)
+
+    def choose(request: SessionRequest) -> Chosen:
+        return choose_backend(replace(request, threads=1))
+
+    predict_folder(local, setup=run_setup(choose=choose))
+    assert b"".join(csv_lines(out)) == local.out.read_bytes()
 
 
 def test_an_actor_and_a_node_are_killed(cluster: RayCluster, tiles: Path, tmp_path: Path) -> None:

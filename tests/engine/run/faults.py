@@ -5,7 +5,7 @@ loaded ONNX Runtime neither. So the model is the fake backend; everything else i
 fake backend's answers.
 
 `python -m engine.run.faults MODE TILES BUNDLE SCRATCH TABLE` prints one JSON object a fault; TABLE is a file's
-name, such as `preds.csv`:
+name, such as `preds.csv`, or a folder's:
 
     at, step        where the fault was, such as 17, "fsync shard-000000002.csv"
     code, table     exit code (-9: killed) and table ("none", "old", "new" or "broken") behind the fault
@@ -50,9 +50,9 @@ from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.steps import TileSteps
 from cervix_engine.run.verify import verify_table
 from engine.run.injector import CHANGING, LISTING, MARKS, InjectedRead, Injector, error, kill, short_write
-from engine.run.support import beside, choose_fake, draw_folder, drawn_tile, finished_files, run_setup, work_folder
+from engine.run.support import beside, choose_fake, content, draw_folder, drawn_tile, run_setup, work_folder
 
-BATCH, SHARD = 2, ShardSize(tiles=4)
+BATCH, SHARD, CHUNK_ROWS = 2, ShardSize(tiles=4), 5
 Watched = dict[str, frozenset[str]]
 DONE, DEFECT = (0, 3), 99  # 3: some tiles are bad
 
@@ -88,9 +88,9 @@ class Campaign:
         code, text = self.start().wait()
         self.duration = time.monotonic() - started
         assert code in DONE, text
-        self.expected = self.out.read_bytes()
+        self.expected = content(self.out)
         self.old_folder = self._older_run()
-        self.old = (self.old_folder / self.out.name).read_bytes()
+        self.old = content(self.old_folder / self.out.name)
 
     def _older_run(self) -> Path:
         """The finished table of a few other tiles."""
@@ -104,8 +104,8 @@ class Campaign:
     def fresh(self, *, old: bool = False) -> None:
         shutil.rmtree(self.out.parent, ignore_errors=True)
         self.out.parent.mkdir()
-        for name in finished_files(self.out.name) if old else ():
-            shutil.copy(self.old_folder / name, self.out.parent)
+        if old:
+            shutil.copytree(self.old_folder, self.out.parent, dirs_exist_ok=True)
 
     def start(
         self,
@@ -157,7 +157,8 @@ class Campaign:
     def table(self) -> str:
         if not self.out.exists():
             return "none"
-        return {self.expected: "new", self.old: "old"}.get(self.out.read_bytes(), "broken")
+        found = content(self.out)
+        return "new" if found == self.expected else "old" if found == self.old else "broken"
 
     def verdict(self) -> str:
         """In a child of its own: pyarrow reads with threads, and this process must have none."""
@@ -196,7 +197,7 @@ class RetryCampaign(Campaign):
         (own / "tile_00008.JPG").write_bytes(drawn_tile(8))
         code, text = self.start(self.replacing).wait()
         assert code == 0, text
-        self.expected = self.out.read_bytes()
+        self.expected = content(self.out)
 
 
 def at_every_step(
@@ -249,6 +250,8 @@ def at_every_write(campaign: Campaign) -> Iterator[dict[str, Any]]:
 
 def at_every_tile(campaign: Campaign) -> Iterator[dict[str, Any]]:
     """Also says which rows are not those of an undisturbed run."""
+    assert isinstance(campaign.expected, bytes)
+    expected = campaign.expected.decode().splitlines()
     campaign.arguments[-1] = "1"  # decode worker, so that every run reads the tiles in the same order
 
     def start(at: int) -> Child:
@@ -257,7 +260,6 @@ def at_every_tile(campaign: Campaign) -> Iterator[dict[str, Any]]:
 
     for finding in findings(campaign, start, old=False, steps=count(1)):
         rows = finding["rows"]
-        expected = campaign.expected.decode().splitlines()
         assert len(rows) == len(expected), finding
         yield {**finding, "rows": [row for row, other in zip(rows, expected, strict=True) if row != other]}
 
@@ -301,7 +303,7 @@ def at_random_times(campaign: Campaign, *, kills: int, seed: int) -> Iterator[di
 def assembling(campaign: Campaign) -> int:
     """The step at which the table of a run that replaces another one begins to be assembled."""
     named: list[str] = steps(campaign, old=True)["steps"]
-    return named.index("open table.csv") + 1
+    return named.index("mkdir table" if campaign.out.is_dir() else "open table.csv") + 1
 
 
 def steps(campaign: Campaign, *, old: bool = False) -> dict[str, Any]:
@@ -319,11 +321,11 @@ def not_synced(_: object) -> None:
 def main() -> None:
     mode, tiles, bundle, scratch, table = sys.argv[1:]
     os.fsync = not_synced  # type: ignore[assignment]
-    setup = run_setup(choose=choose_fake, shard=SHARD)
+    setup = run_setup(choose=choose_fake, shard=SHARD, chunk_rows=CHUNK_ROWS)
     campaign = (RetryCampaign if mode.endswith("retry") else Campaign)(tiles, bundle, scratch, table, setup=setup)
     assert len(os.listdir("/proc/self/task")) == 1, "forking needs a process without threads"  # noqa: PTH208
     # Each child imports pyarrow anew, since it starts threads: fewer of them.
-    stride = 7 if table.endswith(".parquet") else 3
+    stride = 3 if table.endswith((".csv", ".gz", ".jsonl")) else 7
     modes: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "error": lambda: at_every_step(campaign, error(errno.EIO), campaign.steps, stride=2),
         "error-old": lambda: at_every_step(campaign, error(errno.EIO), campaign.changes, old=True, stride=5),

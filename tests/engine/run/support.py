@@ -26,6 +26,7 @@ from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.golden import write_golden
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import TileError, TileReadError
+from cervix_engine.run.assembly.chunks import CHUNK_ROWS
 from cervix_engine.run.batch import RunSetup
 from cervix_engine.run.session import Choose, Chosen, SessionRequest, choose_backend
 from cervix_engine.run.shards import ShardSize
@@ -204,6 +205,7 @@ def run_setup(
     choose: Choose = choose_backend,
     around: Callable[[Backend], Backend] = lambda backend: backend,
     shard: ShardSize = ShardSize(),  # noqa: B008 - frozen
+    chunk_rows: int = CHUNK_ROWS,
     stop_at: str = "",
     error: BaseException | None = None,
     once_listed: Callable[[], object] | None = None,
@@ -214,6 +216,7 @@ def run_setup(
         choose: gives the backend.
         around: puts another one around it.
         shard: when a shard is full.
+        chunk_rows: of each file of a folder.
         stop_at: the method of the transaction in whose place `error` is raised (default: an interruption).
         once_listed: called when the tiles have been listed.
     """
@@ -236,7 +239,8 @@ def run_setup(
         steps[stop_at] = stop
     if isinstance(error, Killed):
         steps["_telling_why"] = lambda _: nullcontext()
-    return RunSetup(chosen, partial(type("WatchedTable", (TableTransaction,), steps), shard_size=shard))
+    watched = type("WatchedTable", (TableTransaction,), steps)
+    return RunSetup(chosen, partial(watched, shard_size=shard, chunk_rows=chunk_rows))
 
 
 def program_with_shards(tiles: int) -> str:
@@ -367,6 +371,13 @@ def environment() -> dict[str, str]:
     """For a program that imports this module."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def content(table: Path) -> bytes | dict[str, bytes]:
+    """All bytes of a table: of its file, or of each file of its folder by name."""
+    if table.is_dir():
+        return {path.name: path.read_bytes() for path in sorted(table.iterdir())}
+    return table.read_bytes()
 
 
 def beside(out: Path) -> set[str]:

@@ -17,7 +17,8 @@ from cervix_engine.run.verify import verify_table
 from cervix_engine.table.formats import csv_lines
 from engine.run.support import beside, draw_folder, drawn_tile, finished_files
 
-SUFFIXES = [".csv.gz", ".jsonl", ".parquet"]
+FILES = [".csv.gz", ".jsonl", ".parquet"]
+SUFFIXES = [*FILES, pytest.param("", id="folder of .parquet")]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ def test_a_retry_mends_the_table_in_its_format(suffix: str, few: Path, bundle: B
     assert verify_table(out) == []
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", FILES)
 def test_a_changed_table_is_found(suffix: str, few: Path, bundle: Bundle, tmp_path: Path) -> None:
     first, second = (tmp_path / f"{name}{suffix}" for name in ("first", "second"))
     predict_folder(BatchConfig(tiles=few, out=first, model=bundle.root, batch_size=4))

@@ -49,7 +49,7 @@ def test_equal_tables_are_equal_files(write_table: WriteTable, suffix: str) -> N
 
 def test_parquet_is_typed_and_streamed(write_table: WriteTable, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install '.[report]'")
-    monkeypatch.setattr("cervix_engine.table.formats._PARQUET_ROWS", 3)
+    monkeypatch.setattr("cervix_engine.table.parquet.file.GROUP_ROWS", 3)
     table = write_table([Tile(f"{index}") for index in range(7)])
     publish_as(table, out := table.with_suffix(".parquet"))
     with parquet.ParquetFile(out) as file:

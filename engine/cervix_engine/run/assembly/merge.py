@@ -15,12 +15,13 @@ from itertools import chain
 from pathlib import Path
 
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
-from cervix_engine.files import output_errors, require_free, sha256_file
+from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.assembly.part import Part
+from cervix_engine.run.config import check_place
 from cervix_engine.run.record import RunRecord, ShardRecord, TableDigests, record_of, stamps_path
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.run.transaction import State, TableTransaction
-from cervix_engine.table.formats import csv_lines, require_writer
+from cervix_engine.table.formats import csv_lines, require_no_table, require_writer, table_exists, table_sha256
 from cervix_engine.tiles.listing import STAMP_CHECK_BYTES
 
 
@@ -47,7 +48,7 @@ class FinishedShard:
         if shard is None:
             raise UsageError(f"{table} is no shard: its run predicted all tiles, without --shard")
         with output_errors(f"cannot read {table}"):
-            if sha256_file(table) != digests.table_sha256:
+            if table_sha256(table) != digests.table_sha256:
                 raise OutputError(f"{table} is not as its run wrote it: cervix-verify says where")
         stamps = stamps_path(table)
         with output_errors(f"cannot read {stamps}"):
@@ -95,13 +96,14 @@ def merge_shards(
         CervixError: a shard is missing, doubled, foreign, altered or not finished; then nothing was written.
     """
     require_writer(out)
+    check_place(out)
     shards = in_order([FinishedShard.open(table) for table in tables])
     with open_table(out) as table:
         if table.load() is State.COMMITTED:
             table.recover()
         elif table.state is not State.ABSENT and not table.is_adopted:
             raise OutputError(f"a run on its way to {out} lies there: finish it, or choose another place")
-        require_free(out, overwrite=overwrite)
+        require_no_table(out, overwrite=overwrite)
         rows = chain.from_iterable(shard.rows() for shard in shards)
         stamps = chain.from_iterable(shard.stamps() for shard in shards)
         table.adopt(_joined(shards, command), rows=rows, stamps=stamps)
@@ -145,7 +147,7 @@ def _record(table: Path) -> RunRecord:
         record = record_of(table)
     except OutputError as error:
         raise OutputError(f"{table} is no finished shard: {error}") from error
-    if not table.is_file():
+    if not table_exists(table):
         raise UsageError(f"no such table: {table}")
     if record.status != "done":
         raise OutputError(f"{table} is no finished shard: its run is {record.status}, and the same command ends it")

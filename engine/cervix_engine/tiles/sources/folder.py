@@ -87,7 +87,7 @@ class Folder:
 
     def holds(self, path: Path) -> bool:
         """As `TileSource.holds`."""
-        return path.parent.resolve().is_relative_to(self.root.resolve())
+        return (path.parent.resolve() / path.name).is_relative_to(self.root.resolve())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Parquet: a table in one file, or in a folder of many."""
