@@ -110,8 +110,13 @@ class Injector:
 
         @contextmanager
         def counted(folder: Any) -> Iterator[Iterator[CountedEntry]]:
+            name = (
+                os.fspath(Path(f"/proc/self/fd/{folder}").readlink())
+                if isinstance(folder, int)
+                else os.fsdecode(folder)
+            )
             with scandir(folder) as entries:
-                yield self._entries(os.fsdecode(folder), entries)
+                yield self._entries(name, entries)
 
         os.scandir = counted  # type: ignore[assignment]
 
