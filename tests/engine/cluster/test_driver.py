@@ -165,6 +165,7 @@ def test_a_shard_and_an_update(config: BatchConfig, tmp_path: Path) -> None:
 def folders(config: BatchConfig, tmp_path: Path) -> tuple[BatchConfig, BatchConfig]:
     """A folder that a local run has made, and one to be made."""
     (tmp_path / "local").mkdir()
+    config = replace(config, abnormal_at=0.4)
     local = replace(config, out=tmp_path / "local" / "preds")
     predict_folder(local, setup=run_setup(choose=choose_fake, chunk_rows=9))
     here = at(config, tmp_path)
@@ -178,7 +179,9 @@ def assert_folder_as_local(local: BatchConfig, here: BatchConfig) -> None:
         ours, others = (Path(f"{item.out}{suffix}").read_bytes() for item in (here, local))
         assert ours == others
     assert beside(here.out) == finished_files("preds")
-    assert record_of(here.out).table == record_of(local.out).table
+    made, local_made = record_of(here.out), record_of(local.out)
+    assert (made.table, made.decided) == (local_made.table, local_made.decided)
+    assert made.decided is not None
     assert verify_table(here.out) == []
 
 

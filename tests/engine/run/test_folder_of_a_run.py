@@ -56,7 +56,8 @@ def single(fake_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bat
     folder = tmp_path_factory.mktemp("single")
     tiles = draw_folder(folder / "study", TILES - 1)
     (tiles / "bad.png").write_bytes(b"no tile")
-    config = BatchConfig(tiles, folder / "preds.csv", fake_bundle.root, batch_size=2, hash_tiles=True)
+    point: dict[str, Any] = {"abnormal_at": 0.4, "review_below": 0.6}
+    config = BatchConfig(tiles, folder / "preds.csv", fake_bundle.root, batch_size=2, hash_tiles=True, **point)
     predict_folder(config, setup=setup())
     return config
 
@@ -90,6 +91,9 @@ def test_the_rows_of_the_single_table(
     assert document["identity"] == record.to_json()["identity"]
     assert beside(config.out) == BESIDE
     assert RunRecord.load(config.record_path) == record
+    assert record.decided == record_of(single.out).decided
+    assert record.decided is not None
+    assert record.decided.abnormal > 0
     for suffix in (".rows", ".stamps"):
         assert config.out.with_name(f"preds{suffix}").read_bytes() == Path(f"{single.out}{suffix}").read_bytes()
     assert verify_table(config.out) == []
