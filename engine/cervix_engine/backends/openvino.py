@@ -8,17 +8,20 @@ Source: OpenVINO documentation, "CPU Device" and "Query Execution Graph".
 from __future__ import annotations
 
 import io
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from cervix_engine.backends.base import Backend, BackendInfo, Synchronous
+from cervix_engine.backends.base import Backend, BackendInfo, Pending
 from cervix_engine.backends.device import Device
 from cervix_engine.backends.runtime import GraphRuntime
 from cervix_engine.errors import InferenceError
-from cervix_engine.machine import cpu_has_bf16, cpu_has_vnni
+from cervix_engine.machine import cpu_has_bf16, cpu_has_vnni, memory_left
 from cervix_engine.values import Pixels, Precision, Probabilities
 
 _KERNELS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}
@@ -27,6 +30,13 @@ _MATRIX_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 # Least share of the layers that compute as asked. An INT8 graph leaves some in float, and OpenVINO may leave some in
 # FP32; with fewer than half it would not be what it is called. FP32 is all of it or not.
 _LEAST_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.5}
+
+# While one batch is fetched, the next one keeps all threads busy.
+IN_FLIGHT = 2
+# A part of a batch with fewer tiles would read the weights too often for what it computes with them.
+LEAST_PART = 16
+# Each part has a copy of the weights: not where a container leaves little memory.
+PLENTY_BYTES = 4e9
 
 
 class OpenVino(GraphRuntime):
@@ -62,21 +72,28 @@ def cpu_objection(precision: Precision, *, flags: Set[str] | None = None) -> str
     return None
 
 
-class OpenVinoBackend(Synchronous):
+class OpenVinoBackend:
     """One compiled model; `with` reads it from bytes that were already checked.
 
-    It is compiled for the shape of the first batch, and again where another comes: fixed shapes are the fastest.
+    It is compiled for the shape of the first batch, and again where another comes: fixed shapes are the fastest. Where
+    `parts_of` says so, it is compiled twice, and the halves of a batch are computed side by side: threads that share a
+    batch wait for each other at every layer. One compiled model with two streams would do, but some of those that are
+    made of INT8 graphs answer wrongly, as if streams disturbed each other while they are made (OpenVINO 2026.4.1).
 
     Args:
         model: the ONNX file's bytes.
         info: says in which precision its kernels must compute, and on how many threads.
     """
 
+    in_flight = IN_FLIGHT
+
     def __init__(self, model: bytes, info: BackendInfo) -> None:
         self._file: bytes | None = model
         self._graph: Any = None
-        self._request: Any = None
+        self._compiled: list[Any] = []  # one a part
+        self._requests: list[list[Any]] = []  # for each batch in flight, one a part
         self._shape: tuple[int, ...] = ()
+        self._begun = 0
         self.info = info
 
     def __enter__(self) -> OpenVinoBackend:
@@ -93,16 +110,49 @@ class OpenVinoBackend(Synchronous):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = self._graph = None
+        self._cancel()
+        self._requests, self._compiled, self._graph = [], [], None
 
-    def infer(self, pixels: Pixels) -> Probabilities:
+    @contextmanager
+    def pinned(self, pixels: Pixels) -> Iterator[None]:  # noqa: ARG002 - all memory is as near
         try:
+            yield
+        finally:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """End what was begun and will not be fetched, within a layer: it reads memory that may be freed next."""
+        for request in chain(*self._requests):
+            request.cancel()
+            with suppress(RuntimeError):  # it was cancelled
+                request.wait()
+
+    def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one device takes all
+        with self._named(pixels):
             if pixels.shape != self._shape:
                 self._compile(pixels.shape)
-            answers = self._request.infer([pixels], share_inputs=True)[0]
+            requests = self._requests[self._begun % IN_FLIGHT]
+            self._begun += 1
+            for request, part in zip(requests, np.split(pixels, len(requests)), strict=True):
+                request.start_async([part], share_inputs=True)
+
+        def fetch() -> Probabilities:
+            with self._named(pixels):
+                for request in requests:
+                    request.wait()
+                return np.concatenate([request.get_output_tensor().data for request in requests], dtype=np.float32)
+
+        return fetch
+
+    def infer(self, pixels: Pixels) -> Probabilities:
+        return self.begin(pixels)()
+
+    @contextmanager
+    def _named(self, pixels: Pixels) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             raise InferenceError(f"OpenVINO failed on a batch of {len(pixels)}: {error}") from error
-        return np.array(answers, np.float32)
 
     def float_kernels(self) -> str:
         """What it is told to compute in; see the function of this name."""
@@ -110,19 +160,25 @@ class OpenVinoBackend(Synchronous):
 
     def kernel_precisions(self) -> list[str]:
         """What each layer of the model that last ran computes in; see the function of this name."""
-        return kernel_precisions(self._request.get_compiled_model())
+        return kernel_precisions(self._compiled[0])
 
     def _compile(self, shape: tuple[int, ...]) -> None:
-        self._graph.reshape(list(shape))
+        batch, *tile = shape
+        parts = parts_of(batch, threads=self.info.threads, left=memory_left())
+        self._graph.reshape([batch // parts, *tile])
         settings = {
             # OpenVINO takes BF16 by default wherever the CPU has it, so an "FP32" run would silently not be one.
             "INFERENCE_PRECISION_HINT": self.float_kernels(),
-            "INFERENCE_NUM_THREADS": str(self.info.threads),
+            "INFERENCE_NUM_THREADS": str(self.info.threads // parts),
             "PERFORMANCE_HINT": "LATENCY",
+            # Each would pin its threads to the same cores.
+            **({"ENABLE_CPU_PINNING": "NO"} if parts > 1 else {}),
         }
-        compiled = self._core.compile_model(self._graph, "CPU", settings)
-        self._read_back(compiled)
-        self._request = compiled.create_infer_request()
+        with ThreadPoolExecutor(parts) as threads:
+            models = [threads.submit(self._core.compile_model, self._graph, "CPU", settings) for _ in range(parts)]
+        self._compiled = [model.result() for model in models]
+        self._read_back(self._compiled[0])
+        self._requests = [[part.create_infer_request() for part in self._compiled] for _ in range(IN_FLIGHT)]
         self._shape = shape
 
     def _read_back(self, compiled: Any) -> None:
@@ -135,6 +191,11 @@ class OpenVinoBackend(Synchronous):
             raise InferenceError(
                 f"asked for {self.info.precision}, OpenVINO chose other kernels for {1 - share:.0%} of the layers"
             )
+
+
+def parts_of(batch: int, *, threads: int, left: float) -> int:
+    """In how many equal parts a batch of tiles is computed, 1 or 2; `left` is the memory in bytes that there is."""
+    return 2 if batch % 2 == threads % 2 == 0 and batch // 2 >= LEAST_PART and left > PLENTY_BYTES else 1
 
 
 def float_kernels(precision: Precision) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from cervix_engine.backends import Combination, objection, open_backend, runtime_version
-from cervix_engine.backends.openvino import OpenVino, OpenVinoBackend, cpu_objection
+from cervix_engine.backends.openvino import IN_FLIGHT, PLENTY_BYTES, OpenVino, OpenVinoBackend, cpu_objection, parts_of
 from cervix_engine.backends.selection import select
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate, Parity
@@ -57,6 +59,62 @@ def test_answers_belong_to_the_caller() -> None:
         kept = model.infer(first)
         model.infer(pixels_of(4, 2))
     np.testing.assert_allclose(kept, reference_probabilities(first), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "left", "parts"),
+    [
+        (32, 2, math.inf, 2),
+        (512, 16, math.inf, 2),
+        (30, 2, math.inf, 1),  # halves of too few tiles
+        (33, 2, math.inf, 1),
+        (32, 1, math.inf, 1),
+        (32, 3, math.inf, 1),  # one half would get fewer threads
+        (32, 2, PLENTY_BYTES, 1),  # the weights would be there twice
+    ],
+)
+def test_a_batch_is_halved_where_that_is_faster_and_there_is_memory(
+    batch: int, threads: int, left: float, parts: int
+) -> None:
+    assert parts_of(batch, threads=threads, left=left) == parts
+
+
+def test_halves_have_the_digits_of_the_whole() -> None:
+    pixels = pixels_of(64)
+    answers = []
+    for threads in (1, 2):
+        info = replace(OpenVino().info(Combination("openvino", "fp32"), sha256="0" * 64), threads=threads)
+        with OpenVinoBackend(tiny_onnx(), info) as model:
+            answers.append(model.infer(pixels))
+    np.testing.assert_array_equal(*answers)
+
+
+def test_batches_in_flight_are_fetched_in_their_order() -> None:
+    batches = [pixels_of(32, seed) for seed in range(5)]
+    with backend() as model:
+        pending = [model.begin(batch) for batch in batches[:IN_FLIGHT]]
+        answers = []
+        for batch in batches[IN_FLIGHT:]:
+            answers.append(pending.pop(0)())
+            pending.append(model.begin(batch))
+        answers += [fetch() for fetch in pending]
+    for batch, got in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(got, reference_probabilities(batch), atol=1e-5)
+
+
+def interrupted(model: OpenVinoBackend, pixels: Any) -> None:
+    with model.pinned(pixels):
+        for _ in range(IN_FLIGHT):
+            model.begin(pixels)
+        raise KeyboardInterrupt
+
+
+def test_a_batch_that_nobody_fetches_is_ended_before_its_memory_goes() -> None:
+    with backend() as model:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(model, pixels_of(32))
+        again = pixels_of(32, 1)
+        np.testing.assert_allclose(model.infer(again), reference_probabilities(again), atol=1e-5)
 
 
 @needs_bf16
