@@ -6,6 +6,7 @@ They are never tiles that a certificate is measured on, else an INT8 graph would
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,29 @@ def write_calibration_tiles(root: Path, encoded: Mapping[str, bytes], *, seed: i
     write_json(root / INDEX, {"schema": SCHEMA, "seed": seed, "tiles": tiles})
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationTile:
+    """One of a bundle's calibration tiles: its encoded file in the bundle, and its path in the data set."""
+
+    file: str
+    source: str
+
+
+def calibration_tiles(bundle: Bundle) -> tuple[CalibrationTile, ...]:
+    """Those of a bundle; none where it has no index of them.
+
+    Raises:
+        ContractError: the index is malformed.
+    """
+    if INDEX not in bundle:
+        return ()
+    data = bundle.read_json(INDEX, schema=SCHEMA)
+    try:
+        return tuple(CalibrationTile(str(tile["file"]), str(tile["source"])) for tile in data["tiles"])
+    except (KeyError, TypeError) as error:
+        raise ContractError(f"{INDEX} is malformed: {error}") from error
+
+
 def calibration_pixels(bundle: Bundle) -> Pixels:
     """The calibration tiles, preprocessed: `uint8 (N, height, width, 3)`.
 
@@ -50,16 +74,11 @@ def calibration_pixels(bundle: Bundle) -> Pixels:
             f"{bundle.root} has no calibration tiles, which INT8 needs: train again with cervix-train, or "
             "import again with --calibration"
         )
-    data = bundle.read_json(INDEX, schema=SCHEMA)
-    try:
-        files = [str(tile["file"]) for tile in data["tiles"]]
-    except (KeyError, TypeError) as error:
-        raise ContractError(f"{INDEX} is malformed: {error}") from error
-    return np.stack([_pixels(bundle, file) for file in files])
+    return np.stack([_pixels(bundle, tile) for tile in calibration_tiles(bundle)])
 
 
-def _pixels(bundle: Bundle, file: str) -> Pixels:
+def _pixels(bundle: Bundle, tile: CalibrationTile) -> Pixels:
     try:
-        return preprocess(bundle.read(file), contract=bundle.contract)
+        return preprocess(bundle.read(tile.file), contract=bundle.contract)
     except TileError as error:
-        raise ContractError(f"{file} cannot be decoded on this machine: {error}") from error
+        raise ContractError(f"{tile.file} cannot be decoded on this machine: {error}") from error

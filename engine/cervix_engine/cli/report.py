@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @option("--model", type=FILE, help="Bundle that made the table: adds its certificate and calibration.")
 @option("--top", type=click.IntRange(0, 200), default=48, help="Tiles in each gallery.")
 @option("--heatmaps", is_flag=True, help="Beside each picture, where the network found what speaks for its class.")
+@option("--similar", is_flag=True, help="Below each picture, the nearest of the training tiles in the bundle.")
 @option("--overwrite", is_flag=True, help="Replace existing files.")
 def main(
     table: Path,
@@ -37,6 +38,7 @@ def main(
     model: Path | None,
     top: int,
     heatmaps: bool,
+    similar: bool,
     overwrite: bool,
 ) -> None:
     """Make of TABLE, which cervix-batch wrote, a page for people (--out), a line for each slide (--summary), or
@@ -57,6 +59,7 @@ def main(
         model=model,
         top=top,
         heatmaps=heatmaps,
+        similar=similar,
         overwrite=overwrite,
     )
     _summarise(make_report(config), config)

@@ -10,10 +10,12 @@ from pathlib import Path
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
-from cervix_engine.report.class_maps import ClassMaps, check_class_maps
 from cervix_engine.report.facts import drifted_slides, load_facts
+from cervix_engine.report.feature_network import check_feature_network
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
+from cervix_engine.report.reasons import Reasons
+from cervix_engine.report.similar import carried_tiles
 from cervix_engine.run.record import record_of, source_of
 from cervix_engine.table.coordinates import FOLDER, NAMES, Locating
 from cervix_engine.table.geojson import write_geojson
@@ -35,7 +37,14 @@ class ReportConfig:
     model: Path | None = None
     top: int = 48
     heatmaps: bool = False
+    similar: bool = False
     overwrite: bool = False
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What is asked for beside pictures: option to what it needs libraries for."""
+        asked = {"--heatmaps": (self.heatmaps, "a heat map"), "--similar": (self.similar, "a search for similar tiles")}
+        return {option: work for option, (wanted, work) in asked.items() if wanted}
 
 
 def make_report(config: ReportConfig) -> Findings:
@@ -47,6 +56,8 @@ def make_report(config: ReportConfig) -> Findings:
     check_config(config)
     table = Table.open(config.table)
     bundle = Bundle.open(config.model) if config.model else None
+    if bundle and config.similar:
+        carried_tiles(bundle)
     categories = table.categories(bundle.contract if bundle else None)
     locator = locating_for_table(table, config.coords, names_slides=_names_say_slides(config.table))
     findings = gather(
@@ -64,8 +75,10 @@ def make_report(config: ReportConfig) -> Findings:
         # Only display names and the EXIF rule are taken from it, and SIPaKMeD's are the defaults of both.
         contract = bundle.contract if bundle else ModelContract(SIPAKMED_CLASSES)
         tiles = source_of(config.table, config.tiles) if config.tiles else None
-        maps = ClassMaps(bundle) if bundle and config.heatmaps else None
-        write_page(findings, facts, path, tiles=tiles, contract=contract, maps=maps, overwrite=config.overwrite)
+        reasons = None
+        if bundle and config.reasons:
+            reasons = Reasons(bundle, heatmaps=config.heatmaps, similar=config.similar)
+        write_page(findings, facts, path, tiles=tiles, contract=contract, reasons=reasons, overwrite=config.overwrite)
 
     _make_each(
         (config.summary, lambda path: write_summary(path, findings.slides)),
@@ -124,10 +137,10 @@ def check_config(config: ReportConfig) -> None:
         raise UsageError("table, --out, --summary and --geojson must all be different")
     if config.out:
         check_page()
-    if config.heatmaps:
+    for option, work in config.reasons.items():
         if not (config.out and config.tiles and config.model):
-            raise UsageError("--heatmaps needs --out, the tiles (--tiles) and the bundle that made the table (--model)")
-        check_class_maps()
+            raise UsageError(f"{option} needs --out, the tiles (--tiles) and the bundle that made the table (--model)")
+        check_feature_network(work)
     for path in targets:
         _check_target(path, overwrite=config.overwrite, folder=path == config.geojson)
 

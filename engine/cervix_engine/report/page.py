@@ -15,18 +15,18 @@ from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import OutputError
 from cervix_engine.extras import require_installed
 from cervix_engine.files import atomic_path, output_errors, require_free
-from cervix_engine.report.class_maps import ClassMaps
 from cervix_engine.report.drift_section import drift_section
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick
 from cervix_engine.report.pictures import Thumbnail, thumbnails
+from cervix_engine.report.reasons import Reasons
 from cervix_engine.report.slide_map import SlideMap, draw_map
 from cervix_engine.table.geojson import COLOURS
 from cervix_engine.table.summary import Share, SlideSummary
 from cervix_engine.tiles.sources.source import TileSource
 from cervix_engine.version import __version__
 
-# What bounds the file, however large the table: about 12 kB a picture, 1 kB a slide, 5 kB a map.
+# What bounds the file, however large the table: about 12 kB a picture, 2 kB a similar tile's, 1 kB a slide, 5 kB a map.
 MAX_SLIDES = 1000
 MAX_MAPS = 60
 MAX_GALLERY = 200
@@ -61,7 +61,7 @@ def write_page(
     *,
     tiles: TileSource | None,
     contract: ModelContract,
-    maps: ClassMaps | None = None,
+    reasons: Reasons | None = None,
     overwrite: bool = False,
 ) -> None:
     """Render the report and write it, atomically.
@@ -72,7 +72,7 @@ def write_page(
         out: where the HTML goes.
         tiles: where the table's tiles come from; None leaves the gallery without pictures.
         contract: how tiles are decoded, and what the classes are called.
-        maps: adds a heat map to each picture.
+        reasons: adds to each picture what is shown beside it.
         overwrite: whether a file that lies there may be replaced.
 
     Raises:
@@ -80,7 +80,7 @@ def write_page(
     """
     require_free(out, overwrite=overwrite)
     # Names of files, the table's own too, may hold bytes that are not UTF-8.
-    page = render(findings, facts, tiles=tiles, contract=contract, maps=maps).encode("utf-8", "backslashreplace")
+    page = render(findings, facts, tiles=tiles, contract=contract, reasons=reasons).encode("utf-8", "backslashreplace")
     if len(page) > MAX_BYTES:
         raise OutputError(f"the report would have {len(page):,} bytes, limit {MAX_BYTES:,}: lower --top")
     with output_errors(f"cannot write {out}"), atomic_path(out) as temporary:
@@ -93,12 +93,12 @@ def render(
     *,
     tiles: TileSource | None,
     contract: ModelContract,
-    maps: ClassMaps | None = None,
+    reasons: Reasons | None = None,
 ) -> str:
     """The page's text."""
     picks = (findings.suspicious[:MAX_GALLERY], findings.uncertain[:MAX_GALLERY])
     wanted = {pick.row.path for pick in chain(*picks)}
-    pictures = thumbnails(tiles, wanted, contract=contract, maps=maps) if tiles else {}
+    pictures = thumbnails(tiles, wanted, contract=contract, reasons=reasons) if tiles else {}
     slides = _notable(findings)
     style, script = _resource("style.css"), _resource("script.js")
     return str(
@@ -116,7 +116,8 @@ def render(
             suspicious=_cards(picks[0], pictures),
             uncertain=_cards(picks[1], pictures),
             has_pictures=tiles is not None,
-            has_maps=maps is not None,
+            has_maps=reasons is not None and reasons.heatmaps,
+            training=reasons.training if reasons else None,
             drift=drift_section(facts.drift) if facts.drift else "",
             style=style,
             script=script,

@@ -20,7 +20,8 @@ from cervix_engine.tiles.tile import TileStamp
 from cervix_engine.values import Pixels
 
 if TYPE_CHECKING:
-    from cervix_engine.report.class_maps import ClassMaps
+    from cervix_engine.report.reasons import Reasons
+    from cervix_engine.report.similar import Neighbour
 
 THUMBNAIL_PX = 160
 JPEG_QUALITY = 82
@@ -28,18 +29,20 @@ JPEG_QUALITY = 82
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A tile's picture, or None and why there is none; and its heat map, where one was asked for."""
+    """A tile's picture, or None and why there is none; its heat map and its nearest training tiles, if asked for."""
 
     uri: str | None
-    reason: str = ""
+    missing: str = ""
     heat: str | None = None
+    similar: tuple[Neighbour, ...] = ()
 
 
 def thumbnails(
-    source: TileSource, cells: Collection[str], *, contract: ModelContract, maps: ClassMaps | None = None
+    source: TileSource, cells: Collection[str], *, contract: ModelContract, reasons: Reasons | None = None
 ) -> dict[str, Thumbnail]:
-    """The pictures of tiles, by what a table calls them; each at most `THUMBNAIL_PX` wide and high. `maps` adds heat.
+    """The pictures of tiles, by what a table calls them; each at most `THUMBNAIL_PX` wide and high.
 
+    `reasons` adds what is shown beside them.
     A table may come from somebody else: what it names is looked for in the source, and opened nowhere else.
     """
     # In the order of a listing, in which a source finds them soonest.
@@ -47,11 +50,10 @@ def thumbnails(
     reader = source.reader()
     with scratch_folder() as spool:
         records = source.again(sorted(names), spool=spool)
-        return {names[record[0]]: _thumbnail(reader, record, contract, maps) for record in records}
+        return {names[record[0]]: _thumbnail(reader, record, contract, reasons) for record in records}
 
 
-def _thumbnail(reader: TileReader, record: Record, contract: ModelContract, maps: ClassMaps | None) -> Thumbnail:
-
+def _thumbnail(reader: TileReader, record: Record, contract: ModelContract, reasons: Reasons | None) -> Thumbnail:
     from cervix_engine.tiles.preprocess import decode
 
     name, size, mtime_ns, where = record
@@ -62,14 +64,19 @@ def _thumbnail(reader: TileReader, record: Record, contract: ModelContract, maps
         pixels = decode(data, contract=contract) if isinstance(data, bytes) else data
     except TileError as error:
         return Thumbnail(None, str(error))
-    return Thumbnail(_jpeg(pixels), heat=_jpeg(maps.overlay(pixels)) if maps else None)
+    if reasons is None:
+        return Thumbnail(jpeg_uri(pixels))
+    reason = reasons.of(pixels)
+    heat = jpeg_uri(reason.heat) if reason.heat is not None else None
+    return Thumbnail(jpeg_uri(pixels), heat=heat, similar=reason.similar)
 
 
-def _jpeg(pixels: Pixels) -> str:
+def jpeg_uri(pixels: Pixels, *, longest_px: int = THUMBNAIL_PX) -> str:
+    """RGB pixels as a JPEG data URI, shrunk to at most so many pixels a side."""
     import cv2
 
     height, width = pixels.shape[:2]
-    scale = THUMBNAIL_PX / max(height, width)
+    scale = longest_px / max(height, width)
     if scale < 1:
         size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
         pixels = np.asarray(cv2.resize(pixels, size_px, interpolation=cv2.INTER_AREA), np.uint8)

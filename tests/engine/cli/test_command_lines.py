@@ -111,7 +111,7 @@ def test_options_come_from_a_file_and_the_command_line_goes_first(write_table: W
     config.write_text(f'out = "{folder}/r.html"\ntop = 3\noverwrite = true\n', encoding="utf-8")
     done = _run("report {}/preds.csv --config {}/report.toml --top 7 --dump-config", folder)
     assert done.exit_code == 0, done.output
-    expected = {"out": f"{folder}/r.html", "top": 7, "overwrite": True, "heatmaps": False}
+    expected = {"out": f"{folder}/r.html", "top": 7, "overwrite": True, "heatmaps": False, "similar": False}
     assert tomllib.loads(done.stdout) == expected
     assert not (folder / "r.html").exists(), "dumping does nothing else"
     config.write_text(done.stdout, encoding="utf-8")
