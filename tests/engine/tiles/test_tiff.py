@@ -46,6 +46,7 @@ from .tiff_tiles import (
     palette_tags,
     split_tables,
     tiff,
+    tiff_of_levels,
 )
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
@@ -310,6 +311,22 @@ def test_no_pixel_is_believed_that_no_decoder_gave(compression: int, layout: str
                 np.testing.assert_array_equal(seen, expected)
             elif not np.array_equal(seen, expected):
                 np.testing.assert_array_equal(seen, independent(data, compression))
+
+
+@pytest.mark.parametrize("by_sub_pages", [False, True])
+def test_a_pyramid_of_a_slides_size_is_no_tile(by_sub_pages: bool) -> None:
+    words = "whole_slide: a TIFF of 2304x2304 pixels .*: cervix-batch --whole-slides cuts it into tiles"
+    with pytest.raises(TileDecodeError, match=words):
+        inspect(tiff_of_levels(2304, by_sub_pages=by_sub_pages))
+    # As some programs write any picture.
+    small = decode(tiff_of_levels(512, by_sub_pages=by_sub_pages), contract=CONTRACT)
+    assert small.shape == (512, 512, 3)
+
+
+def test_a_large_tile_may_have_a_thumbnail_and_a_slide_other_pictures() -> None:
+    assert inspect(tiff_of_levels(2304, tiled=False)).width == 2304
+    with pytest.raises(TileDecodeError, match="whole_slide"):
+        inspect(tiff_of_levels(2304, tiled=False, subfile=0))
 
 
 def test_codecs_are_loaded_with_the_first_tiff_only() -> None:

@@ -128,6 +128,29 @@ def tiff_of_two_pages(pixels: Pixels, *, subfile: int, own_subfile: int = 0, ord
     return tiff(pixels, tags=tags, order=order, next_page=second_at) + second
 
 
+def tiff_of_levels(side: int, *, by_sub_pages: bool = False, tiled: bool = True, subfile: int = 1) -> bytes:
+    """A grey TIFF of 256 px tiles, `side` pixels high and wide, and of a smaller level in one tile or strip.
+
+    Args:
+        side: of the first page.
+        by_sub_pages: whether the second level is a page of the first one's own, as in OME-TIFF, or one behind it.
+        tiled: whether the second level has tiles too, or is a single strip.
+        subfile: the kind of the second page.
+    """
+    first = np.zeros((side, side), np.uint8)
+    at = len(tiff(first, tile=(256, 256), compression=TIFF_DEFLATE, tags={330: ("I", [0])} if by_sub_pages else {}))
+    small = min(side // 4, 256)
+    data = zlib.compress(bytes(256**2 if tiled else small**2))
+    layout = {322: 256, 323: 256, 324: at, 325: len(data)} if tiled else {273: at, 278: small, 279: len(data)}
+    entries = {254: subfile, 256: small, 257: small, 258: 8, 259: TIFF_DEFLATE, 262: 1, 277: 1, **layout}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    second = data + struct.pack("<H", len(entries)) + table + struct.pack("<I", 0)
+    where = at + len(data)
+    tags: TiffTags = {330: ("I", [where])} if by_sub_pages else {}
+    behind = 0 if by_sub_pages else where
+    return tiff(first, tile=(256, 256), compression=TIFF_DEFLATE, tags=tags, next_page=behind) + second
+
+
 def _tiff_segments(plane: npt.NDArray[Any], size: tuple[int, int], *, padded: bool) -> Iterator[npt.NDArray[Any]]:
     for top in range(0, plane.shape[0], size[0]):
         for left in range(0, plane.shape[1], size[1]):

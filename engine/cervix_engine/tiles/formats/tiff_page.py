@@ -1,6 +1,7 @@
 """TIFF 6.0 and BigTIFF: what the directory says, and which pages have a single meaning as 8-bit RGB.
 
-One page is read. Pages behind it are passed over where they are marked as reduced copies of it.
+One page is read. Pages behind it are passed over where they are marked as reduced copies of it, unless they are the
+levels of a whole slide.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ Tags = Mapping[int, tuple[int, ...]]
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, COLOUR_MODEL, FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES, PLANES = 273, 274, 277, 278, 279, 284
 PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES = 317, 320, 322, 323, 324, 325
-SAMPLE_FORMAT, JPEG_TABLES = 339, 347
+SUB_PAGES, SAMPLE_FORMAT, JPEG_TABLES = 330, 339, 347
 _KNOWN_TAGS = frozenset(
     {SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, COLOUR_MODEL, FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES}
     | {ROWS_PER_STRIP, STRIP_SIZES, PLANES, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES}
-    | {SAMPLE_FORMAT, JPEG_TABLES}
+    | {SUB_PAGES, SAMPLE_FORMAT, JPEG_TABLES}
 )
-_CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q"}
+_CODES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
 _MAX_VALUES = 2**16  # as many tiles of 64 x 64 pixels as the largest image has
 _MAX_PAGES = 256
 _HEAD_BYTES = 8
 _REDUCED_COPY = 1
+# A tile may have levels too, as some programs write them whatever a picture's size is.
+_MOST_TILE_PX = 2048
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, YCBCR: 3}  # samples a pixel
@@ -97,7 +100,7 @@ def read_page(data: bytes) -> TiffPage:
     tags = _only_page(data)
     if WIDTH not in tags or HEIGHT not in tags:
         raise corrupt("TIFF without dimensions")
-    height, width = tags[HEIGHT][0], tags[WIDTH][0]
+    height, width = _size(tags)
     refuse_size(height, width)
     compression = _first(tags, COMPRESSION, NONE)
     if compression not in IN_BYTES | AS_IMAGES:
@@ -227,13 +230,33 @@ def _only_page(data: bytes) -> Tags:
     tags = next(pages, None)
     if tags is None:
         raise corrupt("TIFF without a page")
+    like_slide = TILE_OFFSETS in tags and max(_size(tags)) > _MOST_TILE_PX
+    if like_slide and SUB_PAGES in tags:
+        raise _whole_slide(tags)
     for count, following in enumerate(pages):
         # The first of several must be the full one, or else another is.
-        if not _first(following, SUBFILE, 0) & _REDUCED_COPY or _first(tags, SUBFILE, 0) & _REDUCED_COPY:
+        is_copy = _first(following, SUBFILE, 0) & _REDUCED_COPY and not _first(tags, SUBFILE, 0) & _REDUCED_COPY
+        if like_slide and (TILE_OFFSETS in following or not is_copy):
+            raise _whole_slide(tags)
+        if not is_copy:
             raise TileDecodeError("multi_page", "a TIFF with more than one page")
         if count == _MAX_PAGES:
             raise corrupt("TIFF with pages without end")
     return tags
+
+
+def _size(tags: Tags) -> tuple[int, int]:
+    """Height and width; 0 where they are not told."""
+    return _first(tags, HEIGHT, 0), _first(tags, WIDTH, 0)
+
+
+def _whole_slide(tags: Tags) -> TileDecodeError:
+    height, width = _size(tags)
+    size = f"{width}x{height}"
+    return TileDecodeError(
+        "whole_slide",
+        f"a TIFF of {size} pixels with further levels or pages: cervix-batch --whole-slides cuts it into tiles",
+    )
 
 
 class _Layout:
