@@ -1,15 +1,17 @@
-"""The same tiles as folder, list, tar, zip, WebDataset's shards and `s3://` on loopback, by turns; listing a million.
+"""The same tiles as folder, list, tar, zip, WebDataset's shards and `s3://` on loopback, by turns; a million members.
 
     python -m benchmarks.sources.sources TILES --count 1024 --rounds 5 --members 1000000 --json sources.json
 
 Each round reads, decodes and hands over all tiles by a run's decode workers, with a fake model that costs next to
 nothing: what a source costs shows here more than in any run with a real model. Answers must be those of the folder.
 The store is moto's, in a process of its own, which shares this machine's cores: its ratio says little of a real one.
+
+Then an archive of `--members` small tiles is listed, and run to the finished table with a fake model; the most memory
+that all processes of that run held is compared with that of a run over 1,000.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -19,14 +21,17 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import click
+import cv2
 
 from benchmarks.common import describe, interleave, json_option, publish, sample_tiles
+from benchmarks.fake_run import FakeRun, fake_run, growth_words
 from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.machine import usable_cpus
@@ -35,11 +40,16 @@ from cervix_engine.run.session import Session
 from cervix_engine.run.stream.stream import batches_of
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
+from cervix_engine.tiles.preprocess import decode
 from cervix_engine.tiles.sources.open import open_source
 
 CONTRACT = ModelContract(SIPAKMED_CLASSES)
 BATCH_SIZE = 32
 SHARDS = 4
+
+# For the run over many members: what is compared with it, and tiles of which a million take little space.
+FEW = 1000
+SMALL_TILES, SMALL_PX = 8, 32
 
 # Lists a source in a process of its own, and says its peak memory in MB before and after, and the seconds it took.
 LISTING = """
@@ -72,13 +82,14 @@ def members_of(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def write_tar(path: Path, members: Iterator[tuple[str, bytes]], *, beside: bool = False) -> None:
     """A tar of members; as WebDataset has it, with a file for the class beside each."""
-    with tarfile.open(path, "w") as archive:
+    with path.open("wb") as archive:
         for name, data in members:
-            written = [(name, data), *([(f"{name.rpartition('.')[0]}.cls", b"0")] if beside else [])]
-            for member, content in written:
+            for member, content in [(name, data), *([(f"{name.rpartition('.')[0]}.cls", b"0")] if beside else [])]:
                 info = tarfile.TarInfo(member)
                 info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+                # Not by `tarfile`, which would hold all of a million.
+                archive.write(info.tobuf() + content + bytes(-len(content) % tarfile.BLOCKSIZE))
+        archive.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
 def write_zip(path: Path, members: Iterator[tuple[str, bytes]], *, method: int) -> None:
@@ -174,26 +185,41 @@ def race(sources: dict[str, str], folder: Path, *, rounds: int, workers: int) ->
     return {name: rate.median / rates["folder"].median for name, rate in rates.items()}
 
 
-def list_many(kind: str, count: int, folder: Path) -> ListedMembers:
-    """List so many members of an archive or a list, whose tiles are empty but for their names."""
-    path = folder / f"many.{kind}"
+def write_many(path: Path, count: int, contents: Sequence[bytes]) -> Path:
+    """An archive, or a list, of so many tiles, which have these contents by turns."""
     names = (f"slide_{number % 97:03d}/tile_{number:07d}.png" for number in range(count))
-    if kind == "csv":
+    if path.suffix == ".csv":
         with path.open("w") as file:
             file.write("path\n")
             file.writelines(f"{name}\n" for name in names)
-    elif kind == "tar":
-        with path.open("wb") as archive:
-            archive.writelines(tarfile.TarInfo(name).tobuf() for name in names)
-            archive.write(bytes(2 * tarfile.BLOCKSIZE))
+    elif path.suffix == ".tar":
+        write_tar(path, zip(names, cycle(contents), strict=False))
     else:
-        with zipfile.ZipFile(path, "w") as packed:
-            for name in names:
-                packed.writestr(name, b"")
+        write_zip(path, zip(names, cycle(contents), strict=False), method=zipfile.ZIP_STORED)
+    return path
+
+
+def list_many(kind: str, count: int, folder: Path) -> ListedMembers:
+    """List so many members of an archive or a list, whose tiles are empty but for their names."""
+    path = write_many(folder / f"listed.{kind}", count, [b""])
     command = [sys.executable, "-c", LISTING, str(path), str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     path.unlink()
     return ListedMembers(**json.loads(done.stdout))
+
+
+def run_many(kind: str, count: int, folder: Path) -> FakeRun:
+    """Run over so many small tiles in an archive, to the finished table."""
+    path = write_many(folder / f"run.{kind}", count, small_tiles(folder / "tiles"))
+    done = fake_run(path, folder / "run.csv")
+    path.unlink()
+    return done
+
+
+def small_tiles(folder: Path) -> list[bytes]:
+    """A few of the tiles, so small that a million of them fit anywhere."""
+    tiles = (decode(data, contract=CONTRACT) for _, data in islice(members_of(folder), SMALL_TILES))
+    return [cv2.imencode(".jpg", cv2.resize(tile, (SMALL_PX, SMALL_PX)))[1].tobytes() for tile in tiles]
 
 
 @click.command()
@@ -201,7 +227,9 @@ def list_many(kind: str, count: int, folder: Path) -> ListedMembers:
 @click.option("--count", default=1024, show_default=True, help="Tiles of the folder that are taken.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--workers", default=usable_cpus(), show_default=True)
-@click.option("--members", default=1_000_000, show_default=True, help="How many members are listed; 0 lists none.")
+@click.option(
+    "--members", default=1_000_000, show_default=True, help="How many members are listed and run; 0 leaves it out."
+)
 @click.option("--store/--no-store", default=True, show_default=True, help="Also from an object store on loopback.")
 @json_option
 def main(tiles: Path, count: int, rounds: int, workers: int, members: int, store: bool, report: Path | None) -> None:
@@ -218,6 +246,10 @@ def main(tiles: Path, count: int, rounds: int, workers: int, members: int, store
         for kind in ("csv", "tar", "zip") if members else ():
             listed[kind] = many = list_many(kind, members, folder)
             print(f"  {kind:12} {many.found} listed in {many.seconds:.1f} s, {many.after - many.before:.0f} MB more")
+        runs = {}
+        for kind in ("tar", "zip") if members else ():
+            runs[kind] = {count: run_many(kind, count, folder) for count in (FEW, members)}
+            print(f"  {kind:12} {growth_words(runs[kind][FEW], runs[kind][members])}")
         publish(
             report,
             {
@@ -226,6 +258,7 @@ def main(tiles: Path, count: int, rounds: int, workers: int, members: int, store
                 "workers": workers,
                 "ratios": ratios,
                 "listed": {kind: asdict(many) for kind, many in listed.items()},
+                "runs": {kind: {count: asdict(run) for count, run in of.items()} for kind, of in runs.items()},
             },
         )
 
