@@ -27,6 +27,7 @@ from cervix_engine.run.session import SessionRequest, open_session
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.words import counted
 
 # The model alone is measured up to the first of these that does not fit; a CPU's rate no longer grows beyond 64.
 SWEPT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -108,7 +109,7 @@ def measure(
 ) -> BenchReport:
     """All figures of a setup, and the verdict."""
     clock_before, load_before = clock_mhz(), os.getloadavg()[0]
-    say(f"each stage alone, {len(setup.tiles)} tiles")
+    say(f"each stage alone, {counted(len(setup.tiles), 'tile')}")
     stages = stage_rates(setup, steps, meter=meter)
     say("the model alone, by batch size")
     sweep = model_sweep(steps.backend, setup, sorted({1, *batch_sizes}), meter=meter)

@@ -16,6 +16,7 @@ from cervix_engine.bench.measure import Meter, Rate
 from cervix_engine.bench.setup import BenchSetup
 from cervix_engine.bench.stages import StageRate, end_to_end
 from cervix_engine.bench.steps import Bound, PipelineSteps
+from cervix_engine.words import agreeing, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Verdict:
     def _what_lifts_it(self) -> str:
         able = self.capacities
         model, prepare, write = _number(able.infer), _number(able.prepare), _number(able.write)
-        workers = f"{able.workers} worker{'s' * (able.workers > 1)}"
+        workers = counted(able.workers, "worker")
         if self.stage == "infer":
             return f"it sustains {model} tiles/s, {workers} could prepare {prepare}"
         if self.stage == "write":
@@ -103,7 +104,7 @@ class Verdict:
         behind = f"the model could do {model}" if able.infer <= able.write else f"writing could do {write}"
         wanted = able.workers_to_saturate
         lift = f"; {wanted} workers would saturate it" if wanted > able.workers else ""
-        return f"{workers} sustain{'s' * (able.workers == 1)} {prepare} tiles/s, {behind}{lift}"
+        return f"{workers} {agreeing(able.workers, 'sustains', 'sustain')} {prepare} tiles/s, {behind}{lift}"
 
 
 _NAMES: Mapping[Bound, str] = {"read": "reading", "decode": "decode", "infer": "the model", "write": "writing"}

@@ -151,13 +151,14 @@ def _predict(config: BatchConfig, setup: RunSetup, derived: DerivedOutputs, said
 
 def _say_choice(config: BatchConfig, on_cluster: bool, choice: Choice) -> None:
     from cervix_engine.cli.batch_messages import choice_lines, worker_line
+    from cervix_engine.words import counted
 
     for line in choice_lines(config.model, choice):
         click.echo(line, err=True)
     if on_cluster:
         click.echo(worker_line(choice), err=True)
     elif config.batch_size == "auto":
-        click.echo(f"--batch-size auto: batches of {choice.batch_size} tiles", err=True)
+        click.echo(f"--batch-size auto: batches of {counted(choice.batch_size, 'tile')}", err=True)
 
 
 def _say_news(kept: Kept) -> None:
@@ -177,7 +178,7 @@ def _forecast(config: BatchConfig, setup: RunSetup, said: Said) -> int:
     if said.as_json:
         emit("forecast", forecast=expected.to_json())
         return 0
-    for line in forecast_lines(expected):
+    for line in forecast_lines(expected, config.previews):
         click.echo(line)
     return 0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cervix_engine.words import counted
+from cervix_engine.words import agreeing, counted
 
 if TYPE_CHECKING:
     from cervix_engine.backends.survey import Way
@@ -68,8 +68,9 @@ def news_line(kept: Kept) -> str:
     """What an update found, before it predicts anything."""
     news = kept.changes
     if not news:
-        return f"nothing new: the table has all {kept.rows} tiles as they are"
-    return f"{news.added} new, {news.changed} changed, {news.removed} gone; {kept.rows} rows are kept"
+        return f"nothing new: the table has all {counted(kept.rows, 'tile')} as they are"
+    rows = counted(kept.rows, "row is", "rows are")
+    return f"{news.added} new, {news.changed} changed, {news.removed} gone; {rows} kept"
 
 
 def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[str]:
@@ -100,8 +101,8 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
             yield f"  {stage.stage:<8} {stage.threads} {_who(stage)}, {times}, {stage.busy_share:.0%} busy"
     if changes := record.folder_changes:
         yield (
-            f"warning: since the folder was listed, {changes.added} tiles were added, which this table does not have, "
-            f"and {changes.removed} were removed"
+            f"warning: since the folder was listed, {counted(changes.added, 'tile was', 'tiles were')} added, "
+            f"which this table does not have, and {counted(changes.removed, 'was', 'were')} removed"
         )
     if record.flagged > MANY_FLAGGED * record.ok:
         yield (
@@ -130,7 +131,7 @@ def bound_sentence(bound: StageStats, stages: Iterable[StageStats]) -> str:
     workers = f"{decode.threads} {_who(decode)}"
     model = f"the model could do {_number(infer.tiles_per_sec)}"
     decoding = f"{workers} could decode {_number(decode.tiles_per_sec)}"
-    sustained = f"sustain{'s' * (bound.threads == 1)} {_number(bound.tiles_per_sec)} tiles/s"
+    sustained = f"{agreeing(bound.threads, 'sustains', 'sustain')} {_number(bound.tiles_per_sec)} tiles/s"
     if bound.stage == "decode":
         return f"bound by decode: {workers} {sustained}, {model}"
     if bound.stage == "infer":
@@ -142,7 +143,8 @@ _NAMES = {"list": "listing", "write": "writing", "parent": "the Python of the ru
 
 
 def _who(stage: StageStats) -> str:
-    return f"{'worker' if stage.stage == 'decode' else 'thread'}{'s' * (stage.threads > 1)}"
+    noun = "worker" if stage.stage == "decode" else "thread"
+    return agreeing(stage.threads, noun, f"{noun}s")
 
 
 def _number(rate: float) -> str:
@@ -158,21 +160,23 @@ def kept_words(out: Path) -> str:
     return f"{kept[0]} of {kept[1]} tiles are kept; " if kept else ""
 
 
-def forecast_lines(forecast: Forecast) -> Iterator[str]:
-    """What a run would be, in a few lines."""
-    yield f"{forecast.found} tiles, and as many rows{_ignored(forecast)}"
+def forecast_lines(forecast: Forecast, previews: Path | None) -> Iterator[str]:
+    """What a run would be, in a few lines; `previews` is the folder of pictures that were asked for with it."""
+    yield f"{counted(forecast.found, 'tile')}, and as many rows{_ignored(forecast)}"
     failed = f", {forecast.failed} of them failed" if forecast.failed else ""
-    yield f"{forecast.runs}: {forecast.tiles_per_sec:.1f} tiles/s over {forecast.sampled} sampled tiles{failed}"
+    sampled = counted(forecast.sampled, "sampled tile")
+    yield f"{forecast.runs}: {forecast.tiles_per_sec:.1f} tiles/s over {sampled}{failed}"
     yield f"about {duration(forecast.seconds)}, of which {forecast.start_s:.1f} s to start"
     yield f"about {forecast.peak_bytes / 1e6:,.0f} MB of memory, {forecast.table_bytes / 1e6:,.1f} MB of table as CSV"
-    yield "nothing was written: leave --dry-run out to run it"
+    written = f"nothing but pictures in {previews} was" if previews else "nothing was"
+    yield f"{written} written: leave --dry-run out to run it"
 
 
-def _ignored(counted: RunRecord | Forecast) -> str:
+def _ignored(of: RunRecord | Forecast) -> str:
     from cervix_engine.tiles.discover import ignored_words
 
-    by_reason = f": {ignored_words(counted.ignored_by)}" if counted.ignored_by else ""
-    return f"   ({counted.ignored} other files ignored{by_reason})" if counted.ignored else ""
+    by_reason = f": {ignored_words(of.ignored_by)}" if of.ignored_by else ""
+    return f"   ({counted(of.ignored, 'other file')} ignored{by_reason})" if of.ignored else ""
 
 
 def duration(seconds: float) -> str:

@@ -147,7 +147,8 @@ batch_options = options(
     option(
         "--dry-run",
         is_flag=True,
-        help="Count the tiles, predict a few, print how long and how large a run would be; write nothing.",
+        help="Count the tiles, predict a few, print how long and how large a run would be; write nothing but the "
+        "pictures of --preview.",
     ),
     option("--require-parity", is_flag=True, help="Refuse to run without a certificate (exit code 4)."),
     expect_digest_option,

@@ -11,6 +11,7 @@ import click
 
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, option
+from cervix_engine.words import counted
 
 ALTERED = 1
 SHOWN = 20
@@ -37,5 +38,5 @@ def main(table: Path, tiles: str | None, as_json: bool) -> int:
         click.echo(f"{where}{finding.kind}: {finding.message}", err=True)
     if len(findings) > SHOWN:
         click.echo(f"… and {len(findings) - SHOWN} more: --json lists all", err=True)
-    click.echo(f"{table}: {f'{len(findings)} findings' if findings else 'as the run wrote it'}", err=True)
+    click.echo(f"{table}: {counted(len(findings), 'finding') if findings else 'as the run wrote it'}", err=True)
     return ALTERED if findings else 0

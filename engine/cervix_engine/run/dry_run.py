@@ -1,4 +1,4 @@
-"""What a run would cost, from a sample of its own batches: `cervix-batch --dry-run`, which writes nothing."""
+"""What a run would cost, from a sample of its own batches: `cervix-batch --dry-run`, which writes no table."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Plan:
         if self.news:
             return self.news
         if self.kind == "resume":
-            return table.stored_listing(self.source)
+            return table.stored_listing(self.source, self.base)
         if self.base:
             return table.list_failed(self.source, self.base)
         return self._list_all(table)

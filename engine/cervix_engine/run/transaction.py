@@ -183,15 +183,19 @@ class TableTransaction:
 
     # ---- what is to be predicted
 
-    def stored_listing(self, source: TileSource) -> Listing:
-        """The listing of the loaded run, as it was made when that began, and how its source differs by now."""
+    def stored_listing(self, source: TileSource, base: Base | None) -> Listing:
+        """The listing of the loaded run, as it was made when that began, and how its source differs by now.
+
+        A retry takes its tiles from a table, and says nothing of others; an update has found all of the new table's.
+        """
         journal, identity = self.journal, self.journal.identity
         stored = Listing(source, self.folder / "listing", journal.found, journal.ignored, journal.ignored_by)
-        if identity.base_sha256:  # it holds some of the table's tiles
+        if identity.retry_of:
             return stored
         if identity.shard:
             stored = replace(stored, found=sum(1 for _ in stored.records()))
-        return compared(stored, spool=self.folder)
+        found = self.growth(base, stored).paths if base else stored.paths
+        return compared(stored, found, spool=self.folder)
 
     def list_tiles(self, source: TileSource) -> Listing:
         """List the tiles of a source for a new run."""

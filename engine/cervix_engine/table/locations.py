@@ -31,6 +31,7 @@ from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Box, Row, Table
 from cervix_engine.tiles.csv_input import read_csv, whole_number
 from cervix_engine.tiles.sources.tile_list import STANDARD_INPUT, UNUSED, TileList, standard_input
+from cervix_engine.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,9 @@ def check_slides(slides: Slides, paths: Iterable[str]) -> None:
     if isinstance(slides, NamedSlides):
         named = Counter(bool(slides.named(path)) for path in paths)
         if not named[True]:
-            raise UsageError(f"--slide names the slide of none of {named.total()} tiles: is it for another folder?")
+            raise UsageError(
+                f"--slide names the slide of none of {counted(named.total(), 'tile')}: is it for another folder?"
+            )
         if named[False]:
             log.warning(
                 "--slide names no slide for %d of %d tiles: theirs is their folder", named[False], named.total()

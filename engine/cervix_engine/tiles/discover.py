@@ -6,13 +6,15 @@ that is not entered counts once, whatever it holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from cervix_engine.errors import UsageError
 from cervix_engine.tiles.listing import LISTING, Listing, folder_changes, write_sorted
+from cervix_engine.words import counted
 
 if TYPE_CHECKING:
     from cervix_engine.tiles.sources.source import TileSource
@@ -42,15 +44,16 @@ SYSTEM_FOLDERS = frozenset(
 Reason = Literal["hidden", "link", "link_loop", "gone", "suffix", "system_folder", "whole_slide", "special"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-_WORDS: Mapping[str, str] = {
-    "hidden": "hidden",
-    "link": "links that lead elsewhere",
-    "link_loop": "links in a loop",
-    "gone": "broken links or gone meanwhile",
-    "suffix": "with another suffix",
-    "system_folder": "system folders",
-    "whole_slide": "whole slides",
-    "special": "special files",
+# For one and for more.
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "hidden": ("hidden", "hidden"),
+    "link": ("link that leads elsewhere", "links that lead elsewhere"),
+    "link_loop": ("link in a loop", "links in a loop"),
+    "gone": ("broken link or gone meanwhile", "broken links or gone meanwhile"),
+    "suffix": ("with another suffix", "with another suffix"),
+    "system_folder": ("system folder", "system folders"),
+    "whole_slide": ("whole slide", "whole slides"),
+    "special": ("special file", "special files"),
 }
 
 HINTS: Mapping[str, str] = {
@@ -75,14 +78,20 @@ def discover(source: TileSource, *, spool: Path) -> Listing:
     return Listing(source, spool / LISTING, found, walk.ignored.total(), dict(walk.ignored))
 
 
-def compared(listing: Listing, *, spool: Path) -> Listing:
+def compared(listing: Listing, paths: Callable[[], Iterator[str]], *, spool: Path) -> Listing:
     """A stored listing with how its source differs by now; a tile whose bytes changed is not counted there.
+
+    Args:
+        listing: of which source.
+        paths: gives what was found there, in byte order: all of the listing, or of the table that it is a part of.
+        spool: a folder for what does not fit into memory.
 
     Raises:
         ListingError: the source cannot be listed.
         OutputError: `spool` cannot be written, or the listing not read.
     """
-    return replace(listing, changes=folder_changes(listing, listing.source.walk(), spool=spool))
+    now = listing.source.walk_again(map(os.fsencode, paths()))
+    return replace(listing, changes=folder_changes(map(os.fsencode, paths()), now, spool=spool))
 
 
 def objection_to_folder(name: bytes) -> Reason | None:
@@ -103,13 +112,13 @@ def objection_to_file(name: bytes) -> Reason | None:
 
 
 def ignored_words(ignored_by: Mapping[str, int]) -> str:
-    """Such as `2 hidden, 1 whole slides`, the most frequent first."""
-    counted = sorted(ignored_by.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} {_WORDS[reason]}" for reason, count in counted)
+    """Such as `2 hidden, 1 whole slide`, the most frequent first."""
+    by_count = sorted(ignored_by.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(counted(count, *_WORDS[reason]) for reason, count in by_count)
 
 
 def _why_none(ignored_by: Mapping[str, int]) -> str:
     if not ignored_by:
-        return "0 other files"
+        return counted(0, "other file")
     hints = [hint for reason, hint in HINTS.items() if reason in ignored_by]
-    return "; ".join([f"{sum(ignored_by.values())} other files ({ignored_words(ignored_by)})", *hints])
+    return "; ".join([f"{counted(sum(ignored_by.values()), 'other file')} ({ignored_words(ignored_by)})", *hints])

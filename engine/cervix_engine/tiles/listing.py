@@ -141,17 +141,17 @@ def write_sorted(
         return write_records(spool / name, _each_once(merged) if once else merged)
 
 
-def folder_changes(listing: Listing, now: Iterable[Record], *, spool: Path) -> FolderChanges:
-    """Compare a listing with what is found `now`, in any order and in bounded memory.
+def folder_changes(listed: Iterable[bytes], now: Iterable[Record], *, spool: Path) -> FolderChanges:
+    """Compare paths in byte order with what is found `now`, in any order and in bounded memory.
 
     Raises:
         OutputError: `spool` cannot be written, or the listing not read.
     """
     alone: Counter[str] = Counter()
     with output_errors(f"cannot compare the tiles with their listing in {spool}"), ExitStack() as stack:
-        listed = ((name, "listing") for name, *_ in listing.records())
+        before = ((name, "listing") for name in listed)
         there = ((name, "source") for name, *_ in _merged(_sorted_runs(now, spool), stack))
-        for _, group in groupby(heapq.merge(listed, there, key=itemgetter(0)), key=itemgetter(0)):
+        for _, group in groupby(heapq.merge(before, there, key=itemgetter(0)), key=itemgetter(0)):
             sides = [side for _, side in group]
             if len(sides) == 1:
                 alone[sides[0]] += 1

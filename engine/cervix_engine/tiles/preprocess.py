@@ -64,15 +64,34 @@ def open_listed(path: Path | str, *, stamp: TileStamp | None = None) -> Iterator
         TileReadError: the file cannot be opened or read, is no regular file, or is not the one that was listed.
         ListingError: as `read_tile`.
     """
+    # `open` owns the descriptor that its opener returns, and closes it where it refuses a directory.
+    with _read_errors(), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        _require_listed(status, stamp)
+        yield file, status.st_size
+
+
+def require_listed(path: Path | str, *, stamp: TileStamp | None) -> None:
+    """Look whether a file that is open already still is what was listed: at a fifth of what opening it again takes.
+
+    Raises:
+        TileReadError, ListingError: as `open_listed`.
+    """
+    with _read_errors():
+        _require_listed(os.stat(path), stamp)  # noqa: PTH116 - text
+
+
+def _require_listed(status: os.stat_result, stamp: TileStamp | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise TileReadError("not_a_file", "expected a regular file")
+    if stamp is not None and (stamp.size_bytes, stamp.mtime_ns) != (status.st_size, status.st_mtime_ns):
+        raise TileReadError("changed", "not the file that was listed: another size or time of change")
+
+
+@contextmanager
+def _read_errors() -> Iterator[None]:
     try:
-        # `open` owns the descriptor that its opener returns, and closes it where it refuses a directory.
-        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise TileReadError("not_a_file", "expected a regular file")
-            if stamp is not None and (stamp.size_bytes, stamp.mtime_ns) != (status.st_size, status.st_mtime_ns):
-                raise TileReadError("changed", "not the file that was listed: another size or time of change")
-            yield file, status.st_size
+        yield
     except TileReadError:
         raise
     except IsADirectoryError as error:

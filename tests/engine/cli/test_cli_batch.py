@@ -157,7 +157,7 @@ def test_a_file_in_place_of_the_folder(invoke: Invoke, tmp_path: Path) -> None:
 def test_an_empty_folder(invoke: Invoke, tmp_path: Path, out: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.txt").write_bytes(b"x")
-    assert_refused(invoke(tiles=tmp_path / "empty"), 2, "no tiles in .*: 1 other files .1 with another suffix")
+    assert_refused(invoke(tiles=tmp_path / "empty"), 2, "no tiles in .*: 1 other file .1 with another suffix")
     assert beside(out) == set()
 
 

@@ -85,7 +85,7 @@ def arguments(config: BatchConfig) -> list[str]:
 def test_the_command_prints_it(config: BatchConfig) -> None:
     done = CliRunner().invoke(main, [*arguments(config), "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "90 tiles, and as many rows   (1 other files ignored: 1 with another suffix)\n" in done.stdout
+    assert "90 tiles, and as many rows   (1 other file ignored: 1 with another suffix)\n" in done.stdout
     assert "nothing was written" in done.stdout
     assert beside(config.out) == set()
 

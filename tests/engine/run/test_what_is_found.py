@@ -95,7 +95,7 @@ def test_a_staged_folder_of_links_to_files_and_folders(tmp_path: Path, invoke: I
     done = invoke("--follow-links", "--overwrite", tiles=staged)
     assert done.exit_code == 0, done.stderr
     assert paths_in(out) == ["own.png", "slide_2/deep/z.png", "slide_2/y.png", "x.png"]
-    assert "(1 other files ignored: 1 links in a loop)\n" in done.stderr
+    assert "(1 other file ignored: 1 link in a loop)\n" in done.stderr
 
 
 def test_a_share_with_thumbnails_says_what_it_passed_over(
@@ -108,7 +108,7 @@ def test_a_share_with_thumbnails_says_what_it_passed_over(
     done = invoke("--log-file", str(log), tiles=share)
     assert done.exit_code == 0, done.stderr
     assert len(read_table(out)) == 4
-    counted = "(6 other files ignored: 3 system folders, 1 hidden, 1 with another suffix, 1 whole slides)"
+    counted = "(6 other files ignored: 3 system folders, 1 hidden, 1 with another suffix, 1 whole slide)"
     assert f"table: {out}   {counted}\n" in done.stderr
     logged = log.read_text()
     assert re.search(r" DEBUG cervix_engine\.cli\.shared\.logs: cervix [\d.]+ on .+: .+", logged.splitlines()[0])

@@ -25,7 +25,7 @@ from cervix_engine.run.verify import verify_tiles
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.slides.grid import GridRules, Region
 from cervix_engine.tiles.sources.slides import WholeSlides
-from engine.run.support import FINISHED, Invoke, Killed, SpyBackend, beside, read_table, run_setup
+from engine.run.support import FINISHED, Invoke, Killed, SpyBackend, beside, draw_folder, read_table, run_setup
 from engine.tiles.slides.drawn_slides import draw_slide, write_generic
 
 RULES = GridRules(tile_px=100, mpp=0.5)
@@ -194,6 +194,30 @@ def test_a_named_slide_is_cut_by_default_and_its_table_may_lie_beside_it(
     assert (tmp_path / "linked.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
+def test_a_dry_run_with_previews_writes_these_and_says_so(
+    slides: Path, invoke: Invoke, tmp_path: Path, out: Path
+) -> None:
+    seen = tmp_path / "seen"
+    done = invoke("--whole-slides", "-b", "4", "--dry-run", "--preview", str(seen), tiles=slides)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith(f"nothing but pictures in {seen} was written: leave --dry-run out to run it\n")
+    assert {path.name for path in seen.iterdir()} == {"aperio.svs.png", "generic.tiff.png"}
+    assert beside(out) == set()
+
+
+def test_a_slide_among_tiles_is_a_row_that_names_the_option(invoke: Invoke, tmp_path: Path, out: Path) -> None:
+    folder = draw_folder(tmp_path / "mixed", 3)
+    write_generic(folder / "scan.tif", draw_slide(2400, 300), downsamples=(1, 4))
+    done = invoke("-b", "4", tiles=folder)
+    assert (done.exit_code, "4 tiles: 3 predicted, 1 failed (1 whole_slide)" in done.output) == (3, True)
+    [row] = [row for row in read_table(out) if row["status"] == "failed"]
+    assert row["path"] == "scan.tif"
+    assert row["error"] == (
+        "whole_slide: a TIFF of 2400x300 pixels with further levels or pages: cervix-batch --whole-slides cuts it into "
+        "tiles"
+    )
+
+
 def test_micrometres_overlap_and_all_of_the_grid(slides: Path, invoke: Invoke, out: Path) -> None:
     options = ["--whole-slides", "--tile-um", "100", "--mpp", "1", "--overlap", "0.5", "--no-tissue-mask", "-b", "8"]
     done = invoke(*options, tiles=slides)
@@ -237,7 +261,7 @@ def test_without_the_option_a_folder_of_slides_says_which_one_is_meant(
     shutil.copy(slides / "aperio.svs", tmp_path / "scans")
     done = invoke(tiles=tmp_path / "scans")
     assert done.exit_code == 2
-    assert "1 other files (1 whole slides); --whole-slides cuts whole slides into tiles" in done.output
+    assert "1 other file (1 whole slide); --whole-slides cuts whole slides into tiles" in done.output
 
 
 def test_hashes_verify_and_thumbnails_are_of_the_tiles_that_were_predicted(

@@ -82,14 +82,14 @@ def test_special_files_are_ignored_and_never_opened(root: Path, spool: Path, mon
         ([], "0 other files"),
         (
             ["a.txt"],
-            "1 other files (1 with another suffix); known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp .jp2 .j2k",
+            "1 other file (1 with another suffix); known suffixes are .jpg .jpeg .png .bmp .tif .tiff .webp .jp2 .j2k",
         ),
         ([".a.png", "b/.c.png"], "2 other files (2 hidden)"),
         (["@eaDir/a.png", "b/@eaDir/c.png", "#recycle/d.png"], "3 other files (3 system folders)"),
         (["a.svs", "b.NDPI"], "2 other files (2 whole slides); --whole-slides cuts whole slides into tiles"),
         (
             ["s.mrxs", "s/Data0000.dat", "s/Slidedat.ini"],
-            "3 other files (2 with another suffix, 1 whole slides); known suffixes",
+            "3 other files (2 with another suffix, 1 whole slide); known suffixes",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_snapshot_of_links_is_refused_as_such_and_followed_when_asked(snapshot
     assert listing.ignored_by == {"suffix": 1}
     # The stamps are those of the real files.
     assert [tile.stamp.size_bytes for tile in listing if tile.stamp] == [1, 2, 3]
-    assert compared(listing, spool=spool).changes == FolderChanges(0, 0)
+    assert compared(listing, listing.paths, spool=spool).changes == FolderChanges(0, 0)
     # From above, the blobs lie inside the root, and their own names have no suffix.
     above = discover(Folder(snapshot.parents[1]), spool=spool)
     assert paths(above) == [f"snapshots/0123abc/{name}" for name in ("a.jpg", "slide_1/b.jpg", "slide_1/c.png")]
@@ -94,7 +94,7 @@ def test_a_staged_folder_of_links_to_files_and_folders_elsewhere(root: Path, spo
     (root / "slide_2").symlink_to(tmp_path / "work/cd/slide_2", target_is_directory=True)
     (root / "notes.txt").symlink_to(tmp_path / "work/notes.txt")
     (root / "gone.png").symlink_to(tmp_path / "work/gone.png")
-    with pytest.raises(UsageError, match=r"\(2 links that lead elsewhere, 1 broken links or gone meanwhile, 1 with"):
+    with pytest.raises(UsageError, match=r"\(2 links that lead elsewhere, 1 broken link or gone meanwhile, 1 with"):
         discover(Folder(root), spool=spool)
     listing = discover(Folder(root, follow_links=True), spool=spool)
     assert paths(listing) == ["slide_2/deep/z.png", "slide_2/y.png", "x.png"]

@@ -23,6 +23,7 @@ from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.table.formats import csv_lines, require_no_table, require_writer, table_exists, table_sha256
 from cervix_engine.tiles.listing import STAMP_CHECK_BYTES
+from cervix_engine.words import agreeing
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def in_order(shards: Sequence[FinishedShard]) -> list[FinishedShard]:
             raise UsageError(f"shard {shard.part} is there twice: {twin.table} and {shard.table}")
         by_number[shard.part.number] = shard
     if missing := [str(Part(number, first.part.of)) for number in _numbers(first) if number not in by_number]:
-        raise UsageError(f"missing: shard{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        raise UsageError(f"missing: shard{agreeing(len(missing), '', 's')} {', '.join(missing)}")
     return [by_number[number] for number in _numbers(first)]
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from cervix_engine.errors import UsageError
+from cervix_engine.words import counted
 
 _WRITTEN = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 
@@ -44,5 +45,7 @@ class Part:
             UsageError: there are fewer batches than parts.
         """
         if count < self.of:
-            raise UsageError(f"--shard {self}: {count} batches cannot be cut into {self.of} shards")
+            raise UsageError(
+                f"--shard {self}: {counted(count, 'batch', 'batches')} cannot be cut into {self.of} shards"
+            )
         return range((self.number - 1) * count // self.of, self.number * count // self.of)

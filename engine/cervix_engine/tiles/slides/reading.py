@@ -18,12 +18,15 @@ import numpy as np
 
 from cervix_engine.errors import BackendUnavailableError, TileDecodeError, TileReadError
 from cervix_engine.extras import require_installed
-from cervix_engine.tiles.preprocess import open_listed, resize_into
+from cervix_engine.tiles.preprocess import open_listed, require_listed, resize_into
 from cervix_engine.tiles.slides.grid import Region, SlideShape, nearest_level
 from cervix_engine.tiles.tile import TileStamp
 from cervix_engine.values import Pixels
 
 log = logging.getLogger(__name__)
+
+# The least of `0xAARRGGBB` that nothing shows through.
+_OPAQUE = 0xFF000000
 
 # Tiles of a column share what is decoded with those of the next: columns of 50,000 pixels fit, and not only of 15,000.
 CACHE_BYTES = 128 * 2**20
@@ -133,7 +136,7 @@ class OpenSlide:
         argb = np.empty((height, width), np.uint32)
         place = argb.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
         self._read_into(self._slide._osr, place, region.x, region.y, level, width, height)  # noqa: SLF001 - its handle
-        if np.bitwise_and.reduce(argb, axis=None) >> 24 != 255:
+        if argb.min() < _OPAQUE:
             return None
         out: Pixels = np.empty((height, width, 3), np.uint8)
         cv2.cvtColor(argb.view(np.uint8).reshape(height, width, 4), cv2.COLOR_BGRA2RGB, dst=out)
@@ -178,8 +181,8 @@ class OpenSlides:
             TileReadError, ListingError, BackendUnavailableError: as `OpenSlide`.
         """
         if path in self._open:
-            with open_listed(path, stamp=stamp):
-                self._open.move_to_end(path)
+            require_listed(path, stamp=stamp)
+            self._open.move_to_end(path)
             return self._open[path]
         opened = self._open[path] = OpenSlide(path, stamp=stamp)
         with suppress(openslide().OpenSlideVersionError):  # before 4.0, each slide has its own, and no other

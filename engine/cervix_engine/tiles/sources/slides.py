@@ -100,17 +100,25 @@ class WholeSlides:
 
     def walk(self) -> Cutting:
         """As `TileSource.walk`."""
+        self._begin()
+        return Cutting(self)
+
+    def walk_again(self, listed: Iterable[bytes]) -> Cutting:
+        """As `TileSource.walk_again`: a slide that is still there has the tiles that it had."""
+        self._begin()
+        return Cutting(self, listed=listed)
+
+    def _begin(self) -> None:
         self.check()
         log.warning(
             "whole slides: the model was trained on tiles that show a single cell each; what it says of a tile of a "
             "grid, with many cells or none, was never tested"
         )
-        return Cutting(self)
 
     def again(self, names: Iterable[bytes], *, spool: Path) -> Iterator[Record]:
         """As `TileSource.again`."""
         folder = Folder(self.root, self.follow_links or self.only is not None)
-        for slide, tiles in groupby(names, key=lambda name: name.rpartition(b"/")[0]):
+        for slide, tiles in groupby(names, key=_slide_of):
             [(_, size, mtime_ns, where)] = folder.again([slide], spool=spool)
             for name in tiles:
                 yield name, size, mtime_ns, where
@@ -135,16 +143,29 @@ class Cutting:
     """One pass over slides: yields the tiles of each, and counts the files that are no slides.
 
     A few slides are looked at at once, ahead of those whose tiles are taken, by processes that one may crash.
+
+    Args:
+        source: of the slides.
+        listed: tiles of slides that need no cut where they are still there, in byte order.
+        cut_file: tests hand in their own.
     """
 
-    def __init__(self, source: WholeSlides, *, cut_file: CutFile | None = None) -> None:
+    def __init__(self, source: WholeSlides, *, listed: Iterable[bytes] = (), cut_file: CutFile | None = None) -> None:
         self._source = source
+        self._listed = listed
         self._cut_file = cut_file or _cut_file
         self._walk = Walk(source.root, follow_links=source.follow_links, objection=_objection)
         self.ignored: Counter[str] = self._walk.ignored
 
     def __iter__(self) -> Iterator[Record]:
-        slides = iter(sorted(self._slides()))
+        slides = {slide[0]: slide for slide in self._slides()}
+        for name, tiles in groupby(self._listed, key=_slide_of):
+            if name in slides and self._preview_is_there(name):
+                stamp = slides.pop(name)[1:]
+                yield from ((tile, *stamp) for tile in tiles)
+        yield from self._cut_all(sorted(slides.values()))
+
+    def _cut_all(self, slides: Sequence[Record]) -> Iterator[Record]:
         processes = [Isolated() for _ in range(min(_MOST_AT_ONCE, usable_cpus()))]
         free: SimpleQueue[Isolated] = SimpleQueue()
         for process in processes:
@@ -174,17 +195,25 @@ class Cutting:
     def _cut(self, slide: Record, free: SimpleQueue[Isolated]) -> CutSlide | None:
         """None where it cannot be cut: why, its row will say."""
         name, size, mtime_ns, _ = slide
-        text, previews = os.fsdecode(name), self._source.previews
-        path = os.path.join(self._source.root.absolute(), text)  # noqa: PTH118 - text, for surrogate escapes
-        preview = previews.absolute() / f"{text}.png" if previews else None
+        path = os.path.join(self._source.root.absolute(), os.fsdecode(name))  # noqa: PTH118 - for surrogate escapes
+        stamp, rules, preview = TileStamp(size, mtime_ns), self._source.rules, self._preview(name)
         process = free.get()
         try:
-            return process.call(self._cut_file, path, TileStamp(size, mtime_ns), self._source.rules, preview)
+            return process.call(self._cut_file, path, stamp, rules, preview)
         except ProcessDied:
             log.debug("slide %r: the process that looked at it has ended", path)
             return None
         finally:
             free.put(process)
+
+    def _preview(self, slide: bytes) -> Path | None:
+        previews = self._source.previews
+        return previews.absolute() / f"{os.fsdecode(slide)}.png" if previews else None
+
+    def _preview_is_there(self, slide: bytes) -> bool:
+        """Also where none is asked for."""
+        preview = self._preview(slide)
+        return preview is None or preview.exists()
 
 
 def _cut_file(path: str, stamp: TileStamp, rules: GridRules, preview: Path | None) -> CutSlide | None:
@@ -240,6 +269,10 @@ class SlideReader:
 def is_named_slide(name: str | os.PathLike[str]) -> bool:
     """Whether this is the name of a whole slide, and not of a folder."""
     return os.fsencode(name).lower().endswith(SLIDE_SUFFIXES) and not os.path.isdir(name)  # noqa: PTH112 - long names
+
+
+def _slide_of(tile: bytes) -> bytes:
+    return tile.rpartition(b"/")[0]
 
 
 def _objection(name: bytes) -> Reason | None:

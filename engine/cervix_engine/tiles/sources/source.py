@@ -95,6 +95,15 @@ class TileSource(Protocol):
             ListingError: it cannot be listed.
         """
 
+    def walk_again(self, listed: Iterable[bytes]) -> Iterable[Record]:
+        """What `walk` would find, for a comparison by names with what was `listed` before, in byte order.
+
+        Where it takes long to find tiles, those that surely are still there are taken for found.
+
+        Raises:
+            UsageError, ListingError: as `walk`.
+        """
+
     def again(self, names: Iterable[bytes], *, spool: Path) -> Iterator[Record]:
         """The records of these tiles as they are now, in the order given; `listing.ABSENT` of those that are gone.
 

@@ -22,6 +22,7 @@ from cervix_engine.run.record import RunRecord, TableChanges, record_of
 from cervix_engine.run.session import Chosen, SessionRequest
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.verify import verify_table, verify_tiles
+from cervix_engine.tiles.listing import FolderChanges
 from engine.run.support import (
     FINISHED,
     Killed,
@@ -206,9 +207,18 @@ def test_what_comes_after_an_update_began_waits_for_the_next(config: BatchConfig
     with pytest.raises(Killed):
         predict_folder(config, setup=Spied().setup(stop_at="assemble", error=Killed()))
     (Path(config.tiles) / "zzz.png").write_bytes(drawn_tile(1))
-    assert predict_folder(config, setup=Spied().setup()).found == TILES + 1
-    assert predict_folder(config, setup=Spied().setup()).table_changes == TableChanges(1, 0, 0)
+    (Path(config.tiles) / BAD[1]).unlink()  # of a row that is kept
+    gone_on = predict_folder(config, setup=Spied().setup())
+    assert (gone_on.found, gone_on.folder_changes) == (TILES + 1, FolderChanges(added=1, removed=1))
+    assert predict_folder(config, setup=Spied().setup()).table_changes == TableChanges(1, 0, 1)
     assert_as_fresh(config)
+
+
+def test_an_update_that_goes_on_over_unchanged_tiles_says_so(config: BatchConfig) -> None:
+    change(Path(config.tiles))
+    with pytest.raises(Killed):
+        predict_folder(config, setup=Spied().setup(stop_at="assemble", error=Killed()))
+    assert predict_folder(config, setup=Spied().setup()).folder_changes == FolderChanges(0, 0)
 
 
 def test_the_finished_table_may_not_change_meanwhile(config: BatchConfig) -> None:

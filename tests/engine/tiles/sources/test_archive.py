@@ -214,7 +214,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="compressed as a whole"):
             open_source(tmp_path / name)
     tar(tmp_path / "none.tar", [("a.txt", b"")])
-    with pytest.raises(UsageError, match=r"no tiles in .*none\.tar: 1 other files \(1 with another suffix\)"):
+    with pytest.raises(UsageError, match=r"no tiles in .*none\.tar: 1 other file \(1 with another suffix\)"):
         found(tmp_path / "none.tar", tmp_path / "spool")
 
 
