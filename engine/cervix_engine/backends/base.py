@@ -96,6 +96,13 @@ class Backend(Protocol):
         """
         ...
 
+    def cancel(self) -> None:
+        """Let what is being computed fail soon, as far as the runtime can; for any thread, while another one computes.
+
+        A process that ends while a runtime's threads compute may crash.
+        """
+        ...
+
     def __enter__(self) -> Backend: ...
 
     def __exit__(
@@ -120,6 +127,9 @@ class Synchronous(ABC):
 
     def pinned(self, pixels: Pixels) -> AbstractContextManager[None]:  # noqa: ARG002 - all memory is as near
         return nullcontext()
+
+    def cancel(self) -> None:  # noqa: B027 - where a runtime cannot, the batch is computed to its end
+        """See `Backend`."""
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one device takes all
         answers = self.infer(pixels)

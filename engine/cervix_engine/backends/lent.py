@@ -32,6 +32,9 @@ class Lent:
     def infer(self, pixels: Pixels) -> Probabilities:
         return self._backend.infer(pixels)
 
+    def cancel(self) -> None:
+        self._backend.cancel()
+
     def __enter__(self) -> Lent:
         return self
 

@@ -83,6 +83,7 @@ class CpuSession(Synchronous):
     def __init__(self, model: bytes, info: BackendInfo) -> None:
         self._model: bytes | None = model
         self._session: Any = None
+        self._run: Any = None
         self.info = info
 
     def __enter__(self) -> CpuSession:
@@ -102,11 +103,19 @@ class CpuSession(Synchronous):
         self._session = None
 
     def infer(self, pixels: Pixels) -> Probabilities:
+        import onnxruntime
+
+        self._run = onnxruntime.RunOptions()
+        self._run.log_severity_level = 4  # its errors are raised, and told by us
         try:
-            (probabilities,) = self._session.run(None, {self._input: pixels})
+            (probabilities,) = self._session.run(None, {self._input: pixels}, self._run)
         except Exception as error:  # the runtime raises a dozen types of its own
             raise InferenceError(f"ONNX Runtime failed on a batch of {len(pixels)}: {error}") from error
         return np.asarray(probabilities, np.float32)
+
+    def cancel(self) -> None:
+        if self._run is not None:
+            self._run.terminate = True  # looked at before each node
 
     def _create(self, model: bytes) -> Any:
         import onnxruntime

@@ -110,7 +110,7 @@ class OpenVinoBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cancel()
+        self._end()
         self._requests, self._compiled, self._graph = [], [], None
 
     @contextmanager
@@ -118,12 +118,16 @@ class OpenVinoBackend:
         try:
             yield
         finally:
-            self._cancel()
+            self._end()
 
-    def _cancel(self) -> None:
-        """End what was begun and will not be fetched, within a layer: it reads memory that may be freed next."""
+    def cancel(self) -> None:
         for request in chain(*self._requests):
-            request.cancel()
+            request.cancel()  # before its next layer
+
+    def _end(self) -> None:
+        """End what was begun and will not be fetched: it reads memory that may be freed next."""
+        self.cancel()
+        for request in chain(*self._requests):
             with suppress(RuntimeError):  # it was cancelled
                 request.wait()
 

@@ -52,6 +52,9 @@ class OneGpu(ABC):
     def infer(self, pixels: Pixels) -> Probabilities:
         return self.begin(pixels)()
 
+    def cancel(self) -> None:  # noqa: B027 - a batch takes milliseconds: it is computed to its end
+        """See `Backend`."""
+
     def __enter__(self) -> OneGpu:
         try:
             self._lanes = self._load()

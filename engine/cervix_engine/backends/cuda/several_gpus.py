@@ -60,6 +60,10 @@ class SeveralGpus:
                 raise InferenceError(f"GPU {number} of the {len(self._backends)} answers otherwise than the first")
         return first
 
+    def cancel(self) -> None:
+        for backend in self._backends:
+            backend.cancel()
+
     def __enter__(self) -> SeveralGpus:
         with ExitStack() as loading:
             for backend in self._backends:

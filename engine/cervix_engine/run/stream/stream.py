@@ -40,7 +40,7 @@ __all__ = ["BatchResult", "StreamSettings", "batches_of", "stream"]
 SPARE_SLOTS, TILES_A_WORKER, SPARE_TILES = 2, 16, 1024
 # Two shards' worth: the model goes on while one of them is made durable.
 UNWRITTEN_TILES = 8192
-ABANDONED_JOIN_S = 0.2
+ABANDONED_JOIN_S = 0.5
 TILE_STEPS = TileSteps()
 
 
@@ -125,7 +125,7 @@ def stream(
         CervixError: whatever stopped the stream first.
     """
     run = _Stream(batches, backend, settings, stats, steps)
-    # After an interrupt or early exit, do not wait for the batch in flight.
+    # After an interrupt or early exit, do not wait for a batch in flight that cannot be cancelled.
     wait_s: float | None = ABANDONED_JOIN_S
     with stats.running():
         try:
@@ -190,6 +190,8 @@ class _Stream:
     def close(self, wait_s: float | None) -> None:
         """Stop every thread and wait for each at most `wait_s` seconds."""
         self.stop.set(Stopped())
+        if wait_s is not None:
+            self._backend.cancel()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(wait_s)
