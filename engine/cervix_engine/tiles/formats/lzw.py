@@ -14,7 +14,8 @@ import numpy.typing as npt
 _CLEAR, _END = 256, 257
 # Bits of each code, counted from a clear code: one more as soon as the table could not hold another with fewer.
 _WIDTHS = np.repeat(np.arange(9, 13, dtype=np.uint32), (254, 512, 1024, 2051))
-_STARTS = np.concatenate([[0], np.cumsum(_WIDTHS, dtype=np.int64)])[:-1]
+_ENDS = np.cumsum(_WIDTHS, dtype=np.int64)
+_STARTS = _ENDS - _WIDTHS
 
 
 def decode(encoded: bytes, limit: int) -> bytes | bytearray:
@@ -33,7 +34,7 @@ def _check_codes(encoded: bytes) -> None:
     window = _windows(encoded)
     at, end = 9, 8 * len(encoded)
     while at < end:
-        fitting = np.searchsorted(_STARTS + _WIDTHS, end - at, side="right")
+        fitting = np.searchsorted(_ENDS, end - at, side="right")
         bits = at + _STARTS[:fitting]
         codes = window[bits >> 3] << (bits & 7).astype(np.uint32) >> (32 - _WIDTHS[:fitting])
         special = np.flatnonzero((codes == _CLEAR) | (codes == _END))
