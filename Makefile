@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_FOR_USE := $(VENV)/.installed-for-use
 DEMO := demo
 NIGHTLY := nightly
 
@@ -13,10 +14,11 @@ unexport PYTHONPATH
 .DELETE_ON_ERROR:
 .PHONY: demo test torture lint nightly setup image clean
 
-# Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/.
-demo: setup
+# Draw cells, train on them, certify the export, predict unseen ones: all of it in $(DEMO)/. An environment that has
+# everything has what the demo needs.
+demo: $(or $(wildcard $(INSTALLED)),$(INSTALLED_FOR_USE))
 	rm -rf $(DEMO)
-	$(BIN)/python -m cervix_train.synthetic $(DEMO)/labelled --tiles 600 --seed 1
+	$(BIN)/python -m cervix_train.synthetic $(DEMO)/labelled --tiles 400 --seed 1
 	$(BIN)/python -m cervix_train.synthetic $(DEMO)/unseen --tiles 200 --seed 2 --flat
 	$(BIN)/cervix-train $(DEMO)/labelled --weights none --input-size 96 --cache $(DEMO)/features --out $(DEMO)/bundle
 	$(BIN)/cervix-export --model $(DEMO)/bundle --fp16
@@ -51,10 +53,15 @@ nightly: setup $(if $(MODEL),,demo)
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): EXTRAS := cpu,train,export,rtx,report,slides,remote,ray,dev
+$(INSTALLED_FOR_USE): EXTRAS := cpu,train,export,report
+# pip would compile ten thousands of modules, of which the demo imports few.
+$(INSTALLED_FOR_USE): PIP_FLAGS := --no-compile
+
+$(INSTALLED) $(INSTALLED_FOR_USE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "cervix needs Python 3.11 or newer, %s is %s: make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-input --disable-pip-version-check -c constraints.txt -e '.[cpu,train,export,rtx,report,slides,remote,ray,dev]'
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 # Build the container image without a container engine's daemon and run one tile in it.
