@@ -38,6 +38,9 @@ _RECORDED = ("TF_", "XLA_", "KERAS_", "ONEDNN_", "DNNL_", "OMP_", "MKL_", "KMP_"
              "ORT_", "OV_", "OPENVINO_")  # fmt: skip
 # These are set by the project itself, or say nothing of results.
 _OUR_OWN = frozenset({"KERAS_BACKEND", "KERAS_HOME", "ORT_DISABLE_TELEMETRY", "TF_CPP_MIN_LOG_LEVEL"})
+# Terraform's variables begin like TensorFlow's; and what is recorded travels with the bundle, so no secret may be.
+_FOREIGN = ("TF_CLI_", "TF_DATA_DIR", "TF_IN_AUTOMATION", "TF_INPUT", "TF_LOG", "TF_PLUGIN_", "TF_VAR_", "TF_WORKSPACE")
+_SECRET = ("CREDENTIAL", "KEY", "PASSWORD", "SECRET", "TOKEN")
 
 
 @lru_cache(maxsize=1)
@@ -55,8 +58,13 @@ def pin_environment() -> dict[str, str]:
     for name in WITHOUT_EFFECT:
         if (value := os.environ.pop(name, None)) is not None:
             log.warning("%s=%s has no effect here: a model must not depend on who makes it", name, value)
-    found = sorted(name for name in os.environ if name.startswith(_RECORDED) and name not in _OUR_OWN)
-    return {name: os.environ[name] for name in found}
+    return {name: os.environ[name] for name in sorted(filter(_is_recorded, os.environ))}
+
+
+def _is_recorded(name: str) -> bool:
+    if name in _OUR_OWN or name.startswith(_FOREIGN) or any(word in name for word in _SECRET):
+        return False
+    return name.startswith(_RECORDED)
 
 
 def pin_keras(keras: Any) -> None:

@@ -89,10 +89,14 @@ def test_variables_that_would_change_it_have_no_effect_and_say_so(
 
 
 @pytest.mark.slow
-def test_other_variables_of_the_libraries_are_recorded(drawn: Path, expected: Bundle, tmp_path: Path) -> None:
-    bundle, log = trained(drawn, tmp_path, variables={"OMP_NUM_THREADS": "2", "TF_CPP_MAX_VLOG_LEVEL": "0"})
+def test_other_variables_of_the_libraries_are_recorded_and_no_secret_is(
+    drawn: Path, expected: Bundle, tmp_path: Path
+) -> None:
+    secrets = {"TF_VAR_db": "s3cret", "TF_TOKEN_app_example": "s3cret", "NVIDIA_API_KEY": "s3cret", "TF_CLI_ARGS": "-x"}
+    told = {"OMP_NUM_THREADS": "2", "TF_CPP_MAX_VLOG_LEVEL": "0"}
+    bundle, log = trained(drawn, tmp_path, variables={**told, **secrets})
     record = bundle.read_json("training/training.json", schema="cervix/training/1")
     plain = expected.read_json("training/training.json", schema="cervix/training/1")
-    assert record["environment"] == {**plain["environment"], "OMP_NUM_THREADS": "2", "TF_CPP_MAX_VLOG_LEVEL": "0"}
+    assert record["environment"] == {**plain["environment"], **told}
     assert "has no effect" not in log
     assert "OMP_NUM_THREADS" in bundle.read("training/report.html").decode()

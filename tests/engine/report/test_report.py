@@ -235,7 +235,23 @@ def test_long_names_and_decisions_fit_the_window(
         assert words in text
     called = page.value("[...document.querySelectorAll('.figure')].map(item => item.innerText)")
     assert "2\ncalled abnormal" in called
+    # What a slide is flagged for lies within its table, and a tile's own name below its picture.
+    inside = "chip => chip.getBoundingClientRect().right <= chip.closest('.scroll').getBoundingClientRect().right"
+    chips = "[...document.querySelectorAll('#slides .flag')].filter(chip => chip.offsetParent)"
+    assert page.value(f"{chips}.length") == 2
+    assert page.value(f"{chips}.every({inside})")
+    own = page.value("[...document.querySelectorAll('.card .path.own')].map(path => path.innerText)")
+    assert own[0] == "x0_y0.png"
     # An axis with numbers, at the height of what they count.
     counts = page.value("[...document.querySelectorAll('.counts span')].map(item => item.innerText)")
     assert counts == ["6", "3", "0"]
     assert page.fits_paper()
+
+
+def test_where_no_tile_was_predicted_there_is_no_share(write_table: WriteTable, tmp_path: Path) -> None:
+    table = write_table([Tile("a/x0_y0.png", reason="empty: 0 bytes"), Tile("a/x9_y0.png", reason="empty: 0 bytes")])
+    assert _run(table, "--out", tmp_path / "r.html").exit_code == 0
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "No tile was predicted." in text
+    assert "0.0 %" not in text
+    assert text.count('<td class="number">–</td>') == len(SIPAKMED_CLASSES)
