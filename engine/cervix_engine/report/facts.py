@@ -68,7 +68,8 @@ def drifted_slides(table: Path, *, tiles: int, failed: int) -> frozenset[str]:
 
 
 def _load_run(table: Path, *, tiles: int, failed: int) -> tuple[RunRecord | None, list[str]]:
-    from cervix_engine.run.record import record_beside, record_of
+    from cervix_engine.run.assembly.beside import record_of
+    from cervix_engine.run.record import record_beside
 
     path = record_beside(table)
     if not path.exists():

@@ -16,7 +16,7 @@ from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
 from cervix_engine.report.reasons import Reasons
 from cervix_engine.report.similar import carried_tiles
-from cervix_engine.run.record import record_of, source_of
+from cervix_engine.run.assembly.beside import record_of, source_of
 from cervix_engine.table.coordinates import FOLDER, NAMES, Locating
 from cervix_engine.table.geojson import write_geojson
 from cervix_engine.table.locations import locating_for_run, locating_for_table

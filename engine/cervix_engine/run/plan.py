@@ -27,11 +27,13 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors
-from cervix_engine.run.assembly.base import Base, Growth, Kept
+from cervix_engine.run.assembly.base import Base, Growth, Kept, list_news
+from cervix_engine.run.assembly.beside import record_of
+from cervix_engine.run.assembly.listings import failed_listing, stored_listing
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.config import BatchConfig
 from cervix_engine.run.journal import InputRules, RunIdentity
-from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Session, SessionRequest, decided_by
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
@@ -81,9 +83,9 @@ class Plan:
         if self.news:
             return self.news
         if self.kind == "resume":
-            return table.stored_listing(self.source, self.base)
+            return stored_listing(table.journal, self.source, self.base)
         if self.base:
-            return table.list_failed(self.source, self.base)
+            return failed_listing(self.base, self.source, spool=table.empty_folder())
         return self._list_all(table)
 
     @property
@@ -102,8 +104,8 @@ class Plan:
             OutputError: the rows that are kept would not be those of a new run.
         """
         assert self.base is not None
-        news = table.list_news(self.base, self._list_all(table))
-        growth = table.growth(self.base, news)
+        news = list_news(self.base, self._list_all(table))
+        growth = Growth(self.base, news, table.folder)
         self._require_same_slides(growth)
         kept = growth.kept()
         compared(kept)
@@ -127,7 +129,7 @@ class Plan:
     def row_format(self, contract: ModelContract, listing: Listing, table: TableTransaction) -> RowFormat:
         """How the rows of this run are written: what names mean rests on all tiles of the table."""
         rules = self.rules
-        paths = table.growth(self.base, listing).paths() if self.base else listing.paths()
+        paths = Growth(self.base, listing, table.folder).paths() if self.base else listing.paths()
         return RowFormat.for_run(
             contract,
             optional=self.optional,

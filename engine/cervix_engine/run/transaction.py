@@ -27,7 +27,6 @@ clears. The lock is the kernel's, so a crash lets it go.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -42,7 +41,8 @@ from cervix_engine.drift.watch import DriftFinding, DriftWatch
 from cervix_engine.errors import CervixError, OutputError, OutputLockedError
 from cervix_engine.files import fsync_file, fsync_folder, output_errors, sha256_file
 from cervix_engine.locks import PlaceLock, PlaceTakenError
-from cervix_engine.run.assembly.base import Base, Growth, Kept, list_news
+from cervix_engine.run.assembly.base import Base, Growth, Kept
+from cervix_engine.run.assembly.beside import checks_path, replaced_record, stamps_path
 from cervix_engine.run.assembly.chunks import CHUNK_ROWS, Chunk, WrittenChunk, chunks_of
 from cervix_engine.run.assembly.table_files import (
     CHECKS,
@@ -53,26 +53,14 @@ from cervix_engine.run.assembly.table_files import (
     write_table,
 )
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
-from cervix_engine.run.record import (
-    NodeRecord,
-    Provenance,
-    RunRecord,
-    Status,
-    checks_path,
-    record_beside,
-    replaced_record,
-    stamps_path,
-    utc_now,
-)
+from cervix_engine.run.record import NodeRecord, Provenance, RunRecord, Status, record_beside, utc_now
 from cervix_engine.run.shards import ShardSize, ShardWriter
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.table.formats import table_exists, table_sha256, table_suffix
-from cervix_engine.table.names import unescape_name
-from cervix_engine.table.reader import Table
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import compared, discover
-from cervix_engine.tiles.listing import Listing, list_again, stamp_check
+from cervix_engine.tiles.discover import discover
+from cervix_engine.tiles.listing import Listing, stamp_check
 from cervix_engine.tiles.sources.source import TileSource
 
 JOURNAL = "journal.jsonl"
@@ -183,40 +171,9 @@ class TableTransaction:
 
     # ---- what is to be predicted
 
-    def stored_listing(self, source: TileSource, base: Base | None) -> Listing:
-        """The listing of the loaded run, as it was made when that began, and how its source differs by now.
-
-        A retry takes its tiles from a table, and says nothing of others; an update has found all of the new table's.
-        """
-        journal, identity = self.journal, self.journal.identity
-        stored = Listing(source, self.folder / "listing", journal.found, journal.ignored, journal.ignored_by)
-        if identity.retry_of:
-            return stored
-        if identity.shard:
-            stored = replace(stored, found=sum(1 for _ in stored.records()))
-        found = self.growth(base, stored).paths if base else stored.paths
-        return compared(stored, found, spool=self.folder)
-
     def list_tiles(self, source: TileSource) -> Listing:
         """List the tiles of a source for a new run."""
         return discover(source, spool=self.empty_folder())
-
-    def list_failed(self, source: TileSource, base: Base) -> Listing:
-        """List the tiles of the table's failed rows for a new run, in the table's order, as they are now."""
-        spool, record = self.empty_folder(), base.record
-        with output_errors(f"cannot read {self.out}"):
-            failed = (row.path for row in Table.open(self.out).rows() if row.error is not None)
-            names = (os.fsencode(unescape_name(path)) for path in failed)
-            stored = Listing(source, spool / "listing", 0, record.ignored, record.ignored_by)
-            return list_again(names, stored)
-
-    def list_news(self, base: Base, now: Listing) -> Listing:
-        """Narrow `now`, of `list_tiles`, to what the finished table lacks or has otherwise."""
-        return list_news(base, now)
-
-    def growth(self, base: Base, listing: Listing) -> Growth:
-        """The new table that comes of predicting `listing`."""
-        return Growth(base, listing, self.folder)
 
     def empty_folder(self) -> Path:
         """A new folder for a run's files; whatever partial run lay there is discarded."""
@@ -253,7 +210,7 @@ class TableTransaction:
             self._create_journal(identity, listing)
         self.journal.identity.check(identity)
         self._listing, self.state = listing, State.PARTIAL
-        self._growth = self.growth(base, listing) if base else None
+        self._growth = Growth(base, listing, self.folder) if base else None
         self._kept = kept = self._growth.kept() if self._growth else Kept()
         self._record = RunRecord(
             found=kept.rows + self.journal.found,

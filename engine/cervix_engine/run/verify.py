@@ -24,16 +24,9 @@ import numpy.typing as npt
 from cervix_engine.contract import Category
 from cervix_engine.errors import OutputError, TileError, UsageError
 from cervix_engine.files import scratch_folder, sha256_bytes, sha256_file
+from cervix_engine.run.assembly.beside import checks_path, record_of, row_check, source_of
 from cervix_engine.run.journal import RunIdentity
-from cervix_engine.run.record import (
-    RunRecord,
-    TableDigests,
-    checks_path,
-    record_beside,
-    record_of,
-    row_check,
-    source_of,
-)
+from cervix_engine.run.record import RunRecord, TableDigests, record_beside
 from cervix_engine.table.columns import probability_column
 from cervix_engine.table.decisions import Rule, in_millionths, most_probable, yes_or_no
 from cervix_engine.table.formats import csv_lines, open_cells, table_exists, table_suffix

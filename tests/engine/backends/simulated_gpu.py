@@ -37,7 +37,8 @@ from cervix_engine.bundle.engine_file import fingerprint_path
 from cervix_engine.cli.batch import main
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_engine.gpu import Gpu
-from engine.backends.simulated_cuda import Cuda, Stream
+from engine.backends.simulated_core import Stream, core_names
+from engine.backends.simulated_cuda import Cuda
 from engine.bundle.engine_marks import A10, ENGINE, mark_of
 from engine.run.support import CLASS_NAMES, CONTRACT, make_bundle, reference_probabilities, tiny_onnx
 
@@ -168,7 +169,7 @@ class Machine:
         trt = ModuleType("tensorrt")
         vars(trt).update(__version__=VERSION, uint8="uint8", float32="float32", Runtime=self._runtime, ILogger=_Logger)
         core = ModuleType("cuda.core")
-        vars(core).update(self.cuda.names())
+        vars(core).update(core_names(self.cuda))
         bindings = ModuleType("cuda.bindings")
         vars(bindings).update(driver=SimpleNamespace(**self.cuda.driver_names()))
         for module in (trt, ModuleType("cuda"), core, bindings):

@@ -15,18 +15,9 @@ import onnxruntime
 import pytest
 
 from cervix_engine.backends import runtime_version
-from engine.backends import simulated_cuda, simulated_gpu
-from engine.backends.simulated_cuda import (
-    FREED,
-    NEVER_WRITTEN,
-    Buffer,
-    Cuda,
-    CudaError,
-    Device,
-    EventOptions,
-    HostBuffer,
-    PinnedMemory,
-)
+from engine.backends import simulated_core, simulated_cuda, simulated_gpu
+from engine.backends.simulated_core import Buffer, Device, EventOptions, HostBuffer, PinnedMemory
+from engine.backends.simulated_cuda import FREED, NEVER_WRITTEN, Cuda, CudaError
 
 # Parts of the simulation that `cuda.core` does not have, but the simulated runtimes need.
 BEYOND = {"memory", "ordinal", "is_capturing", "put", "append", "invalidate", "begin_capture", "end_capture", "mark"}
@@ -46,9 +37,9 @@ def test_the_names_are_those_of_the_real_cuda_core(kind: str) -> None:
     core = pytest.importorskip("cuda.core")
     graph = pytest.importorskip("cuda.core.graph")
     real = getattr(graph if kind.startswith("Graph") else core, kind)
-    simulated = getattr(simulated_cuda, {"LegacyPinnedMemoryResource": "PinnedMemory"}.get(kind, kind))
+    simulated = getattr(simulated_core, {"LegacyPinnedMemoryResource": "PinnedMemory"}.get(kind, kind))
     if kind == "Buffer":
-        given = [item for item in parameters(simulated_cuda.HostBuffer) if item[0] != "cuda"]
+        given = [item for item in parameters(simulated_core.HostBuffer) if item[0] != "cuda"]
         assert [item[0] for item in given] == [item[0] for item in parameters(real.from_handle)]
     for name in {name for name in vars(simulated) if not name.startswith("_")} - BEYOND:
         assert hasattr(real, name), f"{kind} has no {name}"

@@ -17,11 +17,12 @@ from cervix_engine.cli.batch_messages import choice_lines, worker_line
 from cervix_engine.cluster.driver import predict_on
 from cervix_engine.cluster.worker import Done
 from cervix_engine.errors import CervixError, ContractError, FailureBudgetExceeded, InferenceError, OutputError
+from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.chunks import WrittenChunk
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.budget import FailureBudget
-from cervix_engine.run.record import NodeRecord, RunRecord, record_of
+from cervix_engine.run.record import NodeRecord, RunRecord
 from cervix_engine.run.session import Choice, Chosen, SessionRequest
 from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.run.verify import verify_table

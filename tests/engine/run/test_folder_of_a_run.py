@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli import verify
 from cervix_engine.errors import InferenceError, OutputExistsError, UsageError
+from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.chunks import chunks_of
 from cervix_engine.run.assembly.merge import merge_shards
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.journal import Shard
-from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.verify import verify_table
 from cervix_engine.table.formats import csv_lines

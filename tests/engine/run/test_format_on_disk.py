@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.batch import BatchConfig, predict_folder
-from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.verify import verify_table, verify_tiles
 from engine.run.support import FINISHED, SpyBackend, beside, choose_fake, run_setup

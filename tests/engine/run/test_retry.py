@@ -14,9 +14,10 @@ from cervix_engine.backends import Backend
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import CervixError, OutputError, ResumeMismatchError, UsageError
+from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
 from cervix_engine.run.budget import FailureBudget
-from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.verify import verify_table, verify_tiles
 from engine.run.support import (

@@ -17,8 +17,9 @@ import pytest
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import FailureBudgetExceeded, OutputError, UsageError
 from cervix_engine.report.facts import load_facts, moment
+from cervix_engine.run.assembly.beside import checks_path, record_of
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
-from cervix_engine.run.record import RunRecord, checks_path, record_of
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.run.verify import verify_table
 from engine.run.support import draw_folder

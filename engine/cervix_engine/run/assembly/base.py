@@ -22,8 +22,9 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from cervix_engine.errors import OutputError
 from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.assembly.beside import stamps_path
 from cervix_engine.run.journal import RunIdentity
-from cervix_engine.run.record import RunRecord, TableChanges, stamps_path
+from cervix_engine.run.record import RunRecord, TableChanges
 from cervix_engine.table.formats import csv_lines
 from cervix_engine.table.names import unescape_name
 from cervix_engine.tiles.listing import STAMP_CHECK_BYTES, Listing, Record, stamp_check, write_records

@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 
 from cervix_engine.files import fsync_file, fsync_folder, sha256_file
+from cervix_engine.run.assembly.beside import row_check
 from cervix_engine.run.journal import Shard
-from cervix_engine.run.record import row_check
 from cervix_engine.table.parquet.file import parquet_of_csv
 from cervix_engine.table.parquet.folder import ListedFile
 from cervix_engine.table.rows import DecidedRows

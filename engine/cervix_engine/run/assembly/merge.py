@@ -16,9 +16,10 @@ from pathlib import Path
 
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors, sha256_file
+from cervix_engine.run.assembly.beside import record_of, stamps_path
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.config import check_place
-from cervix_engine.run.record import RunRecord, ShardRecord, TableDigests, record_of, stamps_path
+from cervix_engine.run.record import RunRecord, ShardRecord, TableDigests
 from cervix_engine.run.stream.stats import StageStats
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.table.formats import csv_lines, require_no_table, require_writer, table_exists, table_sha256

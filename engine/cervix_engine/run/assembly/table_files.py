@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cervix_engine.files import fsync_file, sha256_file
+from cervix_engine.run.assembly.beside import row_check
 from cervix_engine.run.assembly.chunks import CHUNK_ROWS, WrittenChunk, take_chunks, write_chunks
 from cervix_engine.run.journal import RunIdentity
-from cervix_engine.run.record import DecidedTiles, TableDigests, identity_to_json, row_check
+from cervix_engine.run.record import DecidedTiles, TableDigests, identity_to_json
 from cervix_engine.table.columns import are_decided
 from cervix_engine.table.formats import csv_line, is_folder, publish_as, table_exists
 from cervix_engine.table.parquet.folder import Manifest
 from cervix_engine.table.rows import DecidedRows
 
 TABLE, CHECKS, STAMPS = "table.csv", "rows", "stamps"
-
 # The table that a folder takes the place of, from then on until the run's folder goes.
 REPLACED = "replaced"
 

@@ -16,10 +16,11 @@ from cervix_engine.cli.batch import main as batch
 from cervix_engine.cli.merge import main as merge
 from cervix_engine.cli.report import main as report
 from cervix_engine.errors import InferenceError, OutputError, ResumeMismatchError, UsageError
+from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.merge import merge_shards
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.batch import BatchConfig, predict_folder
-from cervix_engine.run.record import RunRecord, record_of
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.verify import verify_table

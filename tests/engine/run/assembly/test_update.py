@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -17,8 +17,9 @@ from cervix_engine.backends import Backend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
+from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
-from cervix_engine.run.record import RunRecord, TableChanges, record_of
+from cervix_engine.run.record import RunRecord, TableChanges
 from cervix_engine.run.session import Chosen, SessionRequest
 from cervix_engine.run.shards import ShardSize
 from cervix_engine.run.verify import verify_table, verify_tiles
@@ -188,12 +189,21 @@ def test_quality_flags_are_counted(config: BatchConfig) -> None:
 # ---- kills
 
 
-@pytest.mark.parametrize("at", ["list_news", "begin", "store", "assemble", "commit", "_place_stamps", "clear"])
+def stopping(at: str) -> dict[str, Any]:
+    """What kills a run at a step of its transaction, or once all tiles are listed."""
+
+    def kill() -> NoReturn:
+        raise Killed
+
+    return {"once_listed": kill} if at == "listed" else {"stop_at": at, "error": Killed()}
+
+
+@pytest.mark.parametrize("at", ["listed", "begin", "store", "assemble", "commit", "_place_stamps", "clear"])
 def test_an_update_that_is_killed_goes_on(config: BatchConfig, at: str) -> None:
     change(Path(config.tiles))
     before = config.out.read_bytes()
     with pytest.raises(Killed):
-        predict_folder(config, setup=Spied().setup(stop_at=at, error=Killed()))
+        predict_folder(config, setup=Spied().setup(**stopping(at)))
     committed = at in ("_place_stamps", "clear")
     assert (config.out.read_bytes() == before) == (not committed)
     spied = Spied()
