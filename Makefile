@@ -18,7 +18,7 @@ unexport PYTHONPATH
 # everything has what the demo needs.
 demo: $(or $(wildcard $(INSTALLED)),$(INSTALLED_FOR_USE))
 	rm -rf $(DEMO)
-	$(BIN)/python -m cervix_train.synthetic $(DEMO)/labelled --tiles 400 --seed 1
+	$(BIN)/python -m cervix_train.synthetic $(DEMO)/labelled --tiles 300 --seed 1
 	$(BIN)/python -m cervix_train.synthetic $(DEMO)/unseen --tiles 200 --seed 2 --flat
 	$(BIN)/cervix-train $(DEMO)/labelled --weights none --input-size 96 --cache $(DEMO)/features --out $(DEMO)/bundle
 	$(BIN)/cervix-export --model $(DEMO)/bundle --fp16
