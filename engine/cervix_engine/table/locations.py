@@ -256,9 +256,9 @@ def check_slides(slides: Slides, paths: Iterable[str]) -> None:
     if len(set(names)) < len(names) or any(map(_GENERAL.fullmatch, names)):
         log.debug("slides by folder: %s", sorted(folders))
         log.warning(
-            "slides are named by folder, and some folders have one name or a general one: %d slides, each called by "
-            "its path below TILES; --slide names them otherwise",
-            len(folders),
+            "slides are named by folder, and some folders have one name or a general one: %s its path below TILES; "
+            "--slide names them otherwise",
+            counted(len(folders), "slide, called by", "slides, each called by"),
         )
 
 

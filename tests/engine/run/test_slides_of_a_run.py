@@ -296,7 +296,7 @@ def test_a_warning_says_that_folders_name_slides_where_that_may_surprise(
 
 
 def test_no_tile_at_all_is_no_pattern_s_fault() -> None:
-    with pytest.raises(UsageError, match="none of 1 tiles"):
+    with pytest.raises(UsageError, match="none of 1 tile:"):
         check_slides(slides_for_run("{slide}/x/*", "root"), ["a/b/c.png"])
 
 
