@@ -5,7 +5,7 @@
 Alarms: the reference is made of the manifest's training and validation tiles, as `cervix-train` makes it. Runs of
 `--tiles` tiles are drawn of whole groups of the test tiles, as they are and altered, with the bundle's own answers; the
 share of runs that raise an alarm. One test split is one draw of groups: so `--splits` more are drawn of all tiles, by
-groups, each with a reference of its own (true classes for the network's, images alone).
+groups, each with a reference of its own (true classes for the network's, and so without its answers).
 
 Cost: hard links to these tiles through decode workers, without a model, and so bound by decoding; with the reference in
 the bundle and without, in turn.
@@ -33,8 +33,9 @@ from benchmarks.common import json_option, publish
 from benchmarks.stream.stream_overhead import linked
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
-from cervix_engine.drift.calibrate import make_panel
-from cervix_engine.drift.measures import ANSWER, IMAGE, measure_answers, measure_image, step_of
+from cervix_engine.drift.calibrate import make_panel, make_pixel_panels
+from cervix_engine.drift.changes import measure_changed, turned_hue
+from cervix_engine.drift.measures import ANSWER, measure_answers, measure_image, step_of
 from cervix_engine.drift.reference import DriftReference
 from cervix_engine.drift.watch import DriftWatch, MeasuredTile
 from cervix_engine.run.session import Session, SessionRequest, open_session
@@ -43,7 +44,7 @@ from cervix_engine.tiles.tile import Prediction
 from cervix_engine.values import Pixels
 
 Floats = npt.NDArray[np.float64]
-IMAGE_NAMES, ANSWER_NAMES = ([measure.name for measure in panel] for panel in (IMAGE, ANSWER))
+ANSWER_NAMES = [measure.name for measure in ANSWER]
 HELD_OUT = 0.15
 
 
@@ -84,14 +85,12 @@ def _jpeg(pixels: Pixels) -> Pixels:
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
-def _turned_hue(pixels: Pixels) -> Pixels:
-    hsv = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + 10) % 360
-    return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).clip(0, 255).astype(np.uint8)
+def _gamma(pixels: Pixels, gamma: float) -> Pixels:
+    return np.asarray(cv2.LUT(pixels, np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)), np.uint8)
 
 
-def _gamma(pixels: Pixels) -> Pixels:
-    return np.asarray(cv2.LUT(pixels, np.rint(255 * (np.arange(256) / 255) ** 1.4).astype(np.uint8)), np.uint8)
+def _warmer(pixels: Pixels) -> Pixels:
+    return np.asarray(np.rint(pixels * np.array([1.04, 1, 1 / 1.04])).clip(0, 255), np.uint8)
 
 
 def _magnified(pixels: Pixels) -> Pixels:
@@ -108,10 +107,14 @@ CHANGES: dict[str, Callable[[Pixels], Pixels]] = {
     "held-out fields": lambda pixels: pixels,
     "blur of 2 px": _blurred,
     "JPEG quality 20": _jpeg,
-    "hue +10 degrees": _turned_hue,
-    "gamma 1.4": _gamma,
+    "hue +10 degrees": lambda pixels: turned_hue(pixels, 10),
+    "gamma 1.4": lambda pixels: _gamma(pixels, 1.4),
     "1.5x magnification": _magnified,
     "1.5x magnification, tiles of the same size": _magnified_and_cut,
+    # Smaller than what must be found.
+    "hue +5 degrees": lambda pixels: turned_hue(pixels, 5),
+    "gamma 1.15": lambda pixels: _gamma(pixels, 1.15),
+    "4 % warmer": _warmer,
 }
 
 
@@ -165,13 +168,16 @@ def reference_of(tiles: Tiles, session: Session) -> DriftReference:
     """As `cervix-train` makes it."""
     contract, learnt, val = session.contract, tiles.of("train", "val"), tiles.of("val")
     count = len(contract.classes)
-    values, _ = measured(decoded(learnt, contract), contract)
+    pixels = decoded(learnt, contract)
+    values, _ = measured(pixels, contract)
+    changed = measure_changed(pixels.__getitem__, len(pixels), contract=contract, seed=0)
     answers = session.infer(measured(decoded(val, contract), contract)[1])
-    images = make_panel(IMAGE_NAMES, values, learnt.labels, learnt.groups.tolist(), class_count=count)
-    told = measure_answers(answers)
-    return DriftReference(
-        images, make_panel(ANSWER_NAMES, told, answers.argmax(axis=1), val.groups.tolist(), class_count=count)
+    images, colours = make_pixel_panels(
+        values, learnt.labels, learnt.groups.tolist(), changed=changed, class_count=count
     )
+    told = measure_answers(answers)
+    of_answers = make_panel(ANSWER_NAMES, told, answers.argmax(axis=1), val.groups.tolist(), class_count=count)
+    return DriftReference(images, of_answers, colours)
 
 
 def alarms(tiles: Tiles, session: Session, reference: DriftReference, *, size: int, count: int) -> dict[str, float]:
@@ -190,16 +196,22 @@ def alarms(tiles: Tiles, session: Session, reference: DriftReference, *, size: i
 
 def split_alarms(tiles: Tiles, contract: ModelContract, *, size: int, count: int) -> float:
     """False alarms where the held-out groups are drawn anew for every reference, five runs each."""
-    values, _ = measured(decoded(tiles, contract), contract)
+    pixels = decoded(tiles, contract)
+    values, _ = measured(pixels, contract)
+    changed = measure_changed(pixels.__getitem__, len(pixels), contract=contract, seed=0)
     truth = np.eye(len(contract.classes))[tiles.labels] * 0.9
     names, shares = np.unique(tiles.groups), []
     for seed in range(count):
         out = np.random.default_rng(seed).permutation(names)[: round(HELD_OUT * len(names))]
         held = np.isin(tiles.groups, out)
-        panel = make_panel(
-            IMAGE_NAMES, values[~held], tiles.labels[~held], tiles.groups[~held].tolist(), class_count=truth.shape[1]
+        images, colours = make_pixel_panels(
+            values[~held],
+            tiles.labels[~held],
+            tiles.groups[~held].tolist(),
+            changed={name: rows[~held] for name, rows in changed.items()},
+            class_count=truth.shape[1],
         )
-        watch = DriftWatch(DriftReference(panel, None), 1)
+        watch = DriftWatch(DriftReference(images, None, colours), 1)
         shares.append(alarm_share(watch, as_measured(values[held], truth[held]), runs(tiles.groups[held], size, 5)))
     share = statistics.fmean(shares)
     click.echo(f"false alarms over {count} other splits of the fields: {share:.1%}")
@@ -230,15 +242,20 @@ def cost(source: Path, reference: DriftReference, *, links: int, rounds: int) ->
 
         def run(*, watched: bool) -> float:
             began, step = time.perf_counter(), watch.step if watched else 0
-            for result in session.predict(batches_of(listing, 32), source=listing.source, measure_step=step):
-                both = zip(result.outcomes, result.notes, strict=True)
-                watch.sums(
-                    [
-                        MeasuredTile("one slide", notes.measures, outcome.probabilities)
-                        for outcome, notes in both
-                        if notes.measures and isinstance(outcome, Prediction)
-                    ]
-                )
+            found: list[MeasuredTile] = []
+            for number, result in enumerate(
+                session.predict(batches_of(listing, 32), source=listing.source, measure_step=step), 1
+            ):
+                found += [
+                    MeasuredTile("one slide", notes.measures, outcome.probabilities)
+                    for outcome, notes in zip(result.outcomes, result.notes, strict=True)
+                    if notes.measures and isinstance(outcome, Prediction)
+                ]
+                # As a run does, once a shard.
+                if number % 128 == 0:
+                    watch.sums(found)
+                    found = []
+            watch.sums(found)
             return time.perf_counter() - began
 
         run(watched=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.drift.measures import IMAGE, measure_image
+from cervix_engine.drift.measures import IMAGE, PIXELS, measure_image
 from cervix_engine.tiles.preprocess import preprocess, read_tile
 from cervix_train.data.augment import ORIGINAL
 from cervix_train.data.dataset import Dataset, Split
@@ -46,6 +46,9 @@ def test_it_is_made_of_training_and_validation_tiles(dataset: Dataset, contract:
     assert reference.images.tiles == len(tiles["train"].indices) + len(tiles["val"].indices)
     assert reference.answers is None, "too few validation tiles"
     assert reference.images.scale.measures == tuple(measure.name for measure in IMAGE)
+    assert reference.colours is not None
+    assert reference.colours.scale.measures == tuple(measure.name for measure in PIXELS)
+    assert reference.colours.tiles == reference.images.tiles
     assert MOST_TILES > 160
 
 
@@ -53,7 +56,7 @@ def test_it_sees_the_pixels_that_a_run_sees(dataset: Dataset, contract: ModelCon
     path = dataset.root / dataset.tiles[7].path
     values, at = measured([path, path.with_name("gone.png")], contract=contract)
     pixels = preprocess(read_tile(path), contract=contract)
-    height, width = np.exp(values[0, -2:]).round().astype(int)
+    height, width = np.exp(values[0, len(IMAGE) - 2 : len(IMAGE)]).round().astype(int)
     assert at == [0]
     assert values[0].tolist() == list(measure_image(pixels, height=height, width=width))
 

@@ -58,11 +58,25 @@ IMAGE = (
     Measure("height", "lower tiles", "higher tiles"),
     Measure("width", "narrower tiles", "wider tiles"),
 )
+# They tell together what hues, stain and camera make of detail in each channel.
+CHANNEL = (
+    Measure("red_detail", "less fine detail in red", "more fine detail in red"),
+    Measure("blue_detail", "less fine detail in blue", "more fine detail in blue"),
+    Measure("red_detail_4px", "less detail in red", "more detail in red"),
+    Measure("green_detail_4px", "less detail in green", "more detail in green"),
+    Measure("blue_detail_4px", "less detail in blue", "more detail in blue"),
+)
+PIXELS = (*IMAGE, *CHANNEL)
 ANSWER = (
     Measure("confidence", "less sure", "surer", 0.05),
     Measure("runner_up", "doubt spread over classes", "doubt between two classes", 0.05),
 )
-BY_NAME = {measure.name: measure for measure in (*IMAGE, *ANSWER)}
+# How like what a change of colour does to tiles; see `changes.py`.
+CHANGE = (
+    Measure("hue_plus", "unlike hues turned by +10°", "other colours, as with hues turned by +10°"),
+    Measure("hue_minus", "unlike hues turned by -10°", "other colours, as with hues turned by -10°"),
+)
+BY_NAME = {measure.name: measure for measure in (*PIXELS, *ANSWER, *CHANGE)}
 
 
 def step_of(found: int) -> int:
@@ -76,7 +90,7 @@ def is_measured(path: str, step: int) -> bool:
 
 
 def measure_image(pixels: Pixels, *, height: int, width: int) -> tuple[float, ...]:
-    """The measures `IMAGE` of a preprocessed tile, `uint8 (H, W, 3)` RGB, that was `height` x `width` before."""
+    """The measures `PIXELS` of a preprocessed tile, `uint8 (H, W, 3)` RGB, that was `height` x `width` before."""
     count = pixels.shape[0] * pixels.shape[1]
     channels = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)
     means = cv2.mean(channels)[:3]
@@ -87,6 +101,8 @@ def measure_image(pixels: Pixels, *, height: int, width: int) -> tuple[float, ..
     ]
     detail = [_log_root(_change(luma, lag)) for lag in (1, 2, 4, 8)]
     colour = [_log_root(_change(red, lag) + _change(blue, lag)) for lag in (1, 4)]
+    channels_rgb = cv2.split(pixels)
+    near, far = ([_log_root(_change(np.asarray(channel), lag)) for channel in channels_rgb] for lag in (1, 4))
     return (
         means[0],
         deviations[0],
@@ -96,9 +112,12 @@ def measure_image(pixels: Pixels, *, height: int, width: int) -> tuple[float, ..
         *(finer - coarser for finer, coarser in pairwise(detail)),
         colour[0],
         colour[0] - colour[1],
-        _log_root(_change(cv2.extractChannel(pixels, 1), 1)),
+        near[1],
         math.log(height),
         math.log(width),
+        near[0],
+        near[2],
+        *far,
     )
 
 

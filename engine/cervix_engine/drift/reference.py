@@ -1,7 +1,8 @@
 """What a bundle keeps of its training and validation tiles, so that a run can be compared with them: `drift.json`.
 
 A panel is some measures with the spread of each class, so that a slide with other classes is not strange for that, and
-the axes along which the measures vary independently: what distance means along an axis is how far tiles vary on it.
+axes: those along which the measures vary independently, or those along which known changes of colour stand out most
+from what groups differ by. What distance means along an axis is how far tiles vary on it.
 How far a number of tiles is off by chance is not derived, but was tried: groups of tiles were taken away, the rest was
 the reference, and runs were drawn of the groups, whole ones, since the tiles of a field or slide resemble each other.
 """
@@ -39,7 +40,7 @@ class Scale:
     Attributes:
         measures: their names.
         means, deviations: `(K, M)`, by class.
-        axes: `(M, M)`, from standardised measures to independent ones of unit spread.
+        axes: `(M, A)`, from standardised measures to A others of unit spread.
     """
 
     measures: tuple[str, ...]
@@ -48,7 +49,7 @@ class Scale:
     axes: Floats
 
     def scores(self, values: Floats, classes: npt.NDArray[np.intp]) -> Floats:
-        """Of N tiles, `(N, M)` measures and their classes: `(N, 2 M)` scores of mean 0 where nothing has changed."""
+        """Of N tiles, `(N, M)` measures and their classes: `(N, M + A)` scores of mean 0 where nothing has changed."""
         standard = ((values - self.means[classes]) / self.deviations[classes]).clip(-CLIPPED_AT, CLIPPED_AT)
         return np.concatenate([standard, (standard @ self.axes).clip(-CLIPPED_AT, CLIPPED_AT)], axis=1)
 
@@ -60,9 +61,10 @@ class Panel:
     Attributes:
         scale: of the measures.
         sizes: `(S,)`, ascending: numbers of tiles for which chance was tried.
-        chance: `(S, 2 M)`, root mean square of the mean score of that many tiles, of measures and axes.
+        chance: `(S, M + A)`, root mean square of the mean score of that many tiles, of measures and axes.
         limits: `(S, 2)`, the distances that 5 % and 1 % of runs of that many tiles exceed.
         tiles, groups: that it was made from.
+        changes: what each axis tells apart; empty where the axes are only independent.
     """
 
     scale: Scale
@@ -71,19 +73,20 @@ class Panel:
     limits: Floats
     tiles: int
     groups: int
+    changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         scale, count, sizes = self.scale, len(self.scale.measures), len(self.sizes)
-        of_classes = (len(scale.means), count)
+        of_classes, axes = (len(scale.means), count), len(self.changes) or count
         _require("means", scale.means, of_classes)
         _require("deviations", scale.deviations, of_classes)
-        _require("axes", scale.axes, (count, count))
-        _require("chance", self.chance, (sizes, 2 * count))
+        _require("axes", scale.axes, (count, axes))
+        _require("chance", self.chance, (sizes, count + axes))
         _require("limits", self.limits, (sizes, 2))
         positive = all((array > 0).all() for array in (scale.deviations, self.sizes, self.chance, self.limits))
         if not sizes or not positive or (np.diff(self.sizes) <= 0).any() or (np.diff(self.limits) <= 0).any():
             raise ContractError(f"{FILE}: expected positive deviations and limits, and ascending sizes")
-        if unknown := [name for name in scale.measures if name not in BY_NAME]:
+        if unknown := [name for name in (*scale.measures, *self.changes) if name not in BY_NAME]:
             raise ContractError(f"{FILE}: unknown measures {unknown}")
 
     @property
@@ -92,7 +95,7 @@ class Panel:
         return int(self.sizes[0])
 
     def by_chance(self, means: Floats, tiles: int) -> Floats:
-        """The mean scores `(2 M,)` of so many tiles, in units of what chance makes of them."""
+        """The mean scores `(M + A,)` of so many tiles, in units of what chance makes of them."""
         scores: Floats = means / _between(self.sizes, self.chance, tiles)
         return scores
 
@@ -110,14 +113,16 @@ class Panel:
     def to_json(self) -> dict[str, Any]:
         arrays = {name: _digits(getattr(self.scale, name)) for name in _OF_SCALE}
         arrays |= {name: _digits(getattr(self, name)) for name in _OF_CHANCE}
-        return {"measures": list(self.scale.measures), "tiles": self.tiles, "groups": self.groups, **arrays}
+        changes = {"changes": list(self.changes)} if self.changes else {}
+        return {"measures": list(self.scale.measures), "tiles": self.tiles, "groups": self.groups, **changes, **arrays}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Panel:
         arrays = {name: np.array(data[name], np.float64) for name in (*_OF_SCALE, *_OF_CHANCE)}
         scale = Scale(tuple(data["measures"]), arrays["means"], arrays["deviations"], arrays["axes"])
         sizes, chance, limits = (arrays[name] for name in _OF_CHANCE)
-        return cls(scale, sizes, chance, limits, tiles=data["tiles"], groups=data["groups"])
+        changes = tuple(data.get("changes", ()))
+        return cls(scale, sizes, chance, limits, tiles=data["tiles"], groups=data["groups"], changes=changes)
 
 
 _OF_SCALE = ("means", "deviations", "axes")
@@ -148,17 +153,25 @@ def root_mean_square(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class DriftReference:
-    """The panels of a bundle: of what tiles look like, and of what the network says of tiles it did not learn from."""
+    """The panels of a bundle.
+
+    Attributes:
+        images: of what tiles look like.
+        answers: of what the network says of tiles that it did not learn from; None where these are too few.
+        colours: of the directions in which colours are known to change; None in bundles of version 0.2.
+    """
 
     images: Panel
     answers: Panel | None
+    colours: Panel | None = None
 
     schema: ClassVar[str] = "cervix/drift/1"
 
     def save(self, root: Path) -> None:
         """Write it into the bundle folder `root`, which the caller then seals."""
         panels = {"images": self.images.to_json(), "answers": self.answers.to_json() if self.answers else None}
-        write_json(root / FILE, {"schema": self.schema, **panels})
+        colours = {"colours": self.colours.to_json()} if self.colours else {}
+        write_json(root / FILE, {"schema": self.schema, **panels, **colours})
 
     @classmethod
     def of(cls, bundle: Bundle) -> DriftReference | None:
@@ -171,10 +184,11 @@ class DriftReference:
             return None
         data = bundle.read_json(FILE, schema=cls.schema)
         try:
-            images, answers = Panel.from_json(data["images"]), data["answers"] and Panel.from_json(data["answers"])
+            images = Panel.from_json(data["images"])
+            answers, colours = (held and Panel.from_json(held) for held in (data["answers"], data.get("colours")))
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(f"{FILE} is malformed: {error}") from error
         classes = len(bundle.contract.classes)
-        if any(len(panel.scale.means) != classes for panel in (images, answers) if panel):
+        if any(len(panel.scale.means) != classes for panel in (images, answers, colours) if panel):
             raise ContractError(f"{FILE} is not of the contract's {classes} classes")
-        return cls(images, answers)
+        return cls(images, answers, colours)

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cervix_engine.drift.measures import BY_NAME, measure_answers, step_of
+from cervix_engine.drift.measures import ANSWER, BY_NAME, PIXELS, measure_answers, step_of
 from cervix_engine.drift.reference import LIMIT_SHARE, DriftReference, Floats, Panel
 
 # Scores are summed in thousandths.
 _UNIT = 1000
-# The answers' part in what may be a false alarm, of 1; they are few, and vary with what a slide holds.
-_ANSWERS_PART = 0.1
+# The parts in what may be a false alarm, of 1, that answers and known changes of colour have; images have the rest.
+_ANSWERS_PART, _COLOURS_PART = 0.1, 0.4
 # A measure has moved where chance would not have moved it as far: in units of its root mean square.
 MOVED_BEYOND, MOST_MOVED = 3.0, 4
 # Slides that a record names, the most distant first; all are counted.
 MOST_SLIDES = 1000
 
-# By slide: the number of tiles, then their summed scores, of images and answers one after the other.
+_COLUMNS = {measure.name: at for at, measure in enumerate((*PIXELS, *ANSWER))}
+
+# By slide: the number of tiles, then their summed scores, of images, answers and colours one after the other.
 SlideSums = Mapping[str, Sequence[int]]
 
 
@@ -40,7 +42,7 @@ class MeasuredTile:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A measure that chance does not explain: by how many deviations of tiles its mean has moved."""
+    """A measure or known change that chance does not explain: by how many deviations of tiles its mean has moved."""
 
     measure: str
     shift: float
@@ -144,11 +146,21 @@ class DriftWatch:
     def _scores(self, tiles: Sequence[MeasuredTile]) -> Floats:
         probabilities = np.array([tile.probabilities for tile in tiles], np.float32)
         classes = probabilities.argmax(axis=1)
-        images = np.array([tile.measures for tile in tiles], np.float64)
-        scores = [self.reference.images.scale.scores(images, classes)]
-        if self.reference.answers:
-            scores.append(self.reference.answers.scale.scores(measure_answers(probabilities), classes))
+        pixels = np.array([tile.measures for tile in tiles], np.float64)
+        values = np.concatenate([pixels, measure_answers(probabilities)], axis=1)
+        scores = [
+            panel.scale.scores(values[:, [_COLUMNS[name] for name in panel.scale.measures]], classes)
+            for panel, _ in self._panels
+        ]
         return np.concatenate(scores, axis=1)
+
+    @property
+    def _panels(self) -> list[tuple[Panel, float]]:
+        """Those of the reference, each with its part in what may be a false alarm."""
+        images, answers, colours = self.reference.images, self.reference.answers, self.reference.colours
+        parts = [(answers, _ANSWERS_PART), (colours, _COLOURS_PART)]
+        others = [(panel, part) for panel, part in parts if panel]
+        return [(images, 1 - sum(part for _, part in others)), *others]
 
     def finding(self, sums: Iterable[SlideSums]) -> DriftFinding:
         """What all sums of a run say."""
@@ -173,17 +185,25 @@ class DriftWatch:
 
     def _distance(self, sums: npt.NDArray[Any], alarm: float) -> Distance:
         tiles, means = int(sums[0]), sums[1:] / (_UNIT * int(sums[0]))
-        images, answers = self.reference.images, self.reference.answers
-        of_images, of_answers = np.split(means, [2 * len(images.scale.measures)])
-        distance = images.distance(of_images, tiles)
-        share, moved = images.share(distance, tiles), _moved(images, of_images, tiles)
-        if answers:
-            far = answers.distance(of_answers, tiles)
-            share = min(1.0, share / (1 - _ANSWERS_PART), answers.share(far, tiles) / _ANSWERS_PART)
-            distance, moved = max(distance, far), [*moved, *_moved(answers, of_answers, tiles)]
-        moved.sort(reverse=True, key=lambda item: item[0])
-        most = tuple(item for _, item in moved[:MOST_MOVED])
-        return Distance(tiles, round(distance, 3), float(f"{share:.3g}"), share < alarm, most)
+        distances, shares, moved, like = [], [], [], []
+        for panel, part in self._panels:
+            of_panel, means = np.split(means, [len(panel.scale.measures) + panel.scale.axes.shape[1]])
+            distances.append(panel.distance(of_panel, tiles))
+            shares.append(panel.share(distances[-1], tiles) / part)
+            if panel.changes:
+                like += _like(panel, of_panel, tiles)
+            else:
+                moved += _moved(panel, of_panel, tiles)
+        # The known change that is most alike is named where no measure by itself says what has happened.
+        most = sorted(moved, reverse=True, key=_far)[:MOST_MOVED] or sorted(like, reverse=True, key=_far)[:1]
+        share = min(1.0, *shares)
+        return Distance(
+            tiles, round(max(distances), 3), float(f"{share:.3g}"), share < alarm, tuple(item for _, item in most)
+        )
+
+
+def _far(item: tuple[float, Moved]) -> float:
+    return item[0]
 
 
 def _moved(panel: Panel, means: Floats, tiles: int) -> list[tuple[float, Moved]]:
@@ -193,6 +213,17 @@ def _moved(panel: Panel, means: Floats, tiles: int) -> list[tuple[float, Moved]]
     return [
         (float(beyond[at]), Moved(name, round(float(means[at]), 2)))
         for at, name in enumerate(names)
+        if beyond[at] > MOVED_BEYOND
+    ]
+
+
+def _like(panel: Panel, means: Floats, tiles: int) -> list[tuple[float, Moved]]:
+    """Each known change that tiles look like, with how far beyond chance."""
+    first = len(panel.scale.measures)
+    beyond = panel.by_chance(means, tiles)[first:]
+    return [
+        (float(beyond[at]), Moved(name, round(float(means[first + at]), 2)))
+        for at, name in enumerate(panel.changes)
         if beyond[at] > MOVED_BEYOND
     ]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cervix_engine.drift.measures import ANSWER, IMAGE, is_measured, measure_answers, measure_image, step_of
+from cervix_engine.drift.measures import ANSWER, PIXELS, is_measured, measure_answers, measure_image, step_of
 from cervix_engine.values import Pixels
 from engine.drift.watched import blurred
 from engine.run.support import CONTRACT, drawn_tile
@@ -15,7 +15,7 @@ from engine.run.support import CONTRACT, drawn_tile
 
 def measured(pixels: Pixels, *, height: int = 50, width: int = 80) -> dict[str, float]:
     values = measure_image(pixels, height=height, width=width)
-    return dict(zip([measure.name for measure in IMAGE], values, strict=True))
+    return dict(zip([measure.name for measure in PIXELS], values, strict=True))
 
 
 def test_a_grey_tile_has_its_brightness_and_nothing_else() -> None:
@@ -47,6 +47,18 @@ def test_a_colour_is_in_its_own_measures_alone() -> None:
     assert found["red_tint"] > grey["red_tint"] + 15
     assert found["blue_tint"] < grey["blue_tint"]
     assert found["fine_detail"] == grey["fine_detail"]
+
+
+@pytest.mark.parametrize(("channel", "name"), [(0, "red"), (1, "green"), (2, "blue")])
+def test_detail_is_told_channel_by_channel(channel: int, name: str) -> None:
+    """Stripes of two pixels in one channel, as above; of the others, nothing."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, (np.arange(64) // 2) % 2 == 1, channel] = 100
+    found = measured(pixels)
+    for other in ("red", "green", "blue"):
+        expected = math.log(100**2 * 0.25) / 2 if other == name else math.log(0.05) / 2
+        assert found[f"{other}_detail"] == pytest.approx(expected, abs=0.02)
+        assert found[f"{other}_detail_4px"] == pytest.approx(math.log(0.05) / 2), "four apart are equal"
 
 
 def test_a_tile_of_one_pixel_is_measured() -> None:

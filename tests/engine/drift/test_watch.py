@@ -14,7 +14,7 @@ import pytest
 
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.drift.calibrate import enough, make_panel
-from cervix_engine.drift.measures import IMAGE
+from cervix_engine.drift.measures import IMAGE, PIXELS
 from cervix_engine.drift.reference import DriftReference, Panel
 from cervix_engine.drift.watch import DriftFinding, DriftWatch, MeasuredTile
 from cervix_engine.drift.words import drift_lines
@@ -102,13 +102,43 @@ def test_too_few_tiles_make_none() -> None:
         make_panel(["height"], np.ones((9, 1)), np.zeros(9, np.intp), ["a"] * 9, class_count=1)
 
 
+def test_a_known_change_is_found_where_measures_move_less_than_they_vary() -> None:
+    """It moves two measures that vary together, against each other: no other axis tells so little."""
+    rng, names = np.random.default_rng(4), NAMES[:3]
+
+    def draw_pair(groups: int) -> Drawn:
+        values, classes, named = draw(groups, rng=rng)
+        values[:, 1] = values[:, 0] + 0.2 * (values[:, 1] - values[:, 0])
+        return values[:, :3], classes, named
+
+    def change(values: Floats) -> Floats:
+        return np.asarray(values + np.array([-0.8, 0.8, 0.0]))
+
+    values, classes, groups = draw_pair(200)
+    changed = np.where(np.arange(len(values))[:, None] % 2 == 0, change(values), np.nan)
+    panels = [
+        make_panel(names, values, classes, groups, class_count=CLASSES, changed=tried)
+        for tried in (None, {"hue_plus": changed})
+    ]
+    beyond = np.zeros((2, 2))
+    for _ in range(100):
+        tiles, of_classes, named = draw_pair(40)
+        for row, seen in enumerate((tiles, change(tiles))):
+            means = [panel.scale.scores(seen, of_classes).mean(axis=0) for panel in panels]
+            beyond[row] += [panel.distance(m, len(named)) > 1 for panel, m in zip(panels, means, strict=True)]
+    assert (beyond[0] < 12).all(), "false alarms"
+    assert beyond[1, 1] > beyond[1, 0] + 15
+    assert beyond[1, 1] > 75
+
+
 # ---- a run
 
 
 def tiles_of(slide: str, count: int, *, rng: np.random.Generator, darker: float = 0.0) -> list[MeasuredTile]:
     """Tiles as the tiny bundle's own, or darker by so many deviations."""
     scale = reference().images.scale
-    values = scale.means[2] + scale.deviations[2] * rng.normal(size=(count, len(IMAGE))) * 0.3
+    values = np.zeros((count, len(PIXELS)))
+    values[:, : len(IMAGE)] = scale.means[2] + scale.deviations[2] * rng.normal(size=(count, len(IMAGE))) * 0.3
     values[:, 0] -= darker * scale.deviations[2, 0]
     answers = reference().answers
     assert answers is not None
@@ -176,6 +206,22 @@ def test_a_bundle_keeps_it_in_a_few_kilobytes(watched: Bundle, validate: Callabl
     assert held is not None
     assert held.images.scale.means == pytest.approx(reference().images.scale.means, rel=1e-5)
     assert held.answers is not None
+    assert held.colours is not None
+    assert held.colours.changes == ("hue_plus", "hue_minus")
+
+
+def test_a_bundle_of_version_0_2_is_watched_by_what_it_has(watched: Bundle, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "older")
+    data = json.loads(watched.read("drift.json"))
+    del data["colours"]
+    (tmp_path / "older" / "drift.json").write_text(json.dumps(data))
+    held = DriftReference.of(seal(tmp_path / "older"))
+    assert held is not None
+    assert held.colours is None
+    watch, rng = DriftWatch(held, 1), np.random.default_rng(0)
+    usual, darker = (tiles_of("one", 60, rng=rng, darker=far) for far in (0.0, 3.0))
+    assert watch.finding([watch.sums(darker)]).drifted
+    assert len(watch.sums(usual)["one"]) == 1 + 2 * (len(IMAGE) + 2)
 
 
 def test_an_older_bundle_has_none(bundle: Bundle) -> None:
@@ -188,6 +234,8 @@ def test_an_older_bundle_has_none(bundle: Bundle) -> None:
         (lambda data: data["images"].pop("means"), "malformed"),
         (lambda data: data["images"].update(axes=[[1.0]]), "axes"),
         (lambda data: data["images"]["limits"].pop(), "limits"),
+        (lambda data: data["colours"].pop("changes"), "axes"),
+        (lambda data: data["colours"].update(changes=["smell", "hue_minus"]), "unknown measures"),
         (lambda data: data["images"]["measures"].__setitem__(0, "smell"), "unknown measures"),
         (lambda data: data["images"]["deviations"][0].__setitem__(0, 0), "positive"),
         (lambda data: data["images"]["sizes"].reverse(), "ascending"),

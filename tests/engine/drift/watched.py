@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from cervix_engine.bundle.bundle import Bundle, seal
-from cervix_engine.drift.calibrate import make_panel
-from cervix_engine.drift.measures import ANSWER, IMAGE, measure_answers, measure_image
+from cervix_engine.drift.calibrate import make_panel, make_pixel_panels
+from cervix_engine.drift.changes import measure_changed
+from cervix_engine.drift.measures import ANSWER, measure_answers, measure_image
 from cervix_engine.drift.reference import DriftReference
 from cervix_engine.tiles.preprocess import decode, preprocess_into
 from cervix_engine.values import Pixels
@@ -31,10 +32,12 @@ def reference() -> DriftReference:
     answers = reference_probabilities(pixels)
     groups = [f"field {seed // GROUP}" for seed in range(TILES)]
     given = {"classes": answers.argmax(axis=1), "groups": groups, "class_count": len(CONTRACT.classes)}
-    return DriftReference(
-        make_panel([measure.name for measure in IMAGE], images, **given),
-        make_panel([measure.name for measure in ANSWER], measure_answers(answers), **given),
+    changed = measure_changed(
+        lambda seed: decode(drawn_tile(90_000 + seed), contract=CONTRACT), TILES, contract=CONTRACT, seed=0
     )
+    of_images, of_colours = make_pixel_panels(images, changed=changed, **given)
+    of_answers = make_panel([measure.name for measure in ANSWER], measure_answers(answers), **given)
+    return DriftReference(of_images, of_answers, of_colours)
 
 
 def watched_bundle(root: Path) -> Bundle:

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cervix_engine.contract import ModelContract
-from cervix_engine.drift.calibrate import FEWEST_GROUPS, FEWEST_TILES, enough, make_panel
-from cervix_engine.drift.measures import ANSWER, IMAGE, measure_answers, measure_image
+from cervix_engine.drift.calibrate import FEWEST_GROUPS, FEWEST_TILES, enough, make_panel, make_pixel_panels
+from cervix_engine.drift.changes import measure_changed
+from cervix_engine.drift.measures import ANSWER, PIXELS, measure_answers, measure_image
 from cervix_engine.drift.reference import DriftReference, Panel
+from cervix_engine.tiles.preprocess import decode, read_tile
 from cervix_engine.tiles.tile import TileFailure
-from cervix_engine.values import Probabilities
+from cervix_engine.values import Pixels, Probabilities
 from cervix_train.data.dataset import Dataset, Split
 from cervix_train.data.splits import group_of
 from cervix_train.data.tiles import tile_batches
@@ -45,8 +47,8 @@ def drift_of(
         seed: of what is drawn.
     """
     seen = {int(index) for split, part in tiles.items() if split != "test" for index in part.indices}
-    images = _image_panel(dataset, _whole_groups(dataset, sorted(seen), seed=seed), contract=contract, seed=seed)
-    if images is None:
+    panels = _pixel_panels(dataset, _whole_groups(dataset, sorted(seen), seed=seed), contract=contract, seed=seed)
+    if panels is None:
         log.warning(
             "drift of runs will not be watched: that takes %d training and validation tiles of %d groups, such as the "
             "fields or slides that a manifest names",
@@ -54,7 +56,8 @@ def drift_of(
             FEWEST_GROUPS,
         )
         return None
-    return DriftReference(images, _answer_panel(tiles["val"].groups, answers, contract=contract, seed=seed))
+    images, colours = panels
+    return DriftReference(images, _answer_panel(tiles["val"].groups, answers, contract=contract, seed=seed), colours)
 
 
 def _whole_groups(dataset: Dataset, seen: Sequence[int], *, seed: int) -> list[int]:
@@ -70,19 +73,27 @@ def _whole_groups(dataset: Dataset, seen: Sequence[int], *, seed: int) -> list[i
     return sorted(chosen)
 
 
-def _image_panel(dataset: Dataset, indices: Sequence[int], *, contract: ModelContract, seed: int) -> Panel | None:
-    tiles = [dataset.tiles[index] for index in indices]
-    values, at = measured([dataset.root / tile.path for tile in tiles], contract=contract)
-    groups = [group_of(tiles[place]) for place in at]
+def _pixel_panels(
+    dataset: Dataset, indices: Sequence[int], *, contract: ModelContract, seed: int
+) -> tuple[Panel, Panel] | None:
+    """Of what tiles look like, and of known changes of colour."""
+    given = [dataset.tiles[index] for index in indices]
+    values, at = measured([dataset.root / tile.path for tile in given], contract=contract)
+    tiles = [given[place] for place in at]
+    groups = [group_of(tile) for tile in tiles]
     if not enough(groups):
         return None
-    classes = np.array([contract.class_names.index(tiles[place].label) for place in at], np.intp)
-    names, count = [measure.name for measure in IMAGE], len(contract.classes)
-    return make_panel(names, values, classes, groups, class_count=count, seed=seed)
+
+    def decoded(number: int) -> Pixels:
+        return decode(read_tile(dataset.root / tiles[number].path), contract=contract)
+
+    changed = measure_changed(decoded, len(tiles), contract=contract, seed=seed)
+    classes = np.array([contract.class_names.index(tile.label) for tile in tiles], np.intp)
+    return make_pixel_panels(values, classes, groups, changed=changed, class_count=len(contract.classes), seed=seed)
 
 
 def measured(paths: Sequence[Path], *, contract: ModelContract) -> tuple[npt.NDArray[np.float64], list[int]]:
-    """The measures `IMAGE` of tiles, and which of the paths could be decoded."""
+    """The measures `PIXELS` of tiles, and which of the paths could be decoded."""
     failures: dict[int, TileFailure] = {}
     rows: list[tuple[float, ...]] = []
     at: list[int] = []
@@ -92,7 +103,7 @@ def measured(paths: Sequence[Path], *, contract: ModelContract) -> tuple[npt.NDA
             measure_image(pixels, height=size.height, width=size.width)
             for pixels, size in zip(batch.pixels, batch.sizes, strict=False)
         ]
-    return np.array(rows, np.float64).reshape(-1, len(IMAGE)), at
+    return np.array(rows, np.float64).reshape(-1, len(PIXELS)), at
 
 
 def _answer_panel(
