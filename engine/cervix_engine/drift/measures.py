@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,8 @@ from cervix_engine.values import Pixels, Probabilities
 
 # Of at least so many tiles, as far as there are as many; and of every 64th at most, however many there are.
 MEASURED_TILES, LARGEST_STEP = 512, 64
+
+Channel = npt.NDArray[Any]
 
 # Below it, in squared grey levels, a difference of neighbouring pixels is a decoder's rounding.
 _ROUNDING = 0.05
@@ -92,17 +95,15 @@ def is_measured(path: str, step: int) -> bool:
 def measure_image(pixels: Pixels, *, height: int, width: int) -> tuple[float, ...]:
     """The measures `PIXELS` of a preprocessed tile, `uint8 (H, W, 3)` RGB, that was `height` x `width` before."""
     count = pixels.shape[0] * pixels.shape[1]
-    channels = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)
-    means = cv2.mean(channels)[:3]
-    luma, red, blue = map(np.asarray, cv2.split(channels))
+    channels_rgb = [np.asarray(channel) for channel in cv2.split(pixels)]
+    planes = luma, red, blue = _luma_and_tints(pixels, channels_rgb)
+    means = [cv2.mean(plane)[0] for plane in planes]
     deviations = [
-        _log_root(cv2.norm(channel, cv2.NORM_L2SQR) / count - mean**2)
-        for channel, mean in zip((luma, red, blue), means, strict=True)
+        _log_root(cv2.norm(plane, cv2.NORM_L2SQR) / count - mean**2) for plane, mean in zip(planes, means, strict=True)
     ]
     detail = [_log_root(_change(luma, lag)) for lag in (1, 2, 4, 8)]
     colour = [_log_root(_change(red, lag) + _change(blue, lag)) for lag in (1, 4)]
-    channels_rgb = cv2.split(pixels)
-    near, far = ([_log_root(_change(np.asarray(channel), lag)) for channel in channels_rgb] for lag in (1, 4))
+    near, far = ([_log_root(_change(channel, lag)) for channel in channels_rgb] for lag in (1, 4))
     return (
         means[0],
         deviations[0],
@@ -121,7 +122,18 @@ def measure_image(pixels: Pixels, *, height: int, width: int) -> tuple[float, ..
     )
 
 
-def _change(channel: npt.NDArray[Any], lag: int) -> float:
+def _luma_and_tints(pixels: Pixels, channels_rgb: Sequence[Channel]) -> tuple[Channel, Channel, Channel]:
+    """Y, Cr and Cb: as OpenCV's own conversion but for rounding, in half the time where the channels are at hand."""
+    red, _, blue = channels_rgb
+    luma = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    of_red, of_blue = (
+        np.asarray(cv2.addWeighted(channel, share, luma, -share, 128))
+        for channel, share in ((red, 0.713), (blue, 0.564))
+    )
+    return luma, of_red, of_blue
+
+
+def _change(channel: Channel, lag: int) -> float:
     """Mean squared difference of pixels that are `lag` apart, along both axes (a variogram); tiny tiles have none."""
     lag = min(lag, min(channel.shape) - 1)
     if lag == 0:
