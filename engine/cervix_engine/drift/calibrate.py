@@ -67,13 +67,18 @@ def make_panel(
     rng = np.random.default_rng(seed)
     means = np.array([run for _ in range(HALVES) for run in _runs(tiles, sizes, rng=rng)])  # (runs, sizes, M + A)
     chance = np.sqrt((means**2).mean(axis=0)).clip(_LEAST_CHANCE)
-    distances = root_mean_square((means / chance)[..., len(measures) :])
-    limits = np.quantile(distances, [1 - LIMIT_SHARE, 1 - FAR_SHARE], axis=0).T
-    limits[:, 0] = limits[:, 0].clip(_LEAST_CHANCE)
-    limits[:, 1] = np.maximum(limits[:, 1], 1.02 * limits[:, 0])
+    limits = _limits(root_mean_square((means / chance)[..., len(measures) :]))
     scale = tiles.scale(np.ones(len(groups), bool))
     counted = {"tiles": len(groups), "groups": len(names)}
     return Panel(scale, np.array(sizes, np.float64), chance, limits, **counted, changes=tuple(changed))
+
+
+def _limits(distances: Floats) -> Floats:
+    """The two `Panel.limits`, `(sizes, 2)`, of runs' distances `(runs, sizes)`."""
+    limits = np.quantile(distances, [1 - LIMIT_SHARE, 1 - FAR_SHARE], axis=0).T
+    limits[:, 0] = limits[:, 0].clip(_LEAST_CHANCE)
+    limits[:, 1] = np.maximum(limits[:, 1], 1.02 * limits[:, 0])
+    return np.asarray(limits, np.float64)
 
 
 def make_pixel_panels(

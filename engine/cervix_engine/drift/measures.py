@@ -126,10 +126,8 @@ def _luma_and_tints(pixels: Pixels, channels_rgb: Sequence[Channel]) -> tuple[Ch
     """Y, Cr and Cb: as OpenCV's own conversion but for rounding, in half the time where the channels are at hand."""
     red, _, blue = channels_rgb
     luma = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
-    of_red, of_blue = (
-        np.asarray(cv2.addWeighted(channel, share, luma, -share, 128))
-        for channel, share in ((red, 0.713), (blue, 0.564))
-    )
+    of_red = np.asarray(cv2.addWeighted(red, 0.713, luma, -0.713, 128))
+    of_blue = np.asarray(cv2.addWeighted(blue, 0.564, luma, -0.564, 128))
     return luma, of_red, of_blue
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -26,6 +27,13 @@ def test_a_grey_tile_has_its_brightness_and_nothing_else() -> None:
     assert found["contrast"] == found["fine_detail"] == found["green_detail"] == pytest.approx(nothing)
     assert found["sharpness_2px"] == found["colour_sharpness"] == 0
     assert (found["height"], found["width"]) == pytest.approx((math.log(50), math.log(80)))
+
+
+def test_tints_are_those_of_opencv() -> None:
+    """Bundles of version 0.2 were measured by its own conversion."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    found, means = measured(pixels), cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb))
+    assert [found[name] for name in ("brightness", "red_tint", "blue_tint")] == pytest.approx(means[:3], abs=0.01)
 
 
 def test_stripes_are_detail_at_their_width() -> None:
