@@ -29,12 +29,13 @@ from cervix_engine.cluster.worker import Done
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.files import sha256_file
 from cervix_engine.run.assembly.chunks import Chunk, Piece, write_chunk
+from cervix_engine.run.assembly.run_folder import JOURNAL
 from cervix_engine.run.assembly.table_files import TableContent, write_table
 from cervix_engine.run.batch import Books, no_progress
 from cervix_engine.run.budget import DEFAULT_BUDGET
 from cervix_engine.run.journal import Journal, RunIdentity, Shard
 from cervix_engine.run.record import Provenance
-from cervix_engine.run.transaction import JOURNAL, TableTransaction
+from cervix_engine.run.transaction import TableTransaction
 from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import csv_line
 from cervix_engine.table.locations import check_slides, slides_for_run

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from cervix_engine.run.assembly.run_folder import JOURNAL
 from cervix_engine.run.batch import RunSetup
-from cervix_engine.run.transaction import JOURNAL
 from engine.run.faults import DONE, SHARD, Campaign, at_every_step
 from engine.run.injector import Injector, kill
 from engine.run.support import FINISHED, beside, program_with_shards, work_folder

@@ -153,10 +153,10 @@ def _number(rate: float) -> str:
 
 def kept_words(out: Path) -> str:
     """How much of a run that is interrupted is kept, as the start of a line; empty where none has begun."""
+    from cervix_engine.run.assembly.run_folder import RunFolder
     from cervix_engine.run.journal import kept_tiles
-    from cervix_engine.run.transaction import journal_of
 
-    kept = kept_tiles(journal_of(out))
+    kept = kept_tiles(RunFolder(out).journal)
     return f"{kept[0]} of {kept[1]} tiles are kept; " if kept else ""
 
 

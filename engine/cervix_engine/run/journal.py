@@ -254,10 +254,6 @@ class Journal:
         self._append_line({"assembled": sha256})
         self.assembled = sha256
 
-    def drop(self, broken: Shard) -> None:
-        """Forget a shard whose file is not what was recorded; its batches are missing again."""
-        self.shards.remove(broken)
-
     def _replay(self, lines: list[bytes]) -> None:
         shards: dict[int, Shard] = {}
         for line in lines:

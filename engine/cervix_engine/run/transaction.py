@@ -27,7 +27,6 @@ clears. The lock is the kernel's, so a crash lets it go.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -39,11 +38,12 @@ from typing import Any
 from cervix_engine.backends import BackendInfo
 from cervix_engine.drift.watch import DriftFinding, DriftWatch
 from cervix_engine.errors import CervixError, OutputError, OutputLockedError
-from cervix_engine.files import fsync_file, fsync_folder, output_errors, sha256_file
+from cervix_engine.files import fsync_file, fsync_folder, output_errors
 from cervix_engine.locks import PlaceLock, PlaceTakenError
 from cervix_engine.run.assembly.base import Base, Growth, Kept
 from cervix_engine.run.assembly.beside import checks_path, replaced_record, stamps_path
 from cervix_engine.run.assembly.chunks import CHUNK_ROWS, Chunk, WrittenChunk, chunks_of
+from cervix_engine.run.assembly.run_folder import RECORD, RunFolder
 from cervix_engine.run.assembly.table_files import (
     CHECKS,
     STAMPS,
@@ -57,14 +57,12 @@ from cervix_engine.run.record import NodeRecord, Provenance, RunRecord, Status, 
 from cervix_engine.run.shards import ShardSize, ShardWriter
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StageStats
-from cervix_engine.table.formats import table_exists, table_sha256, table_suffix
+from cervix_engine.table.formats import table_exists, table_sha256
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing, stamp_check
 from cervix_engine.tiles.sources.source import TileSource
 
-JOURNAL = "journal.jsonl"
-RECORD = "record.json"
 DEFAULT_SHARD = ShardSize()
 
 
@@ -75,11 +73,6 @@ class State(Enum):
     PARTIAL = "partial"
     ASSEMBLED = "assembled"
     COMMITTED = "committed"
-
-
-def journal_of(out: Path) -> Path:
-    """The journal of a run on its way to a table."""
-    return out.with_name(f".{out.name}.cervix") / JOURNAL
 
 
 class TableTransaction:
@@ -105,11 +98,16 @@ class TableTransaction:
 
     def __init__(self, out: Path, *, shard_size: ShardSize = DEFAULT_SHARD, chunk_rows: int = CHUNK_ROWS) -> None:
         self.out = out
-        self.folder = journal_of(out).parent
         self.state = State.ABSENT
+        self._files = RunFolder(out)
         self._shard_size = shard_size
         self._chunk_rows = chunk_rows
         self._lock = PlaceLock(out.with_name(f".{out.name}.lock"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files lie."""
+        return self._files.path
 
     def __enter__(self) -> TableTransaction:
         """Raises OutputLockedError where another run holds the table's place."""
@@ -128,7 +126,7 @@ class TableTransaction:
             if self.state is State.COMMITTED and error is None:
                 self.clear()
             else:
-                self._clear_unless_begun()
+                self._files.remove_unless_begun()
         finally:
             self._lock.release()
 
@@ -136,14 +134,10 @@ class TableTransaction:
 
     def load(self) -> State:
         """Read what an earlier run left. A shard that is not as it was recorded is missing again."""
-        journal = Journal.load(self.folder / JOURNAL)
+        journal = Journal.load(self._files.journal)
         if journal is None:
             return State.ABSENT
-        with output_errors("cannot check the partial run's shards"):
-            for shard in list(journal.shards):
-                file = self.folder / shard.file
-                if not file.is_file() or sha256_file(file) != shard.sha256:
-                    journal.drop(shard)
+        journal.shards = [shard for shard in journal.shards if self._files.holds(shard)]
         self.journal = journal
         self.state = self._state_on_disk()
         return self.state
@@ -154,7 +148,7 @@ class TableTransaction:
             if digest is None:
                 return State.PARTIAL
             # Before the rename, the table that is to be replaced may be the same, byte for byte.
-            if self._published.exists():
+            if self._files.published.exists():
                 return State.ASSEMBLED
             committed = table_exists(self.out) and table_sha256(self.out) == digest
         return State.COMMITTED if committed else State.PARTIAL
@@ -177,10 +171,8 @@ class TableTransaction:
 
     def empty_folder(self) -> Path:
         """A new folder for a run's files; whatever partial run lay there is discarded."""
-        _remove(self.folder, journal_first=True)
         self.state = State.ABSENT
-        with output_errors(f"cannot write in {self.out.parent}"):
-            self.folder.mkdir()
+        self._files.make()
         return self.folder
 
     # ---- absent to partial
@@ -230,8 +222,7 @@ class TableTransaction:
     def _create_journal(self, identity: RunIdentity, listing: Listing) -> None:
         with output_errors("cannot store the listing"):
             fsync_file(listing.path)
-        path = self.folder / JOURNAL
-        self.journal = Journal.create(path, identity=identity, listing=listing)
+        self.journal = Journal.create(self._files.journal, identity=identity, listing=listing)
 
     @contextmanager
     def _telling_why(self) -> Iterator[None]:
@@ -279,11 +270,7 @@ class TableTransaction:
 
     def store(self, shard: Shard, data: bytes) -> None:
         """Make a shard's bytes durable, then record it: a shard in the journal is always whole on disk."""
-        file = self.folder / shard.file
-        with output_errors("cannot write a shard"):
-            file.write_bytes(data)
-            fsync_file(file)
-            fsync_folder(self.folder)
+        self._files.write(shard, data)
         self.journal.append(shard)
 
     def take(self, shard: Shard, name: str) -> None:
@@ -291,9 +278,7 @@ class TableTransaction:
 
         Only who holds the table's lock names a shard, so what an earlier run's machine still writes is never taken.
         """
-        with output_errors("cannot name a shard"):
-            (self.folder / name).replace(self.folder / shard.file)
-            fsync_folder(self.folder)
+        self._files.name(shard, name)
         self.journal.append(shard)
 
     def require_balance(self) -> None:
@@ -327,10 +312,11 @@ class TableTransaction:
         with output_errors("cannot assemble the table"):
             if growth and table_sha256(self.out) != identity.base_sha256:
                 raise OutputError(f"{self.out} is not the table any more that this one is made from")
-            rows = growth.lines(self._rows()) if growth else self._rows()
+            rows = self._files.lines(self.journal.shards)
+            rows = growth.lines(rows) if growth else rows
             stamps = growth.stamps() if growth else self._stamps()
             content = TableContent(identity, rows, stamps, chunks, self._chunk_rows)
-            digests, decided = write_table(self.folder, self._published, content)
+            digests, decided = write_table(self.folder, self._files.published, content)
         self.journal.mark_assembled(digests.table_sha256)
         self.state = State.ASSEMBLED
         self._update(stream_s=stream_s, stages=stages, nodes=nodes, table=digests, drift=drift, decided=decided)
@@ -342,10 +328,10 @@ class TableTransaction:
         """
         folder, content = self.empty_folder(), TableContent(record.identity, rows, stamps, chunk_rows=self._chunk_rows)
         with output_errors("cannot assemble the table"):
-            digests, decided = write_table(folder, self._published, content)
+            digests, decided = write_table(folder, self._files.published, content)
         self._record = replace(record, replaces=replaced_record(self.out), table=digests, decided=decided)
         self.journal = Journal.adopt(
-            folder / JOURNAL, record.identity, found=record.found, assembled=digests.table_sha256
+            self._files.journal, record.identity, found=record.found, assembled=digests.table_sha256
         )
         self.state = State.ASSEMBLED
         self._save(self._record)
@@ -353,17 +339,7 @@ class TableTransaction:
     @property
     def is_adopted(self) -> bool:
         """Whether the loaded run only had to be committed, and has no tiles of its own to predict."""
-        return not (self.folder / "listing").exists()
-
-    @property
-    def _published(self) -> Path:
-        """The assembled table in the format that it is published in."""
-        return self.folder / f"table{table_suffix(self.out)}"
-
-    def _rows(self) -> Iterator[bytes]:
-        for shard in sorted(self.journal.shards, key=lambda item: item.first_batch):
-            with (self.folder / shard.file).open("rb") as file:
-                yield from file
+        return not self._files.has_listing
 
     def _stamps(self) -> Iterator[bytes]:
         tiles = self.journal.identity.tiles(self._listing.found)
@@ -380,7 +356,7 @@ class TableTransaction:
         done.write(self.folder / RECORD)
         with output_errors("cannot put the table in its place"):
             (self.folder / CHECKS).replace(checks_path(self.out))
-            place_table(self._published, self.out)
+            place_table(self._files.published, self.out)
             self.state = State.COMMITTED
             self._place_stamps()
             fsync_folder(self.out.parent)
@@ -395,27 +371,8 @@ class TableTransaction:
 
     def clear(self) -> None:
         """Remove a committed run's folder, the journal last: after a kill meanwhile this is done again."""
-        _remove(self.folder, journal_first=False)
+        self._files.remove(journal_first=False)
         self.state = State.ABSENT
-
-    def _clear_unless_begun(self) -> None:
-        """Remove the folder of a run that ended before its journal, and so has nothing to go on with."""
-        with output_errors(f"cannot clear {self.folder.name}"):
-            begun = (self.folder / JOURNAL).exists()
-        if not begun:
-            _remove(self.folder, journal_first=True)
-
-
-def _remove(folder: Path, *, journal_first: bool) -> None:
-    with output_errors(f"cannot clear {folder.name}"):
-        if not folder.is_dir():
-            return
-        for file in sorted(folder.iterdir(), key=lambda file: (file.name == JOURNAL) != journal_first):
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
-            if file.name == JOURNAL:
-                fsync_folder(folder)
-        folder.rmdir()
-        fsync_folder(folder.parent)
 
 
 def _reason(error: BaseException) -> str:
