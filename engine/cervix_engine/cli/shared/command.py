@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cervix_engine.cli.shared.errors import errors_as_exit_codes, one_line
+from cervix_engine.cli.shared.options import FILE
 from cervix_engine.cli.shared.surroundings import open_closed_streams
 from cervix_engine.errors import UsageError
 from cervix_engine.version import __version__
@@ -46,7 +47,11 @@ class CervixCommand(OneLineErrors):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"context_settings": HELP_NAMES, **kwargs})
-        self.params += [_version_option(), _config_option(), _dump_option()]
+        self.params += [
+            _eager("--version", _print_version, "Show the version and exit.", is_flag=True),
+            _eager("--config", _load, "TOML file to take options from; the command line goes before it.", type=FILE),
+            _eager("--dump-config", _remember_dump, "Print the options in effect as TOML and exit.", is_flag=True),
+        ]
         for parameter in self.params:
             if isinstance(parameter.type, click.Path) and parameter.type.type is Path:
                 parameter.type = LocalPath(parameter.type)
@@ -96,43 +101,15 @@ def dump_options(ctx: click.Context) -> str:
     return "".join(lines)
 
 
-def _version_option() -> click.Option:
-    return click.Option(
-        ["--version"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_print_version,
-        help="Show the version and exit.",
-    )
+def _eager(name: str, callback: Callable[..., None], words: str, **given: Any) -> click.Option:
+    """An option that is answered before all others, and that the command's function does not see."""
+    return click.Option([name], is_eager=True, expose_value=False, callback=callback, help=words, **given)
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         click.echo(f"{ctx.find_root().info_name}, version {__version__}")
         ctx.exit()
-
-
-def _config_option() -> click.Option:
-    return click.Option(
-        ["--config"],
-        type=click.Path(path_type=Path),
-        is_eager=True,
-        expose_value=False,
-        callback=_load,
-        help="TOML file to take options from; the command line goes before it.",
-    )
-
-
-def _dump_option() -> click.Option:
-    return click.Option(
-        ["--dump-config"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_remember_dump,
-        help="Print the options in effect as TOML and exit.",
-    )
 
 
 def _remember_dump(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
