@@ -22,7 +22,8 @@ from cervix_engine.run.stream.stream import StreamSettings, batches_of, stream
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
-from cervix_engine.tiles.sources.remote import TILES_AT_ONCE, UNKNOWN_SIZE, Remote, record_of
+from cervix_engine.tiles.sources.remote import TILES_AT_ONCE, Remote
+from cervix_engine.tiles.sources.store import UNKNOWN_SIZE, record_of
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileStamp
 from engine.run.support import CONTRACT, PATIENCE_S, choose_fake, draw_folder, run_setup
 from engine.tiles.sources.servers import Faults, address_of, web_server
