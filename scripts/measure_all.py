@@ -77,7 +77,7 @@ MEASUREMENTS = (
     Measurement(
         "overhead",
         "stream.stream_overhead {tiles}",
-        "--count 1000000 --rounds 3",
+        "--count 300000 --rounds 3",
         "--count 4000 --overhead-count 4000 --rounds 1",
     ),
     Measurement("million_rows", "scale.million_rows", "--rows 1000000", "--rows 2000"),
