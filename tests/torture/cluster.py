@@ -1,20 +1,25 @@
-"""Kills on a Ray cluster: actors, nodes and drivers, at random instants of runs that must end as if nobody had been."""
+"""Kills on a Ray cluster: actors, nodes and drivers, at random instants of runs that must end as if nobody had been.
+
+Tables are files and folders by turns.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 from engine.cluster.ray_cluster import RayCluster
 from engine.cluster.slow_choice import PROGRAM
-from engine.run.support import FINISHED, beside
+from engine.run.support import Content, beside, content, finished_files
 from torture.kills import Tally
 
 BATCH = 2
@@ -31,24 +36,29 @@ class ClusterRuns:
     Args:
         cluster: running.
         tiles, bundle: what is run.
-        out: the table.
-        expected: a local run's table.
+        folder: for the tables.
+        expected: a local run's tables, by name.
     """
 
-    def __init__(self, cluster: RayCluster, *, tiles: Path, bundle: Path, out: Path, expected: bytes) -> None:
+    def __init__(
+        self, cluster: RayCluster, *, tiles: Path, bundle: Path, folder: Path, expected: dict[str, Content]
+    ) -> None:
         self._cluster = cluster
         self._expected = expected
-        self._out = out
-        options: list[str | Path] = ["--model", bundle, "--out", out, "-b", str(BATCH), "--quiet"]
+        self._folder = folder
+        self._out = folder / "none yet"
+        options: list[str | Path] = ["--model", bundle, "-b", str(BATCH), "--quiet"]
         self._command: list[str | Path] = [sys.executable, "-c", PROGRAM, cluster.address, tiles, *options]
 
     def at_random_instants(self, kills: Counter[str], *, seed: int, tally: Tally) -> None:
         """Kill so many of each, in random order, and compare every table."""
         chance, left = random.Random(seed), list(kills.elements())
         chance.shuffle(left)
+        names = cycle(self._expected)
         while left and not tally.violations:
-            for file in self._out.parent.iterdir():
-                file.unlink()
+            shutil.rmtree(self._folder)
+            self._folder.mkdir()
+            self._out = self._folder / next(names)
             self._run(left, chance, tally)
 
     def _run(self, left: list[str], chance: random.Random, tally: Tally) -> None:
@@ -65,13 +75,14 @@ class ClusterRuns:
         tally.tables += 1
         tally.require(not hung, f"a run hangs for {MOST_S} s")
         tally.require(code == 3, f"a run ended with {code}")
-        same = self._out.exists() and self._out.read_bytes() == self._expected
+        same = self._out.exists() and content(self._out) == self._expected[self._out.name]
         tally.require(same, "the table is not that of a local run")
-        tally.require(beside(self._out) == FINISHED, f"left over is {sorted(beside(self._out))}")
+        tally.require(beside(self._out) == finished_files(self._out.name), f"left over is {sorted(beside(self._out))}")
 
     def _start(self, tally: Tally) -> subprocess.Popen[bytes]:
         tally.starts += 1
-        return subprocess.Popen(self._command, env=self._cluster.environment, stderr=subprocess.DEVNULL)
+        command = [*self._command, "--out", self._out]
+        return subprocess.Popen(command, env=self._cluster.environment, stderr=subprocess.DEVNULL)
 
     def _computes(self) -> bool:
         """Whether a run has begun and is not committed, so that a kill can cost something."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.session import Choose, choose_backend
 from engine.cluster.ray_cluster import RayCluster
+from engine.cluster.slow_choice import CHUNK_ROWS
 from engine.run.faults import BATCH, SHARD, Campaign
-from engine.run.support import choose_fake, draw_folder, make_bundle, make_fake_bundle, run_setup
+from engine.run.support import choose_fake, content, draw_folder, make_bundle, make_fake_bundle, run_setup
 from torture.cluster import BATCH as CLUSTER_BATCH
 from torture.cluster import ClusterRuns
 from torture.corpus import OK, corpus, plant
@@ -75,11 +76,13 @@ def cluster(scratch: Path, *, kills: Counter[str], tiles: int, seed: int) -> See
     """Kill actors, nodes and drivers of runs on a Ray cluster of three nodes, on a backend that takes its time."""
     bundle, tally = make_fake_bundle(scratch / "bundle").root, Tally()
     root = _drawn_tiles(scratch, tiles)
-    local = BatchConfig(root, scratch / "local.csv", bundle, batch_size=CLUSTER_BATCH)
-    predict_folder(local, setup=run_setup(choose=choose_fake))
-    out = _folder(scratch / "out") / "preds.csv"
+    local, expected = _folder(scratch / "local"), {}
+    for name in ("preds.csv", "preds"):
+        config = BatchConfig(root, local / name, bundle, batch_size=CLUSTER_BATCH)
+        predict_folder(config, setup=run_setup(choose=choose_fake, chunk_rows=CHUNK_ROWS))
+        expected[name] = content(config.out)
     with RayCluster(CLUSTER_NODES) as running:
-        runs = ClusterRuns(running, tiles=root, bundle=bundle, out=out, expected=local.out.read_bytes())
+        runs = ClusterRuns(running, tiles=root, bundle=bundle, folder=_folder(scratch / "out"), expected=expected)
         runs.at_random_instants(kills, seed=seed, tally=tally)
     facts: Facts = {"seed": seed, "tiles a run": tiles + 1, "nodes": CLUSTER_NODES, "tiles a batch": CLUSTER_BATCH}
     told = {name: fact for name, fact in _tallied(tally).items() if name != "tiles a batch, a shard"}

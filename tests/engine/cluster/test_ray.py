@@ -83,18 +83,9 @@ def test_a_folder_and_shares_of_cpus(cluster: RayCluster, tiles: Path, tmp_path:
     bundle = make_bundle(tmp_path / "bundle")
     command: list[str | Path] = [Path(sys.executable).with_name("cervix-batch"), tiles, "--model", bundle.root]
     out = tmp_path / "preds"
-    options: list[str | Path] = ["--device", "cpu", "-b", "8", "--ray", cluster.address, "--ray-cpus"]
-    refused = subprocess.run(
-        [*command, "--out", out, *options, "2"],
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert refused.returncode == 1
-    assert "none offers a GPU, or the 2 CPUs of --ray-cpus" in refused.stderr
+    options = ["--device", "cpu", "-b", "8", "--ray", cluster.address, "--ray-cpus", "1"]
     done = subprocess.run(
-        [*command, "--out", f"{out}/", *options, "1"],
+        [*command, "--out", f"{out}/", *options],
         env=cluster.environment,
         capture_output=True,
         text=True,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cervix_engine.backends.device import ANY, Device
+from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cluster.ray_places import Place, places_on
-from cervix_engine.errors import UsageError
+from cervix_engine.cluster.ray_pool import RayOptions, RayPool
+from cervix_engine.errors import BackendError, UsageError
+from cervix_engine.run.session import SessionRequest
 
 CPU = Device.parse("cpu")
 
@@ -40,6 +46,27 @@ def test_gpus_alone_where_there_are_any() -> None:
     assert (both[0].takes, both[0].workers, both[0].threads) == ({"num_cpus": 8, "num_gpus": 1}, 8, None)
     assert (four[0].takes, four[0].workers) == ({"num_cpus": 0, "num_gpus": 1}, 1)
     assert [len(there) for there in places_on(nodes, CPU)] == [1, 1, 1]
+
+
+@dataclass
+class Cluster:
+    """What a pool asks of Ray before it has found a place for a worker."""
+
+    listed: list[dict[str, Any]]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.listed
+
+    def remote(self, **_: Any) -> Callable[[type], type]:
+        return lambda actor: actor
+
+
+@pytest.mark.parametrize(("cpus", "said"), [(None, "none offers a GPU, or a CPU"), (4, "the 4 CPUs of --ray-cpus")])
+def test_a_cluster_that_cannot_compute(fake_bundle: Bundle, cpus: int | None, said: str) -> None:
+    job: Any = SimpleNamespace(request=SessionRequest(fake_bundle))
+    nodes = [node("head"), *([node("a", CPU=2.0)] if cpus else [])]
+    with pytest.raises(BackendError, match=said):
+        RayPool(Cluster(nodes), job, RayOptions("auto", cpus)).first()
 
 
 def test_a_gpu_that_nobody_offers() -> None:

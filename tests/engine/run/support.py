@@ -59,6 +59,9 @@ STREAM_THREADS = {"cervix-list", "cervix-decode", "cervix-infer"}
 
 Array = npt.NDArray[Any]
 
+# All bytes of a table: of its file, or of each file of its folder by name.
+Content = bytes | dict[str, bytes]
+
 # Runs the command with these options; keywords replace its tiles, out, model and setup.
 Invoke = Callable[..., Result]
 
@@ -373,7 +376,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def content(table: Path) -> bytes | dict[str, bytes]:
+def content(table: Path) -> Content:
     """All bytes of a table: of its file, or of each file of its folder by name."""
     if table.is_dir():
         return {path.name: path.read_bytes() for path in sorted(table.iterdir())}
