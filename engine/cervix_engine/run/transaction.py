@@ -14,6 +14,9 @@ A hidden folder beside the table holds a run on its way. Its journal decides in 
 | assembled | and `rows`, `stamps` and the table, whose digest the journal has | as above | and the table's digests |
 | committed | left to clear, the journal last | the new one, beside `preds.csv.rows` | `done` |
 
+Where a table is a folder, `preds/`, no rename can put it in the place of another: that one moves to `replaced` in the
+hidden folder first, and a start that finds it there, and none in its place, puts it back.
+
 A run that is made from a finished table, see `assembly/base.py`, also has `gone` there. `stamps` follows the table to
 its place, since a run that is made from the older one needs that one's until then.
 

@@ -236,10 +236,22 @@ def test_a_manifest_that_was_altered_is_named(made: Path, text: str) -> None:
 # ---- what may lie there
 
 
-def test_an_empty_folder_may_be_there(config: BatchConfig) -> None:
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_empty_folder_may_be_there(config: BatchConfig, hidden: bool) -> None:
     config.out.mkdir()
+    if hidden:
+        (config.out / ".DS_Store").touch()  # as file managers leave it
     assert predict_folder(config, setup=setup()).found == TILES
     assert record_of(config.out).status == "done"
+
+
+def test_a_link_to_a_folder_makes_room(config: BatchConfig, tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    config.out.symlink_to(elsewhere)
+    predict_folder(config, setup=setup())
+    assert not config.out.is_symlink()
+    assert list(elsewhere.iterdir()) == []
+    assert verify_table(config.out) == []
 
 
 def test_a_folder_of_other_files_is_never_replaced(config: BatchConfig) -> None:

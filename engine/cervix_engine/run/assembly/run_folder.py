@@ -55,7 +55,7 @@ class RunFolder:
             if not self.path.is_dir():
                 return
             for file in sorted(self.path.iterdir(), key=lambda file: (file.name == JOURNAL) != journal_first):
-                shutil.rmtree(file) if file.is_dir() else file.unlink()
+                shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
                 if file.name == JOURNAL:
                     fsync_folder(self.path)
             self.path.rmdir()

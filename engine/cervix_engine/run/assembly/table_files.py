@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cervix_engine.files import fsync_file, sha256_file
+from cervix_engine.files import fsync_file, fsync_folder, sha256_file
 from cervix_engine.run.assembly.beside import row_check
 from cervix_engine.run.assembly.chunks import CHUNK_ROWS, WrittenChunk, take_chunks, write_chunks
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.record import DecidedTiles, TableDigests, identity_to_json
 from cervix_engine.table.columns import are_decided
-from cervix_engine.table.formats import csv_line, is_folder, publish_as, table_exists
+from cervix_engine.table.formats import csv_line, is_folder, publish_as
 from cervix_engine.table.parquet.folder import Manifest
 from cervix_engine.table.rows import DecidedRows
 
 TABLE, CHECKS, STAMPS = "table.csv", "rows", "stamps"
-# The table that a folder takes the place of, from then on until the run's folder goes.
+# What a folder takes the place of, from then on until the run's folder goes.
 REPLACED = "replaced"
 
 
@@ -101,13 +102,14 @@ def _write_folder(published: Path, content: TableContent) -> tuple[str, DecidedT
 
 
 def place_table(published: Path, out: Path) -> None:
-    """Rename an assembled table to its place. A folder that is there first moves into the run's folder.
+    """Rename an assembled table to its place. In that of a folder, what is there first moves into the run's folder.
 
     Raises:
         OSError: it cannot be renamed.
     """
-    if is_folder(out) and table_exists(out):
+    if is_folder(out) and os.path.lexists(out):
         out.rename(published.with_name(REPLACED))
+        fsync_folder(published.parent)
     published.replace(out)
 
 
@@ -117,5 +119,5 @@ def restore_replaced(folder: Path, out: Path) -> None:
     Raises:
         OSError: it cannot be renamed.
     """
-    if (folder / REPLACED).exists() and not out.exists():
+    if os.path.lexists(folder / REPLACED) and not os.path.lexists(out):
         (folder / REPLACED).rename(out)
