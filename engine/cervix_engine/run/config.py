@@ -246,11 +246,17 @@ def check_place(out: Path) -> None:
     """Refuse what no table may take the place of, though the rename at the end would replace even a device.
 
     Raises:
-        UsageError: what lies there is no file, or a folder that holds more than a table.
+        UsageError: what lies there is no file, or a folder that holds more than a table; or it names no place.
     """
+    if out.name in ("", ".."):
+        raise UsageError(f"{str(out)!r} names no table: add a name, such as {out / 'preds.csv'}")
     mode = _mode(out)
     if mode and not is_folder(out) and not stat.S_ISREG(mode):
         raise UsageError(f"{out} is a folder or special file, expected a file name for the table")
+    if mode and is_folder(out) and out.is_mount():
+        raise UsageError(
+            f"{out} is a mount point, whose place no folder can take: name a new one, such as {out / 'preds'}"
+        )
     if mode and is_folder(out):
         if stat.S_ISREG(mode):
             raise UsageError(f"{out} is a file, and a table of this name is a folder: add .csv or another suffix")

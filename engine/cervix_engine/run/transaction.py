@@ -45,7 +45,7 @@ from cervix_engine.files import fsync_file, fsync_folder, output_errors
 from cervix_engine.locks import PlaceLock, PlaceTakenError
 from cervix_engine.run.assembly.base import Base, Growth, Kept
 from cervix_engine.run.assembly.beside import checks_path, replaced_record, stamps_path
-from cervix_engine.run.assembly.chunks import CHUNK_ROWS, Chunk, WrittenChunk, chunks_of
+from cervix_engine.run.assembly.chunks import CHUNK_ROWS, Chunk, WrittenChunk, chunks_of, remove_chunks
 from cervix_engine.run.assembly.run_folder import RECORD, RunFolder
 from cervix_engine.run.assembly.table_files import (
     CHECKS,
@@ -294,7 +294,9 @@ class TableTransaction:
     # ---- partial to assembled
 
     def chunks(self) -> Iterator[Chunk]:
-        """The files of a folder that has no rows but those of this run's shards, for whoever writes them."""
+        """The files of a folder that has no rows but those of this run's shards, for whoever writes all of them."""
+        with output_errors("cannot remove files of an earlier assembly"):
+            remove_chunks(self.folder)
         return chunks_of(self.journal.shards, self._chunk_rows)
 
     def assemble(

@@ -39,6 +39,9 @@ from cervix_engine.tiles.tile import TileStamp
 
 RowChecks = npt.NDArray[np.uint64]
 
+# What reading a damaged table raises.
+UNREADABLE = (OSError, UsageError, ValueError, csv.Error)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -82,7 +85,7 @@ def verify_table(table: Path) -> list[Finding]:
 def _check_rows(table: Path, recorded: RowChecks, digests: TableDigests) -> list[Finding]:
     try:
         header, *lines = list(csv_lines(table)) or [b""]
-    except (OSError, UsageError, ValueError, csv.Error) as error:
+    except UNREADABLE as error:
         return [Finding("unreadable", None, f"it cannot be read any more: {error}")]
     findings = _differences(recorded, _checks_of(lines))
     if row_check(header).hex() != digests.header_check:
@@ -100,7 +103,7 @@ def _check_files(folder: Path, altered: dict[str, str], recorded: RowChecks) -> 
         if file.name in altered and (folder / file.name).is_file():
             try:
                 _, *lines = csv_lines(folder / file.name)
-            except UsageError as error:
+            except UNREADABLE as error:
                 findings.append(Finding("unreadable", None, str(error)))
             else:
                 findings += _differences(recorded[first : first + file.rows], _checks_of(lines), first=first)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from click.testing import CliRunner
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli import verify
-from cervix_engine.errors import InferenceError, OutputExistsError, UsageError
+from cervix_engine.errors import InferenceError, OutputError, OutputExistsError, UsageError
 from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.chunks import chunks_of
 from cervix_engine.run.assembly.merge import merge_shards
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.config import check_place
 from cervix_engine.run.journal import Shard
 from cervix_engine.run.record import RunRecord
 from cervix_engine.run.shards import ShardSize
@@ -137,6 +140,16 @@ def test_a_kill_before_the_commit(config: BatchConfig, made: Path) -> None:
     assert not work_folder(out).exists()
 
 
+def test_what_an_assembly_left_is_removed_before_the_next_one(config: BatchConfig) -> None:
+    for _ in range(2):
+        with pytest.raises(Killed):
+            predict_folder(config, setup=setup(stop_at="commit", error=Killed()))
+        names = {path.name for path in work_folder(config.out).glob("part-*")}
+        assert names == set()
+        (work_folder(config.out) / "part-00000.0123456789ab").touch()
+        (work_folder(config.out) / "part-00000.0123456789ab.rows").touch()
+
+
 def test_another_takes_its_place(config: BatchConfig, made: Path) -> None:
     with pytest.raises(OutputExistsError, match="--overwrite"):
         predict_folder(config, setup=setup())
@@ -224,6 +237,26 @@ def test_files_that_are_missing_or_foreign_are_named(made: Path) -> None:
     ]
 
 
+def test_any_byte_that_was_altered_is_named(made: Path) -> None:
+    part = made / "part-00001.parquet"
+    data = part.read_bytes()
+    for at in range(0, len(data), 61):
+        part.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        first, *others = verify_table(made)
+        assert first.message == "part-00001.parquet: it is not as the run wrote it"
+        assert {finding.kind for finding in others} <= {"unreadable", "edited", "missing"}
+        with suppress(UsageError):  # and no other error
+            list(Table.open(made).rows())
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "more.PARQUET", "year=2026"])
+def test_whatever_other_programs_would_read_is_named(made: Path, name: str) -> None:
+    (made / "_SUCCESS").touch()
+    assert verify_table(made) == []
+    (made / name).mkdir()
+    assert [finding.message for finding in verify_table(made)] == [f"{name}: the manifest does not list it"]
+
+
 @pytest.mark.parametrize("text", ["{}", ""])
 def test_a_manifest_that_was_altered_is_named(made: Path, text: str) -> None:
     data = (made / MANIFEST).read_text(encoding="utf-8")
@@ -262,13 +295,63 @@ def test_a_folder_of_other_files_is_never_replaced(config: BatchConfig) -> None:
     assert (config.out / "thesis.txt").read_text() == "mine"
 
 
-def test_what_was_put_into_a_table_is_never_replaced(config: BatchConfig, made: Path) -> None:
+@pytest.mark.parametrize("name", ["thesis.txt", ".git"])
+def test_what_was_put_into_a_table_is_never_replaced(config: BatchConfig, made: Path, name: str) -> None:
     (made / ".DS_Store").touch()  # nobody's
     predict_folder(replace(config, overwrite=True), setup=setup())
-    (made / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"thesis\.txt"):
+    (made / name).write_text("mine")
+    with pytest.raises(UsageError, match=re.escape(name)):
         predict_folder(replace(config, overwrite=True), setup=setup())
-    assert (made / "thesis.txt").read_text() == "mine"
+    assert (made / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_is_put_there_while_the_run_goes_on_is_never_replaced(config: BatchConfig, overwrite: bool) -> None:
+    mine = config.out / "thesis.txt"
+    if overwrite:
+        predict_folder(config, setup=setup())
+
+    def put() -> None:
+        config.out.mkdir(exist_ok=True)
+        mine.write_text("mine")
+
+    with pytest.raises(OutputError, match=r"more than a table by now, thesis\.txt"):
+        predict_folder(replace(config, overwrite=overwrite), setup=setup(once_listed=put))
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    assert predict_folder(replace(config, overwrite=overwrite), setup=setup()).resumed == TILES
+    assert verify_table(config.out) == []
+    assert beside(config.out) == BESIDE
+
+
+@pytest.mark.parametrize("name", [".gitkeep", ".DS_Store"])
+def test_an_empty_folder_with_a_hidden_file(config: BatchConfig, name: str) -> None:
+    config.out.mkdir()
+    (config.out / name).touch()
+    if name == ".DS_Store":
+        assert predict_folder(config, setup=setup()).found == TILES
+        assert verify_table(config.out) == []
+    else:
+        with pytest.raises(UsageError, match=r"more than a table, \.gitkeep"):
+            predict_folder(config, setup=setup())
+
+
+def test_a_link_to_nothing_makes_room(config: BatchConfig) -> None:
+    config.out.symlink_to("nowhere")
+    predict_folder(config, setup=setup())
+    assert not config.out.is_symlink()
+    assert verify_table(config.out) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "out/.."])
+def test_a_path_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="names no table: add a name"):
+        check_place(Path(name))
+
+
+def test_a_mount_point_is_refused() -> None:
+    with pytest.raises(UsageError, match="is a mount point"):
+        check_place(Path("/proc"))
 
 
 def test_a_file_of_that_name_is_never_replaced(config: BatchConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,42 @@ def test_a_manifest_that_is_none(folder: Path, text: str) -> None:
     (folder / MANIFEST).write_text(text)
     with pytest.raises(UsageError, match="no manifest of cervix-batch"):
         list(open_cells(folder))
+
+
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no table: it has no _manifest\.json"):
+        list(open_cells(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        list(open_cells(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"name": "../part-00000.parquet", "rows": 1, "sha256": ""},
+        {"name": None, "rows": 1, "sha256": ""},
+        {"name": "part-00000.parquet", "rows": "1", "sha256": ""},
+        {"name": "part-00000.parquet", "rows": 1},
+        5,
+    ],
+)
+def test_a_manifest_never_leads_elsewhere(folder: Path, file: object) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**document, "files": [file]}))
+    with pytest.raises(UsageError, match="no manifest of cervix-batch"):
+        list(altered_files(folder))
+
+
+def test_the_name_of_the_manifest_survives_a_power_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Manifest.load(folder).save(folder)
+    assert synced == [os.fspath(folder / MANIFEST), os.fspath(folder)]
 
 
 def test_which_names_are_folders(tmp_path: Path) -> None:

@@ -141,6 +141,16 @@ def write_chunk(
     return written
 
 
+def remove_chunks(folder: Path) -> None:
+    """Remove the chunks of an assembly that ended too early, which may be what fills a disk.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for path in folder.glob("part-*"):
+        path.unlink(missing_ok=True)  # a worker of that assembly may be writing
+
+
 def write_chunks(
     folder: Path, columns: Sequence[str], rows: Iterable[bytes], chunk_rows: int
 ) -> Iterator[WrittenChunk]:

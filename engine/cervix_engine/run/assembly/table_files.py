@@ -8,14 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cervix_engine.errors import OutputError
 from cervix_engine.files import fsync_file, fsync_folder, sha256_file
 from cervix_engine.run.assembly.beside import row_check
-from cervix_engine.run.assembly.chunks import CHUNK_ROWS, WrittenChunk, take_chunks, write_chunks
+from cervix_engine.run.assembly.chunks import (
+    CHUNK_ROWS,
+    WrittenChunk,
+    remove_chunks,
+    take_chunks,
+    write_chunks,
+)
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.record import DecidedTiles, TableDigests, identity_to_json
 from cervix_engine.table.columns import are_decided
 from cervix_engine.table.formats import csv_line, is_folder, publish_as
-from cervix_engine.table.parquet.folder import Manifest
+from cervix_engine.table.parquet.folder import Manifest, names_beside_table
 from cervix_engine.table.rows import DecidedRows
 
 TABLE, CHECKS, STAMPS = "table.csv", "rows", "stamps"
@@ -95,6 +102,7 @@ def _write_folder(published: Path, content: TableContent) -> tuple[str, DecidedT
     published.mkdir()
     chunks = content.chunks
     if chunks is None:
+        remove_chunks(folder)
         chunks = list(write_chunks(folder, columns, content.rows, content.chunk_rows))
     files = take_chunks(chunks, published, checks=folder / CHECKS, stamps=folder / STAMPS)
     sha256 = Manifest(columns, files, identity_to_json(content.identity)).save(published)
@@ -106,8 +114,14 @@ def place_table(published: Path, out: Path) -> None:
 
     Raises:
         OSError: it cannot be renamed.
+        OutputError: a folder there holds more than a table by now.
     """
     if is_folder(out) and os.path.lexists(out):
+        others = names_beside_table(out) if out.is_dir() else [out.name] * out.exists()
+        if others:
+            raise OutputError(
+                f"{out} holds more than a table by now, {others[0]}: take it away and start this run again"
+            )
         out.rename(published.with_name(REPLACED))
         fsync_folder(published.parent)
     published.replace(out)

@@ -27,8 +27,16 @@ def read_parquet(path: Path) -> NumberedRows:
             for batch in file.iter_batches(GROUP_ROWS):
                 columns = [[cell_text(name, value) for value in batch.column(name).to_pylist()] for name in names]
                 yield from ((next(lines), list(row)) for row in zip(*columns, strict=True))
-    except pyarrow.ArrowException as error:
-        raise UsageError(f"{path} is no Parquet table: {error}") from error
+    except (pyarrow.ArrowException, ValueError, KeyError) as error:
+        raise UsageError(f"{path} is no Parquet table, or a damaged one: {_one_line(error)}") from error
+    except OSError as error:
+        if error.errno is not None:  # the file system's
+            raise
+        raise UsageError(f"{path} is a damaged Parquet table: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def write_parquet(path: Path, header: Sequence[str], cells: Iterator[list[str]]) -> None:

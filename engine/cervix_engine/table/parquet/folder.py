@@ -12,6 +12,7 @@ by its manifest alone, so that a file that is missing, or does not belong there,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -19,11 +20,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cervix_engine.errors import UsageError
-from cervix_engine.files import fsync_file, sha256_bytes, sha256_file
+from cervix_engine.files import fsync_file, fsync_folder, sha256_bytes, sha256_file
 from cervix_engine.table.parquet.file import read_parquet
 from cervix_engine.tiles.csv_input import NumberedRows
 
 MANIFEST = "_manifest.json"
+_PART = re.compile(r"part-[0-9]{5,}\.parquet")
+
+# What a file manager leaves wherever a person looks.
+_NOBODYS = frozenset({".DS_Store"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,15 @@ class ListedFile:
     name: str
     rows: int
     sha256: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ListedFile:
+        """Raises ValueError, KeyError or TypeError where these are no file's."""
+        name, rows, sha256 = data["name"], data["rows"], data["sha256"]
+        # A name from elsewhere could lead out of the folder.
+        if not _PART.fullmatch(name) or not isinstance(rows, int) or not isinstance(sha256, str):
+            raise ValueError(f"no file of a table: {name!r}, {rows!r} rows, SHA-256 {sha256!r}")
+        return cls(name, rows, sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,7 @@ class Manifest:
         data = json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
         (folder / MANIFEST).write_bytes(data)
         fsync_file(folder / MANIFEST)
+        fsync_folder(folder)
         return sha256_bytes(data)
 
     @classmethod
@@ -72,14 +87,16 @@ class Manifest:
         """Read that of a folder.
 
         Raises:
-            OSError: there is none that can be read.
-            UsageError: it is none of ours.
+            OSError: there is no such folder, or nothing in it can be read.
+            UsageError: the folder has no manifest, or none of ours.
         """
+        if folder.is_dir() and not (folder / MANIFEST).exists():
+            raise UsageError(f"{folder} is no table: it has no {MANIFEST}")
         try:
             data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if data["schema"] != cls.schema:
                 raise ValueError(f"schema {data['schema']!r}, expected {cls.schema!r}")
-            files = tuple(ListedFile(**file) for file in data["files"])
+            files = tuple(map(ListedFile.from_json, data["files"]))
             return cls(tuple(data["columns"]), files, data["identity"])
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{folder / MANIFEST} is no manifest of cervix-batch: {error}") from error
@@ -87,6 +104,9 @@ class Manifest:
 
 def altered_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Each file of a folder that is not as its manifest says, by name, and what is wrong with it.
+
+    Of what the manifest does not list, all that other programs would read as part of the table: they pass over names
+    that begin with `_` or a dot.
 
     Raises:
         OSError, UsageError: as `Manifest.load`; or a file cannot be read.
@@ -97,18 +117,17 @@ def altered_files(folder: Path) -> Iterator[tuple[str, str]]:
             yield file.name, "it is not there"
         elif sha256_file(folder / file.name) != file.sha256:
             yield file.name, "it is not as the run wrote it"
-    known = {file.name for file in listed}
-    others = sorted(path.name for path in folder.glob("*.parquet") if path.name not in known)
+    others = (name for name in names_beside_table(folder) if not name.startswith(("_", ".")))
     yield from ((name, "the manifest does not list it") for name in others)
 
 
 def names_beside_table(folder: Path) -> list[str]:
-    """What lies in a folder and is no part of its table; hidden files do not count.
+    """What lies in a folder and is no part of its table.
 
     Raises:
         OSError, UsageError: it cannot be looked at; its manifest is none.
     """
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    names = {path.name for path in folder.iterdir()} - _NOBODYS
     listed = Manifest.load(folder).files if MANIFEST in names else ()
     return sorted(names - {MANIFEST, *(file.name for file in listed)})
 
