@@ -106,9 +106,17 @@ class Panel:
 
     def share(self, distance: float, tiles: int) -> float:
         """The share of runs of so many tiles of the same data that are as far off, as the two limits tell it."""
+        steps = (distance - 1) / self._step(tiles)
+        return min(1.0, LIMIT_SHARE * (FAR_SHARE / LIMIT_SHARE) ** steps)
+
+    def limit(self, share: float, tiles: int) -> float:
+        """The distance that this share of runs of so many tiles of the same data exceeds: the inverse of `share`."""
+        return 1 + self._step(tiles) * math.log(share / LIMIT_SHARE) / math.log(FAR_SHARE / LIMIT_SHARE)
+
+    def _step(self, tiles: int) -> float:
+        """From the distance of one limit to that of the other."""
         near, far = _between(self.sizes, self.limits, tiles)
-        decades = (distance - 1) / (float(far / near) - 1)
-        return min(1.0, LIMIT_SHARE * math.exp(math.log(FAR_SHARE / LIMIT_SHARE) * decades))
+        return float(far / near) - 1
 
     def to_json(self) -> dict[str, Any]:
         arrays = {name: _digits(getattr(self.scale, name)) for name in _OF_SCALE}

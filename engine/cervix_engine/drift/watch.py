@@ -188,8 +188,9 @@ class DriftWatch:
         distances, shares, moved, like = [], [], [], []
         for panel, part in self._panels:
             of_panel, means = np.split(means, [len(panel.scale.measures) + panel.scale.axes.shape[1]])
-            distances.append(panel.distance(of_panel, tiles))
-            shares.append(panel.share(distances[-1], tiles) / part)
+            distance = panel.distance(of_panel, tiles)
+            distances.append(distance / panel.limit(part * LIMIT_SHARE, tiles))
+            shares.append(panel.share(distance, tiles) / part)
             if panel.changes:
                 like += _like(panel, of_panel, tiles)
             else:

@@ -73,6 +73,8 @@ def test_the_share_is_that_of_the_limits(panel: Panel) -> None:
     assert panel.share(1.0, 100) == pytest.approx(0.05)
     assert panel.share(far / near, 100) == pytest.approx(0.01)
     assert panel.share(0.1, 100) == 1
+    assert panel.limit(0.05, 100) == 1
+    assert panel.share(panel.limit(0.02, 100), 100) == pytest.approx(0.02)
     assert 0 < panel.share(3.0, 100) < 1e-4
 
 
@@ -136,9 +138,10 @@ def test_a_known_change_is_found_where_measures_move_less_than_they_vary() -> No
 
 def tiles_of(slide: str, count: int, *, rng: np.random.Generator, darker: float = 0.0) -> list[MeasuredTile]:
     """Tiles as the tiny bundle's own, or darker by so many deviations."""
-    scale = reference().images.scale
-    values = np.zeros((count, len(PIXELS)))
-    values[:, : len(IMAGE)] = scale.means[2] + scale.deviations[2] * rng.normal(size=(count, len(IMAGE))) * 0.3
+    colours = reference().colours
+    assert colours is not None
+    scale = colours.scale
+    values = scale.means[2] + scale.deviations[2] * rng.normal(size=(count, len(PIXELS))) * 0.3
     values[:, 0] -= darker * scale.deviations[2, 0]
     answers = reference().answers
     assert answers is not None
@@ -174,6 +177,16 @@ def test_sums_are_the_same_in_whatever_portions(watch: DriftWatch) -> None:
     assert watch.finding(json.loads(json.dumps([watch.sums(part) for part in portions]))) == whole
     assert whole.run is not None
     assert whole.run.tiles == 160
+
+
+def test_beyond_the_limit_is_drift_whichever_panel_tells_it() -> None:
+    """All tiles are of one slide, so the run has all of the 5 %."""
+    held, rng = reference(), np.random.default_rng(6)
+    watch = DriftWatch(DriftReference(held.images, None, held.colours), 1)
+    runs = [tiles_of("one", 60, rng=rng, darker=darker) for darker in np.linspace(0, 2, 30)]
+    found = [watch.finding([watch.sums(tiles)]).run for tiles in runs]
+    assert all(run and run.drifted == (run.distance > 1) == (run.share < 0.05) for run in found)
+    assert {run.drifted for run in found if run} == {True, False}
 
 
 def test_too_few_tiles_say_nothing(watch: DriftWatch) -> None:
