@@ -106,8 +106,8 @@ class Panel:
 
     def share(self, distance: float, tiles: int) -> float:
         """The share of runs of so many tiles of the same data that are as far off, as the two limits tell it."""
-        steps = (distance - 1) / self._step(tiles)
-        return min(1.0, LIMIT_SHARE * (FAR_SHARE / LIMIT_SHARE) ** steps)
+        decades = (distance - 1) / self._step(tiles)
+        return min(1.0, LIMIT_SHARE * math.exp(math.log(FAR_SHARE / LIMIT_SHARE) * decades))
 
     def limit(self, share: float, tiles: int) -> float:
         """The distance that this share of runs of so many tiles of the same data exceeds: the inverse of `share`."""

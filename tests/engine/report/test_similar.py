@@ -146,7 +146,7 @@ def test_the_page_shows_them_and_says_what_they_do_not_prove(tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     text = page.read_text(encoding="utf-8")
     # Both galleries show all four tiles, each with three neighbours, of which the first is the tile itself.
-    cards = re.findall(r'<bdi class="path">(\d\d)\.png</bdi>\s*<ol class="similar"(.*?)</ol>', text, re.DOTALL)
+    cards = re.findall(r'<bdi class="path own">(\d\d)\.png</bdi>\s*<ol class="similar"(.*?)</ol>', text, re.DOTALL)
     assert len(cards) == 8
     for name, shown in cards:
         sources = re.findall(r'alt="training tile tiles/(\d\d)\.png"', shown)
