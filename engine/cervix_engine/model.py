@@ -13,6 +13,7 @@ It is the same start, the same decoding and the same stream as `cervix-batch`; a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
@@ -139,7 +140,7 @@ class Answers(Sequence[TileAnswer]):
 
 
 class Model:
-    """A loaded bundle. One thread at a time may ask it; `close`, or leaving `with`, frees the runtime.
+    """A loaded bundle. Threads that ask it take turns; `close`, or leaving `with`, frees the runtime.
 
     Made by `open`, which takes what `cervix-batch` takes.
     """
@@ -149,6 +150,7 @@ class Model:
         self._chosen = chosen
         self._session = session
         self._held = held
+        self._turn = threading.Lock()
 
     @classmethod
     def open(
@@ -224,7 +226,8 @@ class Model:
             pixels = np.empty((len(some), *self.contract.input_size, 3), np.uint8)
             for out, tile in zip(pixels, some, strict=True):
                 resize_into(out, np.ascontiguousarray(tile))
-            answers = self._session.infer(pixels).tolist()
+            with self._turn:
+                answers = self._session.infer(pixels).tolist()
             for tile, answer in zip(some, answers, strict=True):
                 rows.append(self._row(None, tile.shape[0], tile.shape[1], tuple(answer)))
         return Answers(self.contract.class_names, tuple(rows), self.contract.operating_point is not None)
@@ -243,7 +246,8 @@ class Model:
         # Joined to the root again by whoever reads; the working folder may change meanwhile.
         tiles = (TileRef(at, os.path.abspath(name).lstrip(os.sep)) for at, name in enumerate(names))  # noqa: PTH100
         rows: list[TileAnswer] = []
-        with closing(self._session.predict(batches_of(tiles, self._session.batch_size), source=source)) as results:
+        batches = batches_of(tiles, self._session.batch_size)
+        with self._turn, closing(self._session.predict(batches, source=source)) as results:
             for result in results:
                 rows += map(self._answer, names[len(rows) :], result.outcomes)
         return Answers(self.contract.class_names, tuple(rows), self.contract.operating_point is not None)
@@ -275,7 +279,8 @@ class Model:
             **options,
         )
         lent = replace(self._chosen, backend=Lent(self._chosen.backend))
-        return predict_folder(config, setup=RunSetup(choose=lambda _: lent))
+        with self._turn:
+            return predict_folder(config, setup=RunSetup(choose=lambda _: lent))
 
     def _answer(self, path: str, outcome: Outcome) -> TileAnswer:
         if isinstance(outcome, TileFailure):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def test_arrays_of_any_size_are_resized_as_files_are(model: Model) -> None:
     assert all(answer.ok and answer.path is None for answer in answers)
     assert answers[0].confidence == max(answers[0].probabilities)
     assert answers[0].category == next(item.category for item in CONTRACT.classes if item.name == answers[0].pred)
+
+
+@pytest.mark.timeout(60)
+def test_threads_take_turns(model: Model) -> None:
+    def right(seed: int) -> bool:
+        pixels = np.stack([preprocess(drawn_tile(seed), contract=CONTRACT)] * 4)
+        wanted = reference_probabilities(pixels)
+        return all(np.allclose(model.predict(pixels).probabilities, wanted, atol=1e-5) for _ in range(60))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(right, range(4)))
 
 
 def test_one_array_of_the_input_size(model: Model) -> None:

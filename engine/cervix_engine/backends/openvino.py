@@ -8,7 +8,7 @@ Source: OpenVINO documentation, "CPU Device" and "Query Execution Graph".
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -92,8 +92,8 @@ class OpenVinoBackend:
         self._graph: Any = None
         self._compiled: list[Any] = []  # one a part
         self._requests: list[list[Any]] = []  # for each batch in flight, one a part
+        self._free: list[list[Any]] = []  # those of no batch; taken and given back by any thread
         self._shape: tuple[int, ...] = ()
-        self._begun = 0
         self.info = info
 
     def __enter__(self) -> OpenVinoBackend:
@@ -111,7 +111,7 @@ class OpenVinoBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
-        self._requests, self._compiled, self._graph = [], [], None
+        self._requests, self._free, self._compiled, self._graph = [], [], [], None
 
     @contextmanager
     def pinned(self, pixels: Pixels) -> Iterator[None]:  # noqa: ARG002 - all memory is as near
@@ -127,24 +127,35 @@ class OpenVinoBackend:
     def _end(self) -> None:
         """End what was begun and will not be fetched: it reads memory that may be freed next."""
         self.cancel()
-        for request in chain(*self._requests):
-            with suppress(RuntimeError):  # it was cancelled
-                request.wait()
+        _wait_for(chain(*self._requests))
+        self._free = list(self._requests)
 
     def begin(self, pixels: Pixels, *, batch: int = 0) -> Pending:  # noqa: ARG002 - the one device takes all
         with self._named(pixels):
             if pixels.shape != self._shape:
                 self._compile(pixels.shape)
-            requests = self._requests[self._begun % IN_FLIGHT]
-            self._begun += 1
-            for request, part in zip(requests, np.split(pixels, len(requests)), strict=True):
-                request.start_async([part], share_inputs=True)
+            free = self._free
+            if not free:
+                # What holds the answers of a batch that was not fetched must not compute another.
+                raise InferenceError(f"more than {IN_FLIGHT} batches at a time: fetch one before the next")
+            requests = free.pop()
+            try:
+                for request, part in zip(requests, np.split(pixels, len(requests)), strict=True):
+                    request.start_async([part], share_inputs=True)
+            except BaseException:
+                _wait_for(requests)
+                free.append(requests)
+                raise
 
         def fetch() -> Probabilities:
             with self._named(pixels):
-                for request in requests:
-                    request.wait()
-                return np.concatenate([request.get_output_tensor().data for request in requests], dtype=np.float32)
+                try:
+                    for request in requests:
+                        request.wait()
+                    return np.concatenate([request.get_output_tensor().data for request in requests], dtype=np.float32)
+                finally:
+                    _wait_for(requests)
+                    free.append(requests)
 
         return fetch
 
@@ -183,6 +194,7 @@ class OpenVinoBackend:
         self._compiled = [model.result() for model in models]
         self._read_back(self._compiled[0])
         self._requests = [[part.create_infer_request() for part in self._compiled] for _ in range(IN_FLIGHT)]
+        self._free = list(self._requests)
         self._shape = shape
 
     def _read_back(self, compiled: Any) -> None:
@@ -195,6 +207,13 @@ class OpenVinoBackend:
             raise InferenceError(
                 f"asked for {self.info.precision}, OpenVINO chose other kernels for {1 - share:.0%} of the layers"
             )
+
+
+def _wait_for(requests: Iterable[Any]) -> None:
+    """Wait until none of them computes, however it ends."""
+    for request in requests:
+        with suppress(RuntimeError):  # it failed, or was cancelled
+            request.wait()
 
 
 def parts_of(batch: int, *, threads: int, left: float) -> int:

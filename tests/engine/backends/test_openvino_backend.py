@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,30 @@ def test_fp32_answers_as_numpy_does_for_every_batch_size() -> None:
         for seed, count in enumerate((8, 8, 3, 1)):
             pixels = pixels_of(count, seed)
             np.testing.assert_allclose(model.infer(pixels), reference_probabilities(pixels), atol=1e-5)
+
+
+def test_a_batch_too_many_costs_no_other_its_answers() -> None:
+    batches = [pixels_of(32, seed) for seed in range(IN_FLIGHT)]
+    with backend() as model:
+        pending = [model.begin(pixels) for pixels in batches]
+        with pytest.raises(InferenceError, match="more than 2 batches at a time"):
+            model.begin(pixels_of(32, 9))
+        for pixels, fetch in zip(batches, pending, strict=True):
+            np.testing.assert_allclose(fetch(), reference_probabilities(pixels), atol=1e-5)
+
+
+def test_failures_leave_it_able_to_compute() -> None:
+    pixels = pixels_of(32)
+    with backend() as model:
+        expected = model.infer(pixels)
+        for _ in range(IN_FLIGHT + 1):
+            with pytest.raises(InferenceError):
+                model.infer(np.zeros((32, 32, 32, 4), np.uint8))
+            fetch = model.begin(pixels)
+            model.cancel()
+            with suppress(InferenceError):  # it may have been done
+                fetch()
+        np.testing.assert_array_equal(model.infer(pixels), expected)
 
 
 def test_answers_belong_to_the_caller() -> None:
