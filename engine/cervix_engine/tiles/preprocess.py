@@ -190,9 +190,21 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
     if pixels.shape == out.shape:
         out[...] = pixels
         return
-    shrinks = pixels.shape[0] >= height and pixels.shape[1] >= width
     # cv2 takes (width, height); the contract holds (height, width).
-    cv2.resize(pixels, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    cv2.resize(pixels, (width, height), dst=out, interpolation=_interpolation(pixels, height, width))
+
+
+def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """`pixels` at this width and height, of any number of channels, as `resize_into` does; themselves at theirs."""
+    width, height = size
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return cv2.resize(pixels, size, interpolation=_interpolation(pixels, height, width)).astype(np.uint8, copy=False)
+
+
+def _interpolation(pixels: Pixels, height: int, width: int) -> int:
+    shrinks = pixels.shape[0] >= height and pixels.shape[1] >= width
+    return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
 
 
 def _check_alpha(data: bytes, header: TileHeader) -> None:

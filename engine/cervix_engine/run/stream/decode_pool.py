@@ -18,9 +18,10 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.run.stream.channel import Stop, Stopped
@@ -50,6 +51,7 @@ class _Chunk:
     """Tiles of a slot that one worker decodes.
 
     Attributes:
+        lane: of its tiles, as `TileSource.lane`.
         suspect: the only one of its tiles was in a chunk whose worker crashed.
         kills: how many workers were killed while they had it.
     """
@@ -57,6 +59,7 @@ class _Chunk:
     slot: Slot
     start: int
     stop: int
+    lane: int | None = None
     suspect: bool = False
     kills: int = 0
 
@@ -78,6 +81,20 @@ class _Worker:
     given: deque[_Chunk] = field(default_factory=deque)
 
 
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How batches are cut into chunks.
+
+    Attributes:
+        least_tiles, most_tiles: of a chunk: with more, the slots would not hold all workers' chunks.
+        lane: of a tile, by its path, as `TileSource.lane`; a chunk is of one lane.
+    """
+
+    least_tiles: int
+    most_tiles: int
+    lane: Callable[[str], int | None]
+
+
 class DecodePool:
     """Fills slots. `add` and `finish` are for the thread that feeds; `run` is a thread's own work.
 
@@ -85,7 +102,7 @@ class DecodePool:
         job: what all tiles have in common.
         memory: of the slots; closed by `run`.
         count: how many workers there are.
-        least_tiles, most_tiles: of a chunk: with more, the slots would not hold all workers' chunks.
+        chunking: how batches become chunks.
         stop: the stream's stop.
         clock: of all workers together.
     """
@@ -96,8 +113,7 @@ class DecodePool:
         memory: SharedPixels,
         *,
         count: WorkerCount,
-        least_tiles: int,
-        most_tiles: int,
+        chunking: Chunking,
         stop: Stop,
         clock: StageClock,
     ) -> None:
@@ -105,8 +121,9 @@ class DecodePool:
         self._limits = job.limits
         self._memory = memory
         self._count = count
-        self._most_tiles = min(most_tiles, MOST_TILES)
-        self._least_tiles = min(least_tiles, self._most_tiles)
+        self._most_tiles = min(chunking.most_tiles, MOST_TILES)
+        self._least_tiles = min(chunking.least_tiles, self._most_tiles)
+        self._lane = chunking.lane
         self._stop = stop
         self._clock = clock
         self._waiting: deque[_Chunk] = deque()
@@ -123,10 +140,15 @@ class DecodePool:
 
     def add(self, slot: Slot) -> None:
         """Let workers fill a slot that has its batch."""
-        batch_tiles, tiles = len(slot.batch.tiles), self._chunk_tiles()
-        starts = range(0, batch_tiles, tiles)
-        self._waiting.extend(_Chunk(slot, start, min(start + tiles, batch_tiles)) for start in starts)
+        self._waiting.extend(self._chunks(slot))
         self._wake()
+
+    def _chunks(self, slot: Slot) -> Iterator[_Chunk]:
+        start, most = 0, self._chunk_tiles()
+        for lane, tiles in groupby(slot.batch.tiles, key=lambda tile: self._lane(tile.path)):
+            stop = start + len(list(tiles))
+            yield from (_Chunk(slot, at, min(at + most, stop), lane) for at in range(start, stop, most))
+            start = stop
 
     def _chunk_tiles(self) -> int:
         done, busy_s = self._clock.tiles, self._clock.busy_s
@@ -209,9 +231,18 @@ class DecodePool:
 
     def _hand_out(self) -> None:
         for given in range(CHUNKS_A_WORKER):
-            for worker in self._workers[: self._count.limit]:
-                if self._waiting and len(worker.given) == given:
-                    self._send_chunk(worker, self._waiting.popleft())
+            for number, worker in enumerate(self._workers[: self._count.limit]):
+                if len(worker.given) == given and (chunk := self._next_for(number, is_idle=not given)):
+                    self._send_chunk(worker, chunk)
+
+    def _next_for(self, number: int, *, is_idle: bool) -> _Chunk | None:
+        """The first chunk of this worker's own lanes that waits; another's only where it had nothing to do."""
+        place = first_of_own((chunk.lane for chunk in self._waiting), number, workers=len(self._workers))
+        if place is None:
+            return self._waiting.popleft() if self._waiting and is_idle else None
+        chunk = self._waiting[place]
+        del self._waiting[place]
+        return chunk
 
     def _send_chunk(self, worker: _Worker, chunk: _Chunk) -> None:
         worker.given.append(chunk)
@@ -298,3 +329,9 @@ class DecodePool:
     def _require_progress(self, deaths: int, what: str, status: int | None) -> None:
         if deaths >= MAX_KILLS:
             raise DecodeWorkerError(f"decode workers {what}: {exit_words(status)}; the run can go on later")
+
+
+def first_of_own(lanes: Iterable[int | None], worker: int, *, workers: int) -> int | None:
+    """Which of the chunks that wait, by their lanes, comes first for a worker: lanes go to workers by turns."""
+    places = (place for place, lane in enumerate(lanes) if lane is None or lane % workers == worker)
+    return next(places, None)

@@ -23,7 +23,7 @@ from cervix_engine.errors import DecodeWorkerError
 from cervix_engine.machine import usable_cpus
 from cervix_engine.run.stream.channel import Channel, Stop, Stopped
 from cervix_engine.run.stream.decode import DEFAULT_LIMITS, DecodeJob, DecodeLimits
-from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, DecodePool
+from cervix_engine.run.stream.decode_pool import CHUNKS_A_WORKER, Chunking, DecodePool
 from cervix_engine.run.stream.inference import BatchResult, Inference
 from cervix_engine.run.stream.memory import SharedPixels
 from cervix_engine.run.stream.slot import Slot, TileBatch
@@ -168,8 +168,7 @@ class _Stream:
             job,
             self._memory,
             count=settings.worker_count(),
-            least_tiles=settings.source.tiles_at_once,
-            most_tiles=settings.chunk_tiles,
+            chunking=Chunking(settings.source.tiles_at_once, settings.chunk_tiles, settings.source.lane),
             stop=self.stop,
             clock=decoding,
         )

@@ -18,7 +18,7 @@ import numpy as np
 
 from cervix_engine.errors import BackendUnavailableError, TileDecodeError, TileReadError
 from cervix_engine.extras import require_installed
-from cervix_engine.tiles.preprocess import open_listed, require_listed, resize_into
+from cervix_engine.tiles.preprocess import open_listed, require_listed, resized
 from cervix_engine.tiles.slides.grid import Region, SlideShape, nearest_level
 from cervix_engine.tiles.tile import TileStamp
 from cervix_engine.values import Pixels
@@ -73,6 +73,8 @@ class OpenSlide:
             raise TileReadError("broken_slide", self._words(error)) from error
         self._read_into: Any = None if by_pillow else _reading_into_memory(library)
         self._errors: type[Exception] = library.OpenSlideError
+        # Kept between reads: memory that is new takes longer to come than OpenSlide's pixels to be turned.
+        self._argb = np.empty(0, np.uint32)
         try:
             self.shape = self._read_shape()
         except BaseException:
@@ -111,12 +113,7 @@ class OpenSlide:
             TileDecodeError: the region cannot be decoded.
         """
         level = nearest_level(self.shape.downsamples, min(region.width, region.height) / tile_px)
-        pixels = self.region(region, level)
-        if pixels.shape[:2] == (tile_px, tile_px):
-            return pixels
-        out = np.empty((tile_px, tile_px, 3), np.uint8)
-        resize_into(out, pixels)
-        return out
+        return self._pixels(region, level, (tile_px, tile_px))
 
     def region(self, region: Region, level: int) -> Pixels:
         """A region of level 0 as it is on `level`: RGB, what is transparent over the slide's background colour.
@@ -124,23 +121,32 @@ class OpenSlide:
         Raises:
             TileDecodeError: it cannot be decoded.
         """
+        return self._pixels(region, level, self._size_on(region, level))
+
+    def _size_on(self, region: Region, level: int) -> tuple[int, int]:
+        """Width and height."""
         downsample = self.shape.downsamples[level]
-        size = max(1, round(region.width / downsample)), max(1, round(region.height / downsample))
+        return max(1, round(region.width / downsample)), max(1, round(region.height / downsample))
+
+    def _pixels(self, region: Region, level: int, size: tuple[int, int]) -> Pixels:
+        """As `region`, resized to this width and height."""
+        own_size = self._size_on(region, level)
         with self._slide_errors():
-            opaque = self._read_opaque(region, level, size) if self._read_into else None
-            return self._on_background(region, level, size) if opaque is None else opaque
+            opaque = self._read_opaque(region, level, own_size) if self._read_into else None
+            if opaque is None:
+                return resized(self._on_background(region, level, own_size), size)
+        # Resized first, so that fewer pixels change their order.
+        return cv2.cvtColor(resized(opaque, size), cv2.COLOR_BGRA2RGB).astype(np.uint8, copy=False)
 
     def _read_opaque(self, region: Region, level: int, size: tuple[int, int]) -> Pixels | None:
-        """What no background shows through; None where some does, or nothing is scanned there."""
+        """BGRA, until the next read; None where background shows through, or nothing is scanned there."""
         width, height = size
-        argb = np.empty((height, width), np.uint32)
+        if self._argb.size < width * height:
+            self._argb = np.empty(width * height, np.uint32)
+        argb = self._argb[: width * height]
         place = argb.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
         self._read_into(self._slide._osr, place, region.x, region.y, level, width, height)  # noqa: SLF001 - its handle
-        if argb.min() < _OPAQUE:
-            return None
-        out: Pixels = np.empty((height, width, 3), np.uint8)
-        cv2.cvtColor(argb.view(np.uint8).reshape(height, width, 4), cv2.COLOR_BGRA2RGB, dst=out)
-        return out
+        return argb.view(np.uint8).reshape(height, width, 4) if argb.min() >= _OPAQUE else None
 
     def _on_background(self, region: Region, level: int, size: tuple[int, int]) -> Pixels:
         from PIL import Image

@@ -80,6 +80,9 @@ class Archives:
     def tiles_at_once(self) -> int:
         return 1
 
+    def lane(self, path: str) -> None:
+        """As `TileSource.lane`: tiles share nothing."""
+
     def __str__(self) -> str:
         return os.fspath(self.name)
 

@@ -64,6 +64,9 @@ class Remote:
     def tiles_at_once(self) -> int:
         return TILES_AT_ONCE
 
+    def lane(self, path: str) -> None:
+        """As `TileSource.lane`: tiles share nothing."""
+
     def __str__(self) -> str:
         return self.url
 

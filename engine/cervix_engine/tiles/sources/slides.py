@@ -43,8 +43,8 @@ UNCUT = "slide"
 
 # To find a slide's tissue takes up to 300 MB.
 _MOST_AT_ONCE = 4
-# Neighbours share what OpenSlide decodes, so that one worker should read several of them.
-_TILES_AT_ONCE = 32
+# Neighbours share what OpenSlide decodes, those of the next column too: so a worker reads stripes of so many rows.
+_LANE_TILES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,12 @@ class WholeSlides:
 
     @property
     def tiles_at_once(self) -> int:
-        return _TILES_AT_ONCE
+        return _LANE_TILES
+
+    def lane(self, path: str) -> int | None:
+        """As `TileSource.lane`: a stripe of rows, across the slide."""
+        region = Region.from_name(path.rpartition("/")[2])
+        return region and region.y // (_LANE_TILES * region.height)
 
     def __str__(self) -> str:
         return os.fspath(self.root / (self.only or ""))

@@ -77,6 +77,9 @@ class TileSource(Protocol):
     def tiles_at_once(self) -> int:
         """As many tiles should be asked of a reader at a time, at least: more than 1 where each takes long to come."""
 
+    def lane(self, path: str) -> int | None:
+        """Tiles of one lane share what is read for them, so that one worker should read them; None where none do."""
+
     def __str__(self) -> str:
         """As the user named it."""
 

@@ -73,6 +73,9 @@ class TileList:
     def _folder(self) -> Path:
         return self.file.resolve().parent
 
+    def lane(self, path: str) -> None:
+        """As `TileSource.lane`: tiles share nothing."""
+
     def __str__(self) -> str:
         return "standard input" if self.file == STANDARD_INPUT else os.fspath(self.file)
 

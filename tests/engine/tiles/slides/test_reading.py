@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cervix_engine.errors import TileDecodeError, TileReadError
+from cervix_engine.tiles.preprocess import resize_into
 from cervix_engine.tiles.slides.cut import cut
-from cervix_engine.tiles.slides.grid import Grid, GridRules, Region
+from cervix_engine.tiles.slides.grid import Grid, GridRules, Region, nearest_level
 from cervix_engine.tiles.slides.reading import OpenSlide, OpenSlides
 from cervix_engine.tiles.tile import TileStamp
 from cervix_engine.values import Pixels
@@ -61,6 +62,17 @@ def test_between_levels_a_tile_is_resized_from_the_finer_one(slides: Path) -> No
     read = own_region(slides / "aperio.svs", region, level=0)
     assert read.shape == (448, 448, 3)
     assert np.array_equal(tile, cv2.resize(read, (224, 224), interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize("tile_px", [63, 100, 224, 300, 448, 511])
+def test_a_tile_of_any_size_is_openslides_own_region_resized(slides: Path, tile_px: int) -> None:
+    region = Region(500, 400, 448, 448)
+    with OpenSlide(slides / "generic.tiff") as slide:
+        tile = slide.tile(region, tile_px)
+        level = nearest_level(slide.shape.downsamples, 448 / tile_px)
+    read, expected = own_region(slides / "generic.tiff", region, level=level), np.empty((tile_px, tile_px, 3), np.uint8)
+    resize_into(expected, read)
+    assert np.array_equal(tile, expected)
 
 
 def test_a_slide_without_loss_gives_the_pixels_that_were_scanned(slides: Path) -> None:

@@ -28,6 +28,13 @@ def listing(slides: Path, tmp_path: Path) -> Listing:
     return discover(WholeSlides(tmp_path / "scans", RULES), spool=tmp_path / "spool")
 
 
+def test_rows_of_tiles_are_read_in_stripes(tmp_path: Path) -> None:
+    source = WholeSlides(tmp_path, RULES)
+    lanes = [source.lane(f"a/b.svs/x000100_y{200 * row:06}_w200_h200") for row in range(33)]
+    assert lanes == [0] * 16 + [1] * 16 + [2]
+    assert source.lane("a/b.svs/slide") is None
+
+
 def names_of(listing: Listing, slide: str = "") -> list[bytes]:
     return [name for name, *_ in listing.records() if name.startswith(slide.encode())]
 
