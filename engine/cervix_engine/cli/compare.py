@@ -11,7 +11,7 @@ import click
 
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, option
-from cervix_engine.words import counted
+from cervix_engine.words import agreeing, counted
 
 if TYPE_CHECKING:
     from cervix_engine.contract import Category
@@ -42,12 +42,15 @@ def main(
 
     Exit codes: 0 done, whatever has changed; 1 failed; 2 wrong usage.
     """
+    from cervix_engine.errors import UsageError
     from cervix_engine.files import require_free
     from cervix_engine.table.compare import compare, read_labels, write_changes
     from cervix_engine.table.reader import Table
 
     if out is not None:
         require_free(out, overwrite=overwrite)
+    if model is not None and labels is None:
+        raise UsageError("--model says which labels are abnormal: name them with --labels")
     labelled = read_labels(labels) if labels else {}
     tables = Table.open(new), Table.open(old)
     categories = _categories(tables, model) if labels else ()
@@ -109,7 +112,7 @@ def _label_lines(comparison: TableComparison, labels: int) -> list[str]:
         return []
     new, old = right[True, True] + right[True, False], right[True, True] + right[False, True]
     return [
-        f"{total} of {counted(labels, 'label')} match a tile in both tables",
+        f"{total} of {counted(labels, 'label')} {agreeing(total, 'matches', 'match')} a tile in both tables",
         f"of {counted(total, 'labelled tile')}, new is right on {new} ({new / total:.2%}), old on {old} "
         f"({old / total:.2%})",
         f"only new right: {right[True, False]}, only old right: {right[False, True]}; "
@@ -129,7 +132,7 @@ def _calls_lines(comparison: TableComparison) -> list[str]:
 def _worth(calls: Calls) -> str:
     return (
         f"sensitivity {_share(calls.sensitivity)} of {counted(calls.abnormal, 'abnormal tile')}, "
-        f"specificity {_share(calls.specificity)} of {calls.others} others"
+        f"specificity {_share(calls.specificity)} of {counted(calls.others, 'other')}"
     )
 
 

@@ -199,10 +199,13 @@ def read_labels(manifest: Path) -> dict[str, str]:
     """True classes from a CSV with the columns `path` and `label`, by the `composed` path, which is not escaped.
 
     Raises:
-        UsageError: as `read_csv`.
+        UsageError: as `read_csv`; or no tile in it has a label.
     """
     rows = read_csv(manifest, ("path", "label"), any_bytes=True, same=composed)
-    return {composed(row["path"]): row["label"] for _, row in rows if row["label"]}
+    labels = {composed(row["path"]): row["label"] for _, row in rows if row["label"]}
+    if not labels:
+        raise UsageError(f"{manifest} has no label of any tile")
+    return labels
 
 
 def write_changes(path: Path, changes: list[Change]) -> None:

@@ -118,13 +118,24 @@ def test_the_command_prints_and_writes(write_table: WriteNamed, tmp_path: Path) 
     assert (counts["schema"], counts["changed"], counts["mcnemar_p"]) == ("cervix/comparison/1", 3, None)
 
 
-@pytest.mark.parametrize("labels", [None, "a,b\n1,2\n", "\ufeff", "path,label\na,nothing\n"])
+@pytest.mark.parametrize("labels", [None, "a,b\n1,2\n", "\ufeff", "path,label\na,nothing\n", "path,label\na,\n"])
 def test_wrong_labels_are_one_clear_line(write_table: WriteNamed, tmp_path: Path, labels: str | None) -> None:
     table = write_table(OLD, "old.csv")
     if labels is not None:
         (tmp_path / "labels.csv").write_text(labels, encoding="utf-8")
     done = _run(table, table, "--labels", tmp_path / "labels.csv")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+def test_one_label_matches_and_a_model_without_labels_is_refused(write_table: WriteNamed, tmp_path: Path) -> None:
+    table = write_table(OLD, "t.csv")
+    (tmp_path / "labels.csv").write_text("path,label\na,cervix_mep\n", encoding="utf-8")
+    assert (
+        "1 of 1 label matches a tile in both tables\n" in _run(table, table, "--labels", tmp_path / "labels.csv").stdout
+    )
+    done = _run(table, table, "--model", tmp_path)
+    assert done.exit_code == 2
+    assert "name them with --labels" in done.stderr
 
 
 def test_labels_are_counted_and_compared_in_one_normal_form(write_table: WriteNamed, tmp_path: Path) -> None:
