@@ -295,7 +295,7 @@ CLASS = CONTRACT.class_names[0]
         ([("../0.png", CLASS, "val")], "val", "outside of its folder"),
         ([("/0.png", CLASS, "val")], "val", "outside of its folder"),
         ([("0.png", CLASS, "val")], "test", "no tiles of the split test"),
-        ([("missing.png", CLASS, "val")], "val", "1 of 1 tiles cannot be used, the first is missing.png"),
+        ([("missing.png", CLASS, "val")], "val", "1 of 1 tile cannot be used, the first is missing.png"),
         ([], "val", "no tiles"),
     ],
 )
