@@ -45,10 +45,13 @@ def main(
     from cervix_engine.errors import UsageError
     from cervix_engine.files import require_free
     from cervix_engine.table.compare import compare, read_labels, write_changes
+    from cervix_engine.table.formats import require_outside
     from cervix_engine.table.reader import Table
 
     if out is not None:
         require_free(out, overwrite=overwrite)
+        for table in (new, old):
+            require_outside(out, table)
     if model is not None and labels is None:
         raise UsageError("--model says which labels are abnormal: name them with --labels")
     labelled = read_labels(labels) if labels else {}

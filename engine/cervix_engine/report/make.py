@@ -18,6 +18,7 @@ from cervix_engine.report.reasons import Reasons
 from cervix_engine.report.similar import carried_tiles
 from cervix_engine.run.assembly.beside import record_of, source_of
 from cervix_engine.table.coordinates import FOLDER, NAMES, Locating
+from cervix_engine.table.formats import require_outside
 from cervix_engine.table.geojson import write_geojson
 from cervix_engine.table.locations import locating_for_run, locating_for_table
 from cervix_engine.table.reader import Table
@@ -135,6 +136,8 @@ def check_config(config: ReportConfig) -> None:
     targets = [path for path in (config.out, config.summary, config.geojson) if path]
     if len({os.path.realpath(path) for path in (*targets, config.table)}) <= len(targets):
         raise UsageError("table, --out, --summary and --geojson must all be different")
+    for target in targets:
+        require_outside(target, config.table)
     if config.out:
         check_page()
     for option, work in config.reasons.items():

@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -72,6 +73,12 @@ def require_no_table(path: Path, *, overwrite: bool = False) -> None:
         exists = table_exists(path)
     if exists:
         require_free(path, overwrite=overwrite)
+
+
+def require_outside(path: Path, table: Path) -> None:
+    """Raises UsageError where a file that is to be made would lie in a table that is a folder."""
+    if Path(os.path.realpath(table)) in Path(os.path.realpath(path)).parents:
+        raise UsageError(f"{path} would lie among the files of the table: name another place")
 
 
 def table_sha256(path: Path) -> str:

@@ -169,7 +169,8 @@ def _cells(path: Path) -> NumberedRows:
     try:
         yield from numbered_cells(path)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+        # Of a folder, the file in it that is not there.
+        raise UsageError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
 
 
 class _Paths:

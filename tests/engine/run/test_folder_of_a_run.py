@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cervix_engine.bundle.bundle import Bundle
-from cervix_engine.cli import verify
+from cervix_engine.cli import compare, report, verify
 from cervix_engine.errors import InferenceError, OutputError, OutputExistsError, UsageError
 from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.chunks import chunks_of
@@ -247,6 +247,20 @@ def test_any_byte_that_was_altered_is_named(made: Path) -> None:
         assert {finding.kind for finding in others} <= {"unreadable", "edited", "missing"}
         with suppress(UsageError):  # and no other error
             list(Table.open(made).rows())
+
+
+def test_readers_name_the_file_that_is_missing(made: Path) -> None:
+    (made / "part-00003.parquet").unlink()
+    with pytest.raises(UsageError, match=r"cannot read .*part-00003\.parquet: No such file"):
+        list(Table.open(made).rows())
+
+
+def test_nothing_else_is_made_among_the_files_of_a_table(made: Path) -> None:
+    table, inside = str(made), str(made / "x.csv")
+    for main, arguments in ((report.main, [table, "--summary", inside]), (compare.main, [table, table, "-o", inside])):
+        done = CliRunner().invoke(main, arguments)
+        assert (done.exit_code, "would lie among the files of the table" in done.stderr) == (2, True)
+    assert verify_table(made) == []
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "more.PARQUET", "year=2026"])
