@@ -189,9 +189,10 @@ class _Stream:
     def close(self, wait_s: float | None) -> None:
         """Stop every thread and wait for each at most `wait_s` seconds."""
         self.stop.set(Stopped())
-        if wait_s is not None:
-            self._backend.cancel()
         for thread in self._threads:
+            if wait_s is not None:
+                # Before each: inference may begin one more batch before it sees that it is to stop.
+                self._backend.cancel()
             if thread.ident is not None:
                 thread.join(wait_s)
 

@@ -240,6 +240,32 @@ def test_a_consumer_that_leaves_does_not_wait_for_the_batch_that_is_computed(til
     assert threads_end()
 
 
+def test_a_batch_that_begins_while_a_consumer_leaves_is_cancelled_too(tiles: Path) -> None:
+    stuck, leaving, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    class Late(FakeBackend):
+        """Computes its second batch from when it was told to cancel the first time until it is told so again."""
+
+        batches = 0
+
+        def infer(self, pixels: Pixels) -> Probabilities:
+            self.batches += 1
+            if self.batches == 2:
+                stuck.set()
+                assert cancelled.wait(PATIENCE_S)
+            return super().infer(pixels)
+
+        def cancel(self) -> None:
+            (cancelled if leaving.is_set() else leaving).set()
+
+    results = results_of(tiles, listed(tiles), Late(), batch_size=1)
+    next(results)
+    assert stuck.wait(PATIENCE_S)
+    results.close()
+    assert cancelled.is_set()
+    assert threads_end()
+
+
 def test_an_iterator_that_is_forgotten_ends_the_threads(tiles: Path) -> None:
     results = results_of(tiles, listed(tiles), FakeBackend(), batch_size=1)
     next(results)
