@@ -249,7 +249,8 @@ class RayPool:
         if ref == member.opening:
             member.opening, member.ready = None, True
             member.host, member.last = answer.host, time.monotonic()
-            self._require_alike(answer)
+            self._opened = self._opened or answer
+            self._opened.require_alike(answer)
             return None
         del member.tasks[ref]
         self._losses = 0
@@ -257,16 +258,6 @@ class RayPool:
             now = time.monotonic()
             member.tiles_per_sec, member.last = answer.block.tiles / max(1e-3, now - member.last), now
         return answer
-
-    def _require_alike(self, opened: Opened) -> None:
-        if self._opened is None:
-            self._opened = opened
-            return
-        self._opened.identity.check(
-            opened.identity,
-            what=f"{self._opened.host} computes",
-            remedy=f"{opened.host} would answer differently, so leave one kind of node out of the cluster",
-        )
 
     def _lost(self, member: _Member, error: Exception, queue: BlockCutter | ChunkQueue | None) -> None:
         """Hand a lost actor's work out again; another one is started as soon as its node, or a new one, is seen."""

@@ -82,6 +82,13 @@ class Opened:
     identity: RunIdentity
     choice: Choice
 
+    def require_alike(self, other: Opened) -> None:
+        """Raises ResumeMismatchError where another worker of the same run would answer differently."""
+        remedy = f"{other.host} would answer differently, so leave one kind of node out of the cluster"
+        if self.identity.threads != other.identity.threads:
+            remedy += ", or give all workers as many CPUs with --ray-cpus"
+        self.identity.check(other.identity, what=f"{self.host} computes", remedy=remedy)
+
 
 @dataclass(frozen=True, slots=True)
 class Done:

@@ -15,8 +15,16 @@ from cervix_engine.backends.fake import FakeBackend
 from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch_messages import choice_lines, worker_line
 from cervix_engine.cluster.driver import predict_on
-from cervix_engine.cluster.worker import Done
-from cervix_engine.errors import CervixError, ContractError, FailureBudgetExceeded, InferenceError, OutputError
+from cervix_engine.cluster.worker import Done, Opened
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
+from cervix_engine.errors import (
+    CervixError,
+    ContractError,
+    FailureBudgetExceeded,
+    InferenceError,
+    OutputError,
+    ResumeMismatchError,
+)
 from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.chunks import WrittenChunk
 from cervix_engine.run.assembly.part import Part
@@ -305,6 +313,25 @@ def test_a_node_that_does_not_fit(
 ) -> None:
     with pytest.raises(error, match=said):
         predict_folder(at(config, tmp_path), setup=on_workers(tell=lambda job: replace(job, **change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"device_class": "cpu-avx2"},
+            r"a computes with device_class fake, this one has cpu-avx2: b would .* cluster$",
+        ),
+        ({"threads": 4}, r"threads 1, this one has 4: b would answer differently, .* as many CPUs with --ray-cpus$"),
+    ],
+)
+def test_workers_that_would_answer_differently(config: BatchConfig, change: dict[str, Any], said: str) -> None:
+    record = record_of(config.out)
+    choice = Choice(record.backend, ModelContract(SIPAKMED_CLASSES), record.batch_size, record.provenance)
+    first = Opened("a", record.identity, choice)
+    first.require_alike(replace(first, host="b"))
+    with pytest.raises(ResumeMismatchError, match=said):
+        first.require_alike(replace(first, host="b", identity=replace(record.identity, **change)))
 
 
 def test_another_kind_of_device_cannot_go_on(config: BatchConfig, tmp_path: Path) -> None:
