@@ -30,7 +30,7 @@ CELLS = st.tuples(
 ).map(list)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(rows=st.lists(CELLS, min_size=1, max_size=5))
 def test_lines_of_a_csv_are_the_cells_of_the_plain_way(
     rows: list[list[str]], tmp_path_factory: pytest.TempPathFactory
