@@ -143,6 +143,18 @@ def test_profile_and_workspace_reach_the_builder() -> None:
     assert config.num_optimization_profiles == 1
 
 
+def test_without_a_wish_kernels_may_use_all_memory() -> None:
+    """1 GiB was too little for batches of 128 tiles through a ResNet-101 in integers."""
+    import tensorrt_rtx as trt
+
+    builder = trt.Builder(trt.Logger())
+    limits = [
+        config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
+        for config in (builder.create_builder_config(), configured("tensorrt-rtx", trt, builder, EngineOptions()))
+    ]
+    assert limits[0] == limits[1] > 8 * 2**30
+
+
 class TensorRT(SimpleNamespace):
     """What `tensorrt` has beyond `tensorrt_rtx`, as far as a configuration goes."""
 

@@ -44,8 +44,7 @@ engine_options = options(
         "workspace_mib",
         metavar="MIB",
         type=click.IntRange(1),
-        default=1024,
-        help="Scratch memory that the engine's kernels may use.",
+        help="Scratch memory that the engine's kernels may use. [default: all that the GPU has]",
     ),
     option(
         "--hardware-compat",

@@ -150,7 +150,8 @@ class EngineBuilder:
         profile = builder.create_optimization_profile()
         profile.set_shape(input_name, *((batch, *contract.input_size, 3) for batch in self._batches))
         config.add_optimization_profile(profile)
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
+        if options.workspace_mib:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
         config.progress_monitor = _progress_monitor(trt)
         if options.compute_capabilities:
             config.num_compute_capabilities = len(options.compute_capabilities)

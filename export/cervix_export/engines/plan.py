@@ -28,7 +28,7 @@ class EngineOptions:
     Attributes:
         compute_capabilities: such as `8.9`, to build for ahead of time; empty builds for this machine's GPU.
         min_batch, opt_batch, max_batch: the optimisation profile, in tiles; None takes what suits the GPU.
-        workspace_mib: scratch memory that kernels may use, in MiB.
+        workspace_mib: scratch memory that kernels may use, in MiB; None sets no limit but the GPU's memory.
         hardware_compat: how far beyond the GPU it is built on the engine shall run.
     """
 
@@ -36,7 +36,7 @@ class EngineOptions:
     min_batch: int = 1
     opt_batch: int | None = None
     max_batch: int | None = None
-    workspace_mib: int = 1024
+    workspace_mib: int | None = None
     hardware_compat: HardwareCompat = "none"
 
     def __post_init__(self) -> None:
