@@ -128,7 +128,7 @@ def test_folders_without_tiles_are_named_and_do_no_harm(tmp_path: Path, caplog: 
     dataset, said = read(tmp_path, caplog)
     assert sorted(path for path, _, _ in listing(dataset)) == sorted(TWO_CLASSES)
     assert said == [
-        "passed over: 1 with another suffix, 1 system folders",
+        "passed over: 1 with another suffix, 1 system folder",
         "no tiles are in docs/, empty/, val/cervix_koc/",
     ]
 

@@ -127,6 +127,9 @@ def test_slides_have_places_groups_and_a_stain_of_their_own(tmp_path: Path) -> N
 
 
 def test_two_ways_to_lay_tiles_out_exclude_each_other(tmp_path: Path) -> None:
-    for options, message in ((["--flat", "--slides", "2"], "choose one"), (["--slides", "201"], "only 200 tiles")):
+    for options, message in (
+        (["--flat", "--slides", "2"], "choose one"),
+        (["--slides", "201"], "--tiles 200 are fewer"),
+    ):
         done = CliRunner().invoke(main, [str(tmp_path / "out"), *options])
         assert (done.exit_code, message in done.stderr, (tmp_path / "out").exists()) == (2, True, False)

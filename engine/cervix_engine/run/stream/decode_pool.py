@@ -126,6 +126,7 @@ class DecodePool:
         self._lane = chunking.lane
         self._stop = stop
         self._clock = clock
+        self._added: deque[_Chunk] = deque()  # by the thread that feeds; what waits belongs to the other one
         self._waiting: deque[_Chunk] = deque()
         self._suspects: deque[_Chunk] = deque()
         self._finished = False
@@ -140,7 +141,7 @@ class DecodePool:
 
     def add(self, slot: Slot) -> None:
         """Let workers fill a slot that has its batch."""
-        self._waiting.extend(self._chunks(slot))
+        self._added.extend(self._chunks(slot))
         self._wake()
 
     def _chunks(self, slot: Slot) -> Iterator[_Chunk]:
@@ -174,6 +175,7 @@ class DecodePool:
         """
         try:
             while not (self._finished and self._is_idle()):
+                self._take_added()
                 self._adjust_workers()
                 self._hand_out()
                 self._receive_ready()
@@ -186,8 +188,13 @@ class DecodePool:
             self._waker.close()
             self._memory.close()
 
+    def _take_added(self) -> None:
+        while self._added:
+            self._waiting.append(self._added.popleft())
+
     def _is_idle(self) -> bool:
-        return not (self._waiting or self._suspects or self._retry or any(worker.given for worker in self._workers))
+        left = self._added or self._waiting or self._suspects or self._retry
+        return not (left or any(worker.given for worker in self._workers))
 
     # ---- workers come and go
 
