@@ -32,7 +32,7 @@ def test_what_shares_nothing_goes_to_whoever_comes() -> None:
 class OneLane(Folder):
     """All of its tiles are for the first of several workers: the others look through everything that waits."""
 
-    def lane(self, path: str) -> int:  # type: ignore[override]  # noqa: ARG002
+    def lane(self, path: str) -> int:  # type: ignore[override]
         return 0
 
 
