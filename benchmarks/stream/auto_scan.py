@@ -9,7 +9,6 @@ flatters itself.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import click
 
-from benchmarks.common import describe, interleave, sample_tiles
+from benchmarks.common import interleave, json_option, publish, sample_tiles
 from benchmarks.races.contenders import Run, encode_anew, engine, tile_files
 from cervix_engine.backends import Backend, open_backend
 from cervix_engine.backends.selection import select
@@ -49,7 +48,7 @@ def _named(batch_size: int, workers: int | None) -> str:
 @click.option("--count", default=512, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--batch-sizes", default="8,16,32,64", show_default=True)
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 def main(
     tiles: Path,
     model: Path,
@@ -84,8 +83,6 @@ def main(
         f"{side} px {suffix}: automatic is {auto} after {tuning_s:.1f} s, the scan's best is {best}; ratio {ratio:.2f}"
     )
     figures: dict[str, Any] = {
-        "benchmark": "auto_scan",
-        **describe(),
         "tiles": {"side_px": side, "suffix": suffix, "count": count},
         "automatic": auto,
         "best": best,
@@ -94,8 +91,7 @@ def main(
         "scan": {name: rate.to_json() for name, rate in scan.items()},
         "raced": {name: rate.to_json() for name, rate in raced.items()},
     }
-    if report:
-        report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    publish(report, {"benchmark": "auto_scan", **figures})
 
 
 if __name__ == "__main__":

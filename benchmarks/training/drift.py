@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from cervix_engine.drift.measures import ANSWER, measure_answers, measure_image,
 from cervix_engine.drift.reference import DriftReference
 from cervix_engine.drift.watch import DriftWatch, MeasuredTile
 from cervix_engine.run.session import Session, SessionRequest, open_session
+from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.preprocess import decode, read_tile, resize_into
 from cervix_engine.tiles.tile import Prediction
 from cervix_engine.values import Pixels
@@ -46,6 +48,7 @@ from cervix_engine.values import Pixels
 Floats = npt.NDArray[np.float64]
 ANSWER_NAMES = [measure.name for measure in ANSWER]
 HELD_OUT = 0.15
+BATCHES_A_SHARD = 128
 
 
 @dataclass(frozen=True)
@@ -221,13 +224,32 @@ def split_alarms(tiles: Tiles, contract: ModelContract, *, size: int, count: int
 # ---- cost
 
 
+def seconds_of(session: Session, listing: Listing, watch: DriftWatch, *, watched: bool) -> float:
+    """What the stream over a listing takes, and what a run makes of its measured tiles once a shard."""
+    from cervix_engine.run.stream.stream import batches_of
+
+    began, step = time.perf_counter(), watch.step if watched else 0
+    found: list[MeasuredTile] = []
+    results = session.predict(batches_of(listing, session.batch_size), source=listing.source, measure_step=step)
+    for number, result in enumerate(results, 1):
+        found += [
+            MeasuredTile("one slide", notes.measures, outcome.probabilities)
+            for outcome, notes in zip(result.outcomes, result.notes, strict=True)
+            if notes.measures and isinstance(outcome, Prediction)
+        ]
+        if number % BATCHES_A_SHARD == 0:
+            watch.sums(found)
+            found = []
+    watch.sums(found)
+    return time.perf_counter() - began
+
+
 def cost(source: Path, reference: DriftReference, *, links: int, rounds: int) -> dict[str, Any]:
     """Times of runs bound by decoding, with watching and without."""
     from cervix_engine.backends.fake import FakeBackend
     from cervix_engine.contract import SIPAKMED_CLASSES
     from cervix_engine.machine import usable_cpus
     from cervix_engine.run.record import Provenance
-    from cervix_engine.run.stream.stream import batches_of
     from cervix_engine.tiles.discover import discover
     from cervix_engine.tiles.sources.folder import Folder
 
@@ -240,24 +262,7 @@ def cost(source: Path, reference: DriftReference, *, links: int, rounds: int) ->
         session = Session(contract, FakeBackend(), 32, usable_cpus(), Provenance("0" * 64, None, 0.0, 0.0), listing)
         watch = DriftWatch(reference, step_of(links))
 
-        def run(*, watched: bool) -> float:
-            began, step = time.perf_counter(), watch.step if watched else 0
-            found: list[MeasuredTile] = []
-            for number, result in enumerate(
-                session.predict(batches_of(listing, 32), source=listing.source, measure_step=step), 1
-            ):
-                found += [
-                    MeasuredTile("one slide", notes.measures, outcome.probabilities)
-                    for outcome, notes in zip(result.outcomes, result.notes, strict=True)
-                    if notes.measures and isinstance(outcome, Prediction)
-                ]
-                # As a run does, once a shard.
-                if number % 128 == 0:
-                    watch.sums(found)
-                    found = []
-            watch.sums(found)
-            return time.perf_counter() - began
-
+        run = partial(seconds_of, session, listing, watch)
         run(watched=False)
         pairs = [
             {watched: run(watched=watched) for watched in (number % 2 == 0, number % 2 != 0)}

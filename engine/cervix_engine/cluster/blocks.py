@@ -6,11 +6,12 @@ from the storage that both see. How large a block is has no part in any row: bat
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.tiles.listing import FIELDS, read_records, tile_of
 
 _READ_BYTES = 1 << 20
+
+Following = TypeVar("Following")
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,38 @@ class Block:
                 yield TileBatch(number, tuple(islice(tiles, batch_size)))
 
 
-class BlockCutter:
+class _Queue(ABC, Generic[Following, Work]):
+    """Work for workers in its order, cut when it is asked for; what a lost worker had comes first."""
+
+    def __init__(self, following: Iterator[Following]) -> None:
+        self._following = following
+        self._next = next(following, None)
+        self._again: list[Work] = []
+
+    def give_back(self, work: Work) -> None:
+        """Hand out again what a worker had that was lost."""
+        self._again.append(work)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to hand out for now."""
+        return self._next is None and not self._again
+
+    def cut(self, tiles: int) -> Work | None:
+        """What is next, of about so many tiles where that can be chosen; None where nothing is left for now.
+
+        Raises:
+            OutputError: the listing cannot be read.
+        """
+        if self._again:
+            return self._again.pop()
+        return None if self._next is None else self._cut(self._next, tiles)
+
+    @abstractmethod
+    def _cut(self, following: Following, tiles: int) -> Work: ...
+
+
+class BlockCutter(_Queue[int, Block]):
     """Cuts the missing batches of a listing into blocks, as large as each is asked for; `with` closes the listing.
 
     Args:
@@ -65,12 +100,10 @@ class BlockCutter:
 
     def __init__(self, listing: Path, *, own: range, done: frozenset[int], batch_size: int, last_tile: int) -> None:
         self._listing = listing
-        self._missing = iter(index for index in own if index not in done)
+        super().__init__(index for index in own if index not in done)
         self._batch_size = batch_size
         self._last_tile = last_tile
         self._left = len(own) - len(done)
-        self._next = next(self._missing, None)
-        self._again: list[Block] = []
         self._places: _Places | None = None
 
     def __enter__(self) -> BlockCutter:
@@ -80,35 +113,17 @@ class BlockCutter:
         if self._places:
             self._places.close()
 
-    def give_back(self, block: Block) -> None:
-        """Hand out a block again whose worker was lost."""
-        self._again.append(block)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether no block is left to hand out for now."""
-        return self._next is None and not self._again
-
     @property
     def tiles_left(self) -> int:
         """About as many are in no block yet."""
         return self._left * self._batch_size
 
-    def cut(self, tiles: int) -> Block | None:
-        """The next block, of about so many tiles; None where none is left for now.
-
-        Raises:
-            OutputError: the listing cannot be read.
-        """
-        if self._again:
-            return self._again.pop()
-        if self._next is None:
-            return None
-        first, count = self._next, 0
+    def _cut(self, first: int, tiles: int) -> Block:
+        count = 0
         while self._next == first + count and count < max(1, tiles // self._batch_size):
             count += 1
             self._left -= 1
-            self._next = next(self._missing, None)
+            self._next = next(self._following, None)
         first_tile = first * self._batch_size
         last_tile = min(self._last_tile, (first + count) * self._batch_size)
         with output_errors(f"cannot read the listing {self._listing}"):
@@ -117,7 +132,7 @@ class BlockCutter:
         return Block(first, count, offset, first_tile, last_tile - first_tile)
 
 
-class ChunkQueue:
+class ChunkQueue(_Queue[Chunk, Chunk]):
     """Hands out the chunks of a table that is a folder, as `BlockCutter` does blocks; `with` closes the listing.
 
     Args:
@@ -132,10 +147,8 @@ class ChunkQueue:
     tiles_left = 0  # which chunks do not depend on
 
     def __init__(self, chunks: Iterable[Chunk], listing: Path, *, first_tile: int) -> None:
-        self._chunks = iter(chunks)
-        self._next = next(self._chunks, None)
+        super().__init__(iter(chunks))
         self._first_tile = first_tile
-        self._again: list[Chunk] = []
         with output_errors("cannot read the listing"):
             self._places = _Places(listing)
 
@@ -145,29 +158,11 @@ class ChunkQueue:
     def __exit__(self, *exc_info: object) -> None:
         self._places.close()
 
-    def give_back(self, chunk: Chunk) -> None:
-        """Hand out a chunk again whose worker was lost."""
-        self._again.append(chunk)
-
-    @property
-    def exhausted(self) -> bool:
-        """As `BlockCutter.exhausted`."""
-        return self._next is None and not self._again
-
-    def cut(self, _tiles: int) -> Chunk | None:
-        """The next chunk; None where none is left for now.
-
-        Raises:
-            OutputError: the listing cannot be read.
-        """
-        if self._again:
-            return self._again.pop()
-        if self._next is None:
-            return None
+    def _cut(self, following: Chunk, _tiles: int) -> Chunk:
         with output_errors("cannot read the listing"):
-            chunk = replace(self._next, offset=self._places.of(self._first_tile))
+            chunk = replace(following, offset=self._places.of(self._first_tile))
         self._first_tile += chunk.rows
-        self._next = next(self._chunks, None)
+        self._next = next(self._following, None)
         return chunk
 
 
