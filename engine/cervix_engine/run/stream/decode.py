@@ -26,6 +26,9 @@ SentTile = tuple[str, tuple[int, int, str] | None]
 # And as they know it then.
 ExpectedTile = tuple[str, TileStamp | None]
 
+# The largest message between a run and its workers: the names of a chunk's tiles, of at most 4,096 bytes each.
+MESSAGE_BYTES = 2**18
+
 # Far more than the largest tile takes on a busy machine: what is not decoded by then never will be.
 TILE_SECONDS = 60.0
 # The largest tile, decoded twice with an alpha channel and judged in floating point, beside its file's bytes.

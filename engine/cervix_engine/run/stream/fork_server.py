@@ -15,11 +15,9 @@ from io import FileIO
 from typing import Any
 
 from cervix_engine.errors import DecodeWorkerError
+from cervix_engine.run.stream.decode import MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
-
-# A message is as large as the names of a chunk's tiles, of at most 4,096 bytes each.
-MESSAGE_BYTES = 2**18
 
 # One may be killed, like any process; those that end again and again cannot start.
 FORK_SERVERS = 3

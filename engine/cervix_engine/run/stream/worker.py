@@ -27,12 +27,9 @@ import cv2
 
 import cervix_engine.tiles.preprocess
 import cervix_engine.tiles.sources.open  # noqa: F401 - so are the readers of all sources
-from cervix_engine.run.stream.decode import DecodeJob, SentTile, received
+from cervix_engine.run.stream.decode import MESSAGE_BYTES, DecodeJob, SentTile, received
 from cervix_engine.run.stream.memory import map_pixels
 from cervix_engine.tiles.tile import NO_NOTES
-
-# As large as the names of a chunk's tiles, of at most 4,096 bytes each.
-MESSAGE_BYTES = 2**18
 
 FORK, END, COPY = b"fork", b"end", b"copy"
 
