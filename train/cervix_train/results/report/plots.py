@@ -133,13 +133,16 @@ def draw_examples(examples: Sequence[Example], names: Names, *, columns: int = 4
     """A grid of tiles; above each its true class and what it was called, red where these differ."""
 
     def draw(figure: Figure) -> None:
+        shown = {name for example in examples for name in (example.true, example.predicted)}
+        longest = max((len(f"{names[name]} 1.00") for name in shown), default=1)
+        size = min(6, 150 / longest)  # points, in which that fits above its tile
         for place, example in enumerate(examples, 1):
             axes = figure.add_subplot(-(-len(examples) // columns), columns, place)
             axes.imshow(example.pixels)
             axes.axis("off")
             right = example.true == example.predicted
             called = f"{names[example.predicted]} {example.confidence:.2f}"
-            axes.set_title(f"{names[example.true]}\n{called}", fontsize=6, color=_INK if right else "crimson")
+            axes.set_title(f"{names[example.true]}\n{called}", fontsize=size, color=_INK if right else "crimson")
 
     return _figure(draw, height=1.5 * -(-len(examples) // columns))
 
