@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cervix_engine.values import Pixels, Probabilities
 
 # Of at least so many tiles, as far as there are as many; and of every 64th at most, however many there are.
-MEASURED_TILES, LARGEST_STEP = 512, 64
+MEASURED_TILES, LARGEST_STEP = 384, 64
 
 Channel = npt.NDArray[Any]
 

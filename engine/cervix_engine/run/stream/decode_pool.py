@@ -18,7 +18,7 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -277,14 +277,15 @@ class DecodePool:
         if answer is None:
             worker.is_ready, self._failed_starts = True, 0
             return
-        busy_s, decoded, notes = answer
-        self._clock.busy_s += busy_s
+        times, decoded, notes = answer
+        self._clock.busy_s += times.took
+        self._count.worked(cpu_s=times.on_core, idle_s=times.idle)
         chunk = worker.given.popleft()
         self._fill(chunk, decoded, notes)
         if chunk.suspect:
             self._end(worker)
 
-    def _fill(self, chunk: _Chunk, decoded: Sequence[Decoded], notes: Sequence[TileNotes] = ()) -> None:
+    def _fill(self, chunk: _Chunk, decoded: Sequence[Decoded], notes: Mapping[int, TileNotes]) -> None:
         if log.isEnabledFor(logging.DEBUG):
             for tile, outcome in zip(chunk.slot.batch.tiles[chunk.start : chunk.stop], decoded, strict=True):
                 if isinstance(outcome, TileFailure):
@@ -314,7 +315,7 @@ class DecodePool:
             self._requeue([had])
         elif had.suspect:
             had.slot.pixels[had.start] = 0
-            self._fill(had, [failure])
+            self._fill(had, [failure], {})
         else:
             self._suspects.extend(had.suspects())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cervix_engine.run.stream.channel import Stop, Stopped
@@ -52,11 +52,11 @@ class Slot:
         self._pending = len(batch.tiles)
         self._filled.clear()
 
-    def fill(self, start: int, decoded: Sequence[Decoded], notes: Sequence[TileNotes] = ()) -> None:
-        """Note what became of the tiles from `start` on, whose pixels are in their places."""
+    def fill(self, start: int, decoded: Sequence[Decoded], notes: Mapping[int, TileNotes]) -> None:
+        """Note what became of the tiles from `start` on, whose pixels are in their places; `notes` count from there."""
         self.decoded[start : start + len(decoded)] = decoded
-        if notes:
-            self.notes[start : start + len(decoded)] = notes
+        for place, note in notes.items():
+            self.notes[start + place] = note
         self._pending -= len(decoded)
         if self._pending == 0:
             self._filled.set()

@@ -20,8 +20,9 @@ import signal
 import socket
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import cv2
 
@@ -39,6 +40,14 @@ OUT_OF_MEMORY = 71
 _PR_SET_PDEATHSIG = 1
 
 SentChunk = tuple[int, int, list[SentTile]]  # slot, first place, tiles
+
+
+class ChunkTimes(NamedTuple):
+    """Seconds that a worker took for a chunk: all of them, on a core, and waiting for anything else than a core."""
+
+    took: float
+    on_core: float
+    idle: float
 
 
 def serve(descriptor: int) -> NoReturn:
@@ -131,8 +140,8 @@ def work(chunks: socket.socket, slots: int) -> None:
     """Decode chunk after chunk until the run closes its end.
 
     The first message is the `DecodeJob`, answered by None when the worker is ready. Then each is a `SentChunk`,
-    answered by (seconds it took, what became of its tiles, what was noted of them). An error that is no tile's fault is
-    an answer too, the last one.
+    answered by (its `ChunkTimes`, what became of its tiles, what was noted of which). An error that is no tile's fault
+    is an answer too, the last one.
     """
     try:
         job: DecodeJob = pickle.loads(chunks.recv(MESSAGE_BYTES))  # noqa: S301 - from the run that forked this
@@ -140,19 +149,46 @@ def work(chunks: socket.socket, slots: int) -> None:
         os.close(slots)
         _limit_memory(job.limits.worker_bytes)
         chunks.send(pickle.dumps(None))
+        stopwatch = _Stopwatch()
         while message := chunks.recv(MESSAGE_BYTES):
-            began = time.perf_counter()
+            stopwatch.start()
             slot, start, sent = pickle.loads(message)  # noqa: S301
             tiles, places = list(map(received, sent)), pixels[slot, start:]
             job.reader.expect(tiles)
             outcomes = [job.decode(tile, out) for tile, out in zip(tiles, places, strict=False)]
             decoded, notes = zip(*outcomes, strict=True)
-            answer = time.perf_counter() - began, decoded, notes if any(note is not NO_NOTES for note in notes) else ()
-            chunks.send(pickle.dumps(answer))
+            noted = {place: note for place, note in enumerate(notes) if note is not NO_NOTES}
+            chunks.send(pickle.dumps((stopwatch.times(), decoded, noted)))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - handed to the run, which stops for it
         chunks.send(_sendable(error))
+
+
+class _Stopwatch:
+    """Times chunks, by the kernel's own account of who waits for a core; where it keeps none, nobody does.
+
+    Source: Linux, `Documentation/scheduler/sched-stats.rst` (`/proc/<pid>/schedstat`).
+    """
+
+    def __init__(self) -> None:
+        self._account: int | None = None
+        with suppress(OSError):
+            self._account = os.open("/proc/self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self.start()
+
+    def start(self) -> None:
+        self._began = self._now()
+
+    def times(self) -> ChunkTimes:
+        took, on_core, queued = (now - began for now, began in zip(self._now(), self._began, strict=True))
+        return ChunkTimes(took, on_core, max(0.0, took - on_core - queued))
+
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds that have passed, on a core, and waiting for one."""
+        queued = int(os.pread(self._account, 128, 0).split()[1]) / 1e9 if self._account is not None else 0.0
+        # Of its time on a core the account tells what the last tick knew.
+        return time.perf_counter(), time.process_time(), queued
 
 
 def _sendable(error: Exception) -> bytes:

@@ -1,8 +1,10 @@
-"""How many decode workers a stream has, as given or as the model needs them."""
+"""How many decode workers a stream has: as given, as the model needs them, or as there are cores for them."""
 
 from __future__ import annotations
 
 import math
+
+from cervix_engine.machine import usable_cpus
 
 # For so long the workers' use is observed before their number is chosen, again and again.
 OBSERVED_S = 0.5
@@ -22,18 +24,30 @@ class WorkerCount:
     slots show that the model, or whoever takes its answers, is what the run waits for; then only those that were in use
     are kept, and some more. Where all are in use again, as with larger tiles further on, their number grows again.
 
+    Of a number that was given, too, no more are kept than keep all cores busy while others wait for a disk or a server:
+    those beyond would only take turns, each with a cache that others have filled.
+
     Args:
         most: how many there may be.
-        chosen: whether fewer of them do, where fewer are enough.
+        chosen: whether fewer of them do, where fewer are enough for the model.
+        cores: that they can use.
     """
 
-    def __init__(self, most: int, *, chosen: bool = False) -> None:
+    def __init__(self, most: int, *, chosen: bool = False, cores: int | None = None) -> None:
         self.limit = most
         self._most = most
         self._chosen = chosen
+        self._cores = cores or usable_cpus()
         self._began: float | None = None
         self._seen = 0.0
         self._used_s = 0.0
+        self._cpu_s = 0.0
+        self._idle_s = 0.0
+
+    def worked(self, *, cpu_s: float, idle_s: float) -> None:
+        """Note how long a worker was on a core for a chunk, and how long it waited for anything else than a core."""
+        self._cpu_s += cpu_s
+        self._idle_s += idle_s
 
     def observe(self, busy: int, now: float) -> None:
         """Note that `busy` workers had something to do since the last call; after a while, choose their number."""
@@ -43,9 +57,12 @@ class WorkerCount:
         self._seen = now
         observed_s = now - self._began
         if observed_s >= OBSERVED_S:
-            if self._chosen:
-                self.limit = enough_workers(self._used_s / observed_s, most=self._most)
-            self._began, self._used_s = now, 0.0
+            needed = self._used_s / observed_s if self._chosen else self._for_all_cores()
+            self.limit = enough_workers(needed, most=self._most)
+            self._began, self._used_s, self._cpu_s, self._idle_s = now, 0.0, 0.0, 0.0
+
+    def _for_all_cores(self) -> float:
+        return self._cores * (1 + self._idle_s / self._cpu_s) if self._cpu_s else self._most
 
     def cap(self, most: int) -> None:
         """There cannot be more than these."""

@@ -184,9 +184,9 @@ def test_a_slot_is_filled_when_the_last_position_is_done() -> None:
     assert (slot.pixels[:3] == 9).all()
     assert (slot.pixels[3:] == 0).all()
     waiter = Waiter(slot.wait_filled)
-    slot.fill(1, [(5, 6), (7, 8)], [NO_NOTES, TileNotes("cd")])
+    slot.fill(1, [(5, 6), (7, 8)], {1: TileNotes("cd")})
     assert waiter.is_waiting()
-    slot.fill(0, [TileFailure("read", "gone")], [TileNotes("ab")])
+    slot.fill(0, [TileFailure("read", "gone")], {0: TileNotes("ab")})
     waiter.end()
     assert waiter.error is None
     assert slot.decoded == [TileFailure("read", "gone"), (5, 6), (7, 8)]
@@ -199,5 +199,5 @@ def test_a_slot_is_not_filled_by_its_earlier_batch() -> None:
         slot.assign(TileBatch(index, refs(["a"])))
         waiter = Waiter(slot.wait_filled)
         assert waiter.is_waiting()
-        slot.fill(0, [(2, 2)])
+        slot.fill(0, [(2, 2)], {})
         waiter.end()

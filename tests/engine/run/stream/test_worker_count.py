@@ -54,6 +54,32 @@ def test_a_number_that_was_asked_for_stays() -> None:
     assert settle(WorkerCount(8), lambda _: 0.1, seconds=5.0) == 8
 
 
+def settle_on_cores(count: WorkerCount, *, cores: int, idle: float, since: float = 0.0) -> int:
+    """The same of workers that are on `cores` in turns, where a tile waits `idle` seconds for each second on a core."""
+    for step in range(501):
+        at_work = min(cores, count.limit / (1 + idle))
+        count.worked(cpu_s=at_work / 100, idle_s=at_work * idle / 100)
+        count.observe(count.limit, since + step / 100)
+    return count.limit
+
+
+def test_of_a_number_that_was_asked_for_a_few_more_than_the_cores_work_where_all_wait_for_a_core() -> None:
+    assert settle_on_cores(WorkerCount(16, cores=2), cores=2, idle=0) == 3
+    assert settle_on_cores(WorkerCount(2, cores=2), cores=2, idle=0) == 2
+    assert settle_on_cores(WorkerCount(1, cores=2), cores=2, idle=0) == 1
+
+
+@pytest.mark.parametrize(("idle", "left"), [(0.6, 4), (2.9, 10), (50.0, 16)])
+def test_of_those_that_wait_for_a_server_as_many_work_as_keep_the_cores_busy(idle: float, left: int) -> None:
+    assert settle_on_cores(WorkerCount(16, cores=2), cores=2, idle=idle) == left
+
+
+def test_they_come_back_where_tiles_lie_further_away() -> None:
+    count = WorkerCount(16, cores=2)
+    assert settle_on_cores(count, cores=2, idle=0) == 3
+    assert settle_on_cores(count, cores=2, idle=50.0, since=6.0) == 16
+
+
 def test_no_more_are_kept_than_the_machine_allows() -> None:
     count = WorkerCount(16, chosen=True)
     count.cap(3)
