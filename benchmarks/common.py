@@ -8,7 +8,7 @@ import platform
 import random
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,16 @@ class Rate:
         return f"{self.median:8.1f} tiles/s  ({self.low:.1f} to {self.high:.1f})"
 
 
-def interleave(contenders: dict[str, Callable[[], float]], *, rounds: int) -> dict[str, Rate]:
+def interleave(contenders: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Rate]:
     """Run every contender once a round, in turn, so that a noisy minute hurts all of them alike.
 
-    Each contender returns the tiles per second of one pass; the first round warms up and is not counted.
+    Every other round goes backwards, so that what a contender leaves behind is not always met by the same one. Each
+    contender returns the tiles per second of one pass; the first round warms up and is not counted.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
-        for name, run in contenders.items():
-            rate = run()
+        for name in list(contenders)[:: 1 if number % 2 else -1]:
+            rate = contenders[name]()
             if number:
                 rates[name].append(rate)
     return {name: Rate(statistics.median(seen), min(seen), max(seen)) for name, seen in rates.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ import click
 import numpy as np
 import onnx
 
-from benchmarks.common import describe, interleave, machine
+from benchmarks.common import Rate, describe, interleave, machine
 from benchmarks.races.model_loop import engine_loop
 from cervix_engine.backends import Combination, objection, open_graph
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
@@ -29,6 +28,7 @@ from cervix_export.graphs.compute import answers
 from cervix_export.graphs.fold import folded
 
 SECONDS = 4
+Rates = dict[str, Rate]
 RUNTIMES = ("onnxruntime-cpu", "openvino")
 RTX = EnginePlan("tensorrt-rtx", EngineOptions(compute_capabilities=("8.0", "8.9")))
 
@@ -47,33 +47,35 @@ def main(before: Path, rounds: int, batch_size: int, json_file: Path | None) -> 
     absdiff = float(np.abs(answers(models["after"], pixels) - answers(models["before"], pixels)).max())
     contract = ModelContract(classes=SIPAKMED_CLASSES, input_size=(height, width))
     graphs = {name: model.SerializeToString() for name, model in models.items()}
-    ratios = {**_runtimes(graphs, pixels, rounds), **_builds(graphs, contract, rounds)}
+    rates = {**_runtimes(graphs, pixels, rounds), **_builds(graphs, contract, rounds)}
     nodes = {name: Counter(node.op_type for node in model.graph.node) for name, model in models.items()}
     print(f"batch {batch_size}, {rounds} interleaved rounds; {machine()}; answers move by {absdiff:.2g}")
     for name, kinds in nodes.items():
         print(f"  {name:7} {kinds.total()} nodes, {len(graphs[name]) / 1e6:.1f} MB, of them {dict(kinds)}")
-    for what, ratio in ratios.items():
-        print(f"  {what:32} after ÷ before {ratio:.3f}")
+    ratios = {what: of["after"].median / of["before"].median for what, of in rates.items()}
+    for what, of in rates.items():
+        spread = ", ".join(f"{name} {rate.median:.3g} ({rate.low:.3g} to {rate.high:.3g})" for name, rate in of.items())
+        print(f"  {what:32} after ÷ before {ratios[what]:.3f}: {spread}")
     if json_file:
         report = {**describe(), "benchmark": "folded_graph", "max_absdiff": absdiff, "ratios": ratios}
         json_file.write_text(json.dumps({**report, "nodes": {name: dict(kinds) for name, kinds in nodes.items()}}))
 
 
-def _runtimes(graphs: dict[str, bytes], pixels: Any, rounds: int) -> dict[str, float]:
-    """Loads and tiles a second, after ÷ before, by runtime."""
-    ratios = {}
+def _runtimes(graphs: dict[str, bytes], pixels: Any, rounds: int) -> dict[str, Rates]:
+    """Loads and tiles a second, before and after, by runtime."""
+    found = {}
     for runtime in (name for name in RUNTIMES if objection(name, "fp32") is None):
         way = Combination(runtime, "fp32")
         loads = {name: partial(_loads_per_sec, graph, way, pixels[:1]) for name, graph in graphs.items()}
-        ratios[f"{runtime}: loads a second"] = _ratio(loads, rounds)
+        found[f"{runtime}: loads a second"] = interleave(loads, rounds=rounds)
         with ExitStack() as stack:
             backends = {
                 name: stack.enter_context(open_graph(graph, combination=way, sha256=""))
                 for name, graph in graphs.items()
             }
             rates = {name: partial(engine_loop, backend, pixels, SECONDS) for name, backend in backends.items()}
-            ratios[f"{runtime}: tiles a second"] = _ratio(rates, rounds)
-    return ratios
+            found[f"{runtime}: tiles a second"] = interleave(rates, rounds=rounds)
+    return found
 
 
 def _loads_per_sec(graph: bytes, way: Combination, pixels: Any) -> float:
@@ -83,8 +85,8 @@ def _loads_per_sec(graph: bytes, way: Combination, pixels: Any) -> float:
     return 1 / (time.perf_counter() - began)
 
 
-def _builds(graphs: dict[str, bytes], contract: ModelContract, rounds: int) -> dict[str, float]:
-    """Engines built a second, after ÷ before, ahead of time."""
+def _builds(graphs: dict[str, bytes], contract: ModelContract, rounds: int) -> dict[str, Rates]:
+    """Engines built a second, before and after, ahead of time."""
     if find_spec("tensorrt_rtx") is None:
         return {}
     builder = EngineBuilder.for_plan(RTX)
@@ -95,12 +97,7 @@ def _builds(graphs: dict[str, bytes], contract: ModelContract, rounds: int) -> d
         return 1 / (time.perf_counter() - began)
 
     builds = {name: partial(builds_per_sec, graph) for name, graph in graphs.items()}
-    return {"tensorrt-rtx: builds a second": _ratio(builds, rounds)}
-
-
-def _ratio(contenders: Mapping[str, Callable[[], float]], rounds: int) -> float:
-    rates = interleave(dict(contenders), rounds=rounds)
-    return rates["after"].median / rates["before"].median
+    return {"tensorrt-rtx: builds a second": interleave(builds, rounds=rounds)}
 
 
 if __name__ == "__main__":
