@@ -1,6 +1,6 @@
 """Runs a certified bundle over directories of Pap-smear slide tiles.
 
-`from cervix_engine import Model` is the door for Python, see `model.py`. Importing this package loads nothing heavy:
+`from cervix_engine import Model` is the door for Python, see `model/`. Importing this package loads nothing heavy:
 neither a runtime nor OpenCV. It turns the runtimes' telemetry off, which has to come before any of them is imported,
 here or by whoever uses this package.
 """

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import cervix_engine
 from cervix_engine import Model
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import OutputExistsError, UsageError
+from cervix_engine.model.turns import Turns
 from cervix_engine.run.config import RunOptions
 from cervix_engine.tiles.preprocess import decode, preprocess
 from engine.run.support import CONTRACT, drawn_tile, encoded, environment, read_table, reference_probabilities
@@ -31,6 +35,12 @@ def model(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Model]:
         pytest.importorskip("openvino")
     with Model.open(str(bundle.root), precision="fp32", backend=request.param, batch_size=4) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def opened(bundle: Bundle) -> Iterator[Model]:
+    with Model.open(bundle.root, precision="fp32", backend="onnxruntime-cpu", batch_size=4) as model:
+        yield model
 
 
 def tiles_of(count: int) -> list[Any]:
@@ -86,6 +96,14 @@ def test_one_array_of_the_input_size(model: Model) -> None:
         (np.zeros((0, 32, 32, 3), np.uint8), "no images"),
         ([drawn_tile(1)], "is a bytes: pass numpy arrays"),
         (["tile.png"], "is a str: pass numpy arrays"),
+        (None, "the images are None: pass a list of numpy arrays"),
+        (5, "the images are a int: pass a list"),
+        (b"tile", "the images are a bytes: pass a list"),
+        (Path("tile.png"), "the images are a PosixPath: pass a list"),
+        (Image.new("RGB", (32, 32)), "the images are a Image: pass a list"),
+        (np.array(3, np.uint8), "the images are a ndarray: pass a list"),
+        ([np.ma.masked_array(np.zeros((32, 32, 3), np.uint8), mask=True)], "image 0 is a masked array"),
+        (np.ma.masked_array(np.zeros((2, 32, 32, 3), np.uint8), mask=True), "image 0 is a masked array"),
     ],
 )
 def test_what_is_no_rgb_tile_is_refused_with_the_remedy(model: Model, images: Any, reason: str) -> None:
@@ -107,9 +125,132 @@ def test_files_as_strings_and_paths_with_a_row_for_those_that_fail(model: Model,
     assert np.isnan(answers.probabilities[1]).all()
 
 
-def test_no_files_are_refused(model: Model) -> None:
-    with pytest.raises(UsageError, match="no files"):
-        model.predict_files([])
+@pytest.mark.parametrize(
+    ("paths", "reason"),
+    [
+        ([], "no files"),
+        ("a/b.png", "the paths are a str: pass a list of paths"),
+        (b"a/b.png", "the paths are a bytes: pass a list"),
+        (Path("a/b.png"), "the paths are a PosixPath: pass a list"),
+        (None, "the paths are None: pass a list"),
+        (["a.png", None], "path 1 is None: pass a path"),
+        ([5], "path 0 is a int: pass a path"),
+    ],
+)
+def test_what_is_no_list_of_paths_is_refused(model: Model, paths: Any, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        model.predict_files(paths)
+
+
+def test_a_path_in_bytes_is_one(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "tile.png").write_bytes(drawn_tile(3))
+    (answer,) = model.predict_files([bytes(tmp_path / "tile.png")])
+    assert (answer.ok, answer.path) == (True, str(tmp_path / "tile.png"))
+
+
+NO_WORKERS = "expected a whole number from 1 to 256, or 'auto'"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"workers": -1}, f"workers=-1: {NO_WORKERS}"),
+        ({"workers": 0}, f"workers=0: {NO_WORKERS}"),
+        ({"workers": 257}, f"workers=257: {NO_WORKERS}"),
+        ({"workers": 1.5}, f"workers=1.5: {NO_WORKERS}"),
+        ({"workers": True}, f"workers=True: {NO_WORKERS}"),
+        ({"workers": None}, f"workers=None: {NO_WORKERS}"),
+        ({"workers": "many"}, f"workers='many': {NO_WORKERS}"),
+        ({"budget": "some"}, "budget='some': expected a count such as 100, or a share such as '10%'"),
+        ({"budget": 0.1}, "budget=0.1: expected a count"),
+        ({"grid": "224"}, "grid='224': expected GridRules"),
+        ({"shard": "3/2"}, "expected such as 3/8"),
+        ({"shard": 2}, "shard=2: expected '3/8'"),
+        ({"slide": 5}, "slide is a int: pass a path"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_options_of_a_folder_that_cannot_be_are_refused(
+    opened: Model, tiles: Path, out: Path, asked: Any, reason: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        opened.predict_folder(tiles, out=out, **asked)
+    assert reason in str(caught.value)
+    assert list(out.parent.iterdir()) == [], "nothing was begun"
+
+
+@pytest.mark.parametrize(("folder", "out"), [(None, "a.csv"), (["a.png"], "a.csv"), ("tiles", None), ("tiles", 5)])
+def test_places_that_are_no_paths_are_refused(opened: Model, folder: Any, out: Any) -> None:
+    with pytest.raises(UsageError, match="pass a path, as text"):
+        opened.predict_folder(folder, out=out)
+
+
+def test_options_as_the_command_line_writes_them(opened: Model, tiles: Path, out: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides.csv"
+    names = sorted(path.relative_to(tiles).as_posix() for path in tiles.rglob("*.*") if path.is_file())
+    slides.write_text("path,slide_id\n" + "".join(f"{name},all\n" for name in names))
+    asked: dict[str, Any] = {"slide": slides, "budget": 3, "workers": np.int64(1), "shard": "1/2"}
+    record = opened.predict_folder(bytes(tiles), out=out, **asked)
+    assert record.status == "done"
+    assert {row["slide_id"] for row in read_table(out)} == {"all"}
+    took = record.provenance.arguments
+    assert (took["budget"], took["shard"], took["workers"]) == ({"count": 3, "share": None}, "1/2", 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"batch_size": 0}, "batch_size=0: expected a whole number from 1 to 4096"),
+        ({"batch_size": -3}, "batch_size=-3: expected"),
+        ({"batch_size": 10**7}, "batch_size=10000000: expected"),
+        ({"batch_size": 2.5}, "batch_size=2.5: expected"),
+        ({"batch_size": True}, "batch_size=True: expected"),
+        ({"batch_size": "many"}, "batch_size='many': expected"),
+        ({"precision": "half"}, "precision='half': expected one of auto, fp32, bf16, fp16, int8"),
+        ({"precision": None}, "precision=None: expected one of"),
+        ({"device": None}, "device=None: expected auto, cpu, cuda"),
+        ({"device": "gpu"}, "device=gpu: expected auto, cpu, cuda"),
+        ({"path": None}, "the bundle is None: pass a path"),
+        ({"path": 5}, "the bundle is a int: pass a path"),
+    ],
+)
+def test_what_no_model_opens_with_is_refused(bundle: Bundle, asked: Any, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Model.open(**{"path": bundle.root, **asked})
+    assert reason in str(caught.value)
+
+
+def test_a_closed_model_says_so(model: Model, tiles: Path, out: Path, tmp_path: Path) -> None:
+    model.close()
+    model.close()
+    uses: list[Callable[[], object]] = [
+        lambda: model.predict(tiles_of(1)),
+        lambda: model.predict_files([tmp_path / "tile.png"]),
+        lambda: model.predict_folder(tiles, out=out),
+        model.__enter__,
+    ]
+    for use in uses:
+        with pytest.raises(UsageError, match="this model is closed: open it again"):
+            use()
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+def test_closing_waits_for_calls_of_other_threads() -> None:
+    turns, freed = Turns(), threading.Event()
+    with turns.call() as turn:
+        closing = threading.Thread(target=turns.close, args=(freed.set,))
+        closing.start()
+        while turns.is_open:
+            time.sleep(0.001)
+        with turn:
+            assert not freed.wait(0.05), "a call that has begun is answered in full"
+        with pytest.raises(UsageError, match="closed"), turns.call():
+            pass
+        with pytest.raises(UsageError, match="this thread is predicting"):
+            turns.close(freed.set)
+    closing.join(30)
+    assert freed.is_set()
 
 
 def test_relative_files_are_those_of_the_working_folder(
@@ -155,17 +296,32 @@ def test_a_files_answer_is_its_row(bundle: Bundle, tiles: Path, out: Path) -> No
         )
 
 
-def test_tables_for_arrow_and_pandas(model: Model, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    answers = model.predict_files([tmp_path / "none.png"])
-    table = answers.to_arrow()
-    assert isinstance(table, pyarrow.Table)
-    assert table.column_names[:5] == ["path", "height", "width", "pred", "confidence"]
-    assert [name for name in table.column_names if name.startswith("prob_")] == [
-        f"prob_{name}" for name in CONTRACT.class_names
-    ]
-    pandas = pytest.importorskip("pandas")
-    assert isinstance(answers.to_pandas(), pandas.DataFrame)
+def test_tables_have_the_same_types_whether_or_not_tiles_failed(opened: Model, tmp_path: Path) -> None:
+    pyarrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    (tmp_path / "tile.png").write_bytes(drawn_tile(0))
+    missing, good = tmp_path / "none.png", tmp_path / "tile.png"
+    several = [opened.predict_files(paths) for paths in ([missing], [good], [good, missing])]
+    several.append(opened.predict(tiles_of(2)))
+    text, number, names = pyarrow.string(), pyarrow.float64(), [f"prob_{name}" for name in CONTRACT.class_names]
+    expected_types = {
+        "path": text,
+        "height": pyarrow.int64(),
+        "width": pyarrow.int64(),
+        "pred": text,
+        "confidence": number,
+        "category": text,
+        **dict.fromkeys(names, number),
+        "error": text,
+    }
+    for answers in several:
+        schema = answers.to_arrow().schema
+        assert dict(zip(schema.names, schema.types, strict=True)) == expected_types
+    frames = [answers.to_pandas() for answers in several]
+    assert all(frame.dtypes.equals(frames[0].dtypes) for frame in frames)
+    assert [str(frames[0].dtypes[name]) for name in ("height", "confidence", "pred")] == ["Int64", "float64", "string"]
+    assert pandas.concat(frames)["height"].tolist()[1] == several[1][0].height
+    assert frames[0]["pred"].isna().all()
+    assert several[2].to_arrow().column("height").to_pylist() == [several[1][0].height, None]
 
 
 def test_a_pinned_bundle(bundle: Bundle) -> None:

@@ -21,15 +21,19 @@ class Device:
     ordinals: tuple[int, ...] = (0,)
 
     @classmethod
-    def parse(cls, text: str) -> Device:
-        """Raises UsageError where `text` is none of the forms above."""
+    def parse(cls, text: str, *, option: str = "--device ") -> Device:
+        """Read what `option` asks for, which a refusal names so.
+
+        Raises:
+            UsageError: `text` is none of the forms above.
+        """
         if text in get_args(Kind):
             return cls(text)  # type: ignore[arg-type]
-        if not re.fullmatch(r"cuda:[0-9]{1,3}(,[0-9]{1,3})*", text):
-            raise UsageError(f"--device {text}: expected auto, cpu, cuda, or GPUs by number such as cuda:0,1")
+        if not isinstance(text, str) or not re.fullmatch(r"cuda:[0-9]{1,3}(,[0-9]{1,3})*", text):
+            raise UsageError(f"{option}{text}: expected auto, cpu, cuda, or GPUs by number such as cuda:0,1")
         ordinals = tuple(map(int, text.removeprefix("cuda:").split(",")))
         if len(set(ordinals)) < len(ordinals):
-            raise UsageError(f"--device {text} names a GPU twice")
+            raise UsageError(f"{option}{text} names a GPU twice")
         return cls("cuda", ordinals)
 
     def __str__(self) -> str:

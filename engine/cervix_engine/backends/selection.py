@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ SAME_SPEED = 0.95
 ASKED_BY_NAME: frozenset[Precision] = frozenset({"int8"})
 
 RequestedPrecision = Literal["auto"] | Precision
+PRECISIONS: tuple[RequestedPrecision, ...] = ("auto", *get_args(Precision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,8 @@ def _raise_why_none(seen: Survey, precision: RequestedPrecision, backend: str | 
         raise next(iter(errors.values()))
     others = ["auto"] if precision != "auto" else sorted({way.combination.precision for way in seen.runnable})
     hint = f": use --precision {' or '.join(others)}" if others else ""
-    raise BackendUnavailableError(f"no backend on this machine runs {wanted}{hint} ({'; '.join(errors)})")
+    reasons = f" ({'; '.join(errors)})" if errors else ""
+    raise BackendUnavailableError(f"no backend on this machine runs {wanted}{hint}{reasons}")
 
 
 def _tells(way: Way, precision: RequestedPrecision) -> bool:

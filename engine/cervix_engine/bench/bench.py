@@ -24,6 +24,7 @@ from cervix_engine.errors import UsageError
 from cervix_engine.files import scratch_folder
 from cervix_engine.machine import software, usable_cpus
 from cervix_engine.run.session import SessionRequest, open_session
+from cervix_engine.run.sizes import WORKERS
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.sources.open import open_source
@@ -87,7 +88,7 @@ def bench(config: BenchConfig, *, say: Say = lambda _: None) -> BenchReport:
         backend=config.backend,
         device=config.device,
         batch_size=config.batch_size,
-        workers=config.workers or usable_cpus(),
+        workers=config.workers or min(usable_cpus(), WORKERS[-1]),
     )
     with _scratch_folder(config.scratch) as name:
         folder = Path(name)

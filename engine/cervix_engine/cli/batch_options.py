@@ -18,6 +18,7 @@ from cervix_engine.cli.shared.options import (
     precision_option,
 )
 from cervix_engine.cli.slide_options import slide_options
+from cervix_engine.run.sizes import BATCH_SIZES, WORKERS
 
 
 class IntegerOrAuto(click.IntRange):
@@ -65,13 +66,13 @@ batch_options = options(
     option(
         "-b",
         "--batch-size",
-        type=IntegerOrAuto(1, 4096),
+        type=IntegerOrAuto(BATCH_SIZES[0], BATCH_SIZES[-1]),
         help="Tiles per batch; auto finds a size by a short measurement. [default: 32]",
     ),
     option(
         "-j",
         "--workers",
-        type=IntegerOrAuto(1, 256),
+        type=IntegerOrAuto(WORKERS[0], WORKERS[-1]),
         default="auto",
         help="Decode processes; auto keeps as many as feed the model.",
     ),

@@ -12,6 +12,7 @@ import click
 from cervix_engine.backends.register import runtime_names
 from cervix_engine.cli.shared.command import CervixCommand
 from cervix_engine.cli.shared.options import FILE, device_option, model_option, option, precision_option
+from cervix_engine.run.sizes import BATCH_SIZES, WORKERS
 from cervix_engine.words import counted
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ REGRESSED = 6
 @device_option
 @option("--backend", type=click.Choice(runtime_names()), help="Runtime. [default: as --precision chooses]")
 @option(
-    "-b", "--batch-size", type=click.IntRange(1, 4096), help="Batch size. [default: an engine's usual one, else 32]"
+    "-b",
+    "--batch-size",
+    type=click.IntRange(BATCH_SIZES[0], BATCH_SIZES[-1]),
+    help="Batch size. [default: an engine's usual one, else 32]",
 )
-@option("-j", "--workers", type=click.IntRange(1, 256), help="Decode processes. [default: one a core]")
+@option("-j", "--workers", type=click.IntRange(WORKERS[0], WORKERS[-1]), help="Decode processes. [default: one a core]")
 @option("--count", type=click.IntRange(1), default=256, help="Maximum number of tiles.")
 @option(
     "--sweep",

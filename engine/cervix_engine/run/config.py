@@ -20,6 +20,7 @@ from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import record_beside
 from cervix_engine.run.session import SessionRequest
+from cervix_engine.run.sizes import require_sizes
 from cervix_engine.run.tuning import Auto
 from cervix_engine.table.columns import OPTIONAL
 from cervix_engine.table.coordinates import FOLDER, NAMES
@@ -38,25 +39,25 @@ _NO_POINT = 0.5
 
 
 class RunOptions(TypedDict, total=False):
-    """What Python's `Model.predict_folder` passes on; each is as in `BatchConfig`."""
+    """What Python's `Model.predict_folder` passes on; each is as in `BatchConfig`, or as the command line writes it."""
 
     overwrite: bool
     resume: bool
     workers: int | Auto
-    budget: FailureBudget
+    budget: FailureBudget | str | int
     hash_tiles: bool
     judge_quality: bool
-    coords: str | None
-    slide: str | None
+    coords: str | os.PathLike[str] | None
+    slide: str | os.PathLike[str] | None
     follow_links: bool
     grid: GridRules | None
-    previews: Path | None
+    previews: str | os.PathLike[str] | None
     abnormal_at: float | None
     review_below: float | None
     review_within: float | None
     retry_failures: bool
     update: bool
-    shard: Part | None
+    shard: Part | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ class BatchConfig:
     review_within: float | None = None
     update: bool = False
     shard: Part | None = None
+
+    def __post_init__(self) -> None:
+        require_sizes(batch_size=self.batch_size, workers=self.workers)
 
     @property
     def shard_name(self) -> str | None:

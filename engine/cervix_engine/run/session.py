@@ -17,15 +17,17 @@ import numpy as np
 
 from cervix_engine.backends import Backend, BackendInfo, open_backend
 from cervix_engine.backends.device import ANY, Device
-from cervix_engine.backends.selection import RequestedPrecision, replay_golden, select
+from cervix_engine.backends.selection import PRECISIONS, RequestedPrecision, replay_golden, select
 from cervix_engine.backends.survey import Way
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import read_fingerprint
 from cervix_engine.contract import ModelContract, OperatingPoint
+from cervix_engine.errors import UsageError
 from cervix_engine.files import output_errors, sha256_file
 from cervix_engine.run.journal import InputRules, RunIdentity
 from cervix_engine.run.record import Provenance
+from cervix_engine.run.sizes import require_sizes
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stats import StreamStats
 from cervix_engine.run.stream.steps import TileSteps
@@ -77,6 +79,11 @@ class SessionRequest:
     threads: int | None = None
     began: float = field(default_factory=time.perf_counter)
     meaning: ModelContract | None = None
+
+    def __post_init__(self) -> None:
+        require_sizes(batch_size=self.batch_size, workers=self.workers)
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision={self.precision!r}: expected one of {', '.join(PRECISIONS)}")
 
     @property
     def contract(self) -> ModelContract:

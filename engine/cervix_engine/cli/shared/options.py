@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from cervix_engine.run.sizes import BATCH_SIZES
+
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
@@ -37,7 +39,7 @@ def model_option(purpose: str) -> Decorator:
 
 def batch_size_option(help: str = "Number of tiles a batch.") -> Decorator:  # noqa: A002 - as click calls it
     """`--batch-size` of what computes with one that is set beforehand."""
-    return option("-b", "--batch-size", type=click.IntRange(1, 4096), default=32, help=help)
+    return option("-b", "--batch-size", type=click.IntRange(BATCH_SIZES[0], BATCH_SIZES[-1]), default=32, help=help)
 
 
 precision_option = option(
