@@ -19,7 +19,7 @@ import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -28,7 +28,7 @@ from cervix_engine.tiles.discover import Reason, objection_to_file, objection_to
 from cervix_engine.tiles.listing import Record, found_again
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
 from cervix_engine.tiles.sources import tar_file, zip_file
-from cervix_engine.tiles.sources.folder import listing_errors
+from cervix_engine.tiles.sources.folder import leads_to_folder, listing_errors
 from cervix_engine.tiles.sources.member import REFUSED, Member
 from cervix_engine.tiles.tile import TileStamp
 
@@ -44,9 +44,7 @@ class _Format(Protocol):
 
 _FORMATS: Mapping[str, _Format] = {".tar": tar_file, ".zip": zip_file}
 ARCHIVE_SUFFIXES = tuple(_FORMATS)
-COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|Z)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
-
-_LEADS_OUT = "the name leads out of the archive"
+_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lz|lzma|Z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 # As Linux has it: workers are told the names of many tiles in one message.
 _LONGEST_NAME = 4096
@@ -62,11 +60,13 @@ class Archives:
         files: the archives.
         name: what the user named: the archive, their folder, or a pattern such as `shard-{000000..000012}.tar`.
         several: whether paths begin with an archive's name.
+        beside: how much else lies in their folder, by why it is ignored.
     """
 
     files: tuple[Path, ...]
     name: Path
     several: bool = False
+    beside: Mapping[Reason, int] = field(default_factory=dict, compare=False)
 
     @property
     def identity(self) -> str:
@@ -125,7 +125,7 @@ class ArchivePass:
     def __init__(self, archives: Archives) -> None:
         self._archives = archives
         self._passed_folders: set[bytes] = set()
-        self.ignored: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter(archives.beside)
 
     def __iter__(self) -> Iterator[Record]:
         for file in self._archives.files:
@@ -143,7 +143,10 @@ class ArchivePass:
             self._passed_folders.clear()
 
     def _record(self, member: Member, mtime_ns: int) -> Record | None:
-        *folders, name = parts = [part for part in member.name.split(b"/") if part not in (b"", b".")] or [b"."]
+        parts = [part for part in member.name.split(b"/") if part not in (b"", b".")]
+        if member.kind == "folder" and not parts:
+            return None  # `./`, the folder that was packed
+        *folders, name = parts or [b"."]
         for depth, folder in enumerate([*folders, *([name] if member.kind == "folder" else [])]):
             if folder != b".." and (reason := objection_to_folder(folder)):
                 self._ignore_folder(b"/".join(parts[: depth + 1]), reason)
@@ -158,9 +161,11 @@ class ArchivePass:
             self._ignore(reason, path)
             return None
         where = member.where
-        if b".." in folders or b"\0" in path:
-            path, where = path.replace(b"\0", b"?"), REFUSED + f"unsafe_name: {_LEADS_OUT}".encode()
-        return path, member.size, mtime_ns, where
+        if b".." in folders:
+            where = REFUSED + b"unsafe_name: the name leads out of the archive"
+        elif b"\0" in path:
+            where = REFUSED + b"unsafe_name: the name holds a NUL, which no file's name can"
+        return path.replace(b"\0", b"?"), member.size, mtime_ns, where
 
     def _ignore_folder(self, path: bytes, reason: Reason) -> None:
         # A folder that is not entered counts once, whatever it holds.
@@ -259,16 +264,34 @@ def archives_named(name: Path) -> Archives | None:
 def archives_in(folder: Path) -> Archives | None:
     """All archives of a folder that holds no tile and no other folder beside them; None where it is not such a one.
 
+    What else is there is counted. What is an archive by its name and no file is left to `Archives.check`.
+
     Raises:
         ListingError: it cannot be listed.
+        UsageError: an archive in it is compressed as a whole.
     """
     files: list[Path] = []
-    with listing_errors(os.fsencode(folder)), os.scandir(folder) as entries:
+    beside: Counter[Reason] = Counter()
+    with listing_errors(os.fsencode(folder)), os.scandir(os.fsencode(folder)) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir() or objection_to_file(os.fsencode(entry.name)) is None:
+            file = folder / os.fsdecode(entry.name)
+            reason = objection_to_folder(entry.name) if leads_to_folder(entry) else objection_to_file(entry.name)
+            if reason is None:
                 return None
-            if entry.name.lower().endswith(ARCHIVE_SUFFIXES) and entry.is_file():
-                files.append(folder / entry.name)
-    return Archives(tuple(sorted(files)), folder, several=True) if files else None
+            if reason == "suffix" and (file.suffix.lower() in _FORMATS or _COMPRESSED.search(file.name)):
+                files.append(file)
+            else:
+                beside[reason] += 1
+                log.debug("ignored, %s: %r", reason, file.name)
+    for file in sorted(files):
+        refuse_compressed(file)
+    return Archives(tuple(sorted(files)), folder, several=True, beside=beside) if files else None
+
+
+def refuse_compressed(file: Path) -> None:
+    """Raises UsageError where a file is, by its name, an archive that is compressed as a whole."""
+    if _COMPRESSED.search(file.name):
+        raise UsageError(
+            f"{file} is compressed as a whole, so that its members cannot be read in place: decompress it, as gunzip "
+            "does, or pack a zip archive, which compresses each member"
+        )

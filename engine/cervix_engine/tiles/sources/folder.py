@@ -188,7 +188,7 @@ class Walk:
             for entry in self._entries(self._root + b"/" + folder):
                 name = folder + b"/" + entry.name if folder else entry.name
                 with listing_errors(name):
-                    is_folder = _is_folder(entry)
+                    is_folder = leads_to_folder(entry)
                     reason = self._objection(entry, is_folder=is_folder)
                     status = None if reason else _status(entry)
                 if status is None:
@@ -236,7 +236,7 @@ def _as_it_is(name: bytes, top: bytes, inside: bytes) -> Record:
     return absent(name)
 
 
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
     """Also for a link to a folder; unlike `entry.is_dir`, it takes a link that leads round in circles for none."""
     if not entry.is_symlink():
         return entry.is_dir()

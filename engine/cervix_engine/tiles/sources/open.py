@@ -7,7 +7,13 @@ from pathlib import Path
 
 from cervix_engine.errors import UsageError
 from cervix_engine.tiles.slides.grid import GridRules
-from cervix_engine.tiles.sources.archive import ARCHIVE_SUFFIXES, COMPRESSED, Archives, archives_in, archives_named
+from cervix_engine.tiles.sources.archive import (
+    ARCHIVE_SUFFIXES,
+    Archives,
+    archives_in,
+    archives_named,
+    refuse_compressed,
+)
 from cervix_engine.tiles.sources.folder import Folder
 from cervix_engine.tiles.sources.remote import Remote, is_remote
 from cervix_engine.tiles.sources.slides import WholeSlides, is_named_slide
@@ -68,11 +74,7 @@ def _named_file(path: Path) -> TileSource | None:
     if archives := archives_named(path):
         return archives
     suffix = path.suffix.lower()
-    if COMPRESSED.search(path.name):
-        raise UsageError(
-            f"{path} is compressed as a whole, so that its members cannot be read in place: decompress it, as gunzip "
-            "does, or pack a zip archive, which compresses each member"
-        )
+    refuse_compressed(path)
     if suffix in ARCHIVE_SUFFIXES:
         return Archives((path,), path)
     return TileList(path) if suffix in LIST_SUFFIXES else None

@@ -22,6 +22,7 @@ _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+_READ_BYTES = 2**20
 
 
 class _Header(tarfile.TarInfo):
@@ -65,13 +66,19 @@ def _member(info: tarfile.TarInfo) -> Member:
 
 
 def _require_end(file: BinaryIO, offset: int) -> None:
-    """`tarfile` takes whatever it cannot read for the end; the format marks it by a block of zeros."""
+    """`tarfile` takes whatever it cannot read for the end; the format marks it by zeros, and nothing comes behind."""
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
         raise ListingError("it ends without its end mark: the archive is cut")
     if any(block):
         raise ListingError(f"what lies at byte {offset} is no header: the archive is broken")
+    while block := file.read(_READ_BYTES):  # padding, as much as its writer likes
+        if behind := block.lstrip(b"\0"):
+            raise ListingError(
+                f"data follows the end of the archive, at byte {file.tell() - len(behind)}: it is damaged, or several "
+                "were joined; `tar --ignore-zeros -xf` unpacks what is there, to be packed anew"
+            )
 
 
 def read(descriptor: int, where: str, size: int) -> bytes:

@@ -10,7 +10,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from cervix_engine.errors import ListingError, TileReadError
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
@@ -21,7 +21,10 @@ _END64 = struct.Struct("<4sQ2H2L4Q")  # …, entries here, entries, size, offset
 _LOCATOR64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s4B4H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_VARIABLE = slice(12, 15)  # an entry's lengths of name, extra field and comment
+_END_SIGNATURE = b"PK\x05\x06"
 _LONGEST_COMMENT = 2**16
+_BROKEN = "its directory is broken"
 
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _MADE_ON_UNIX = 1, 3
@@ -33,57 +36,104 @@ def members(file: BinaryIO) -> Iterator[Member]:
     """Every member, in the order of the directory; in memory that does not grow with it.
 
     Raises:
-        ListingError: the archive is cut, broken, or of several volumes.
+        ListingError: the archive is cut, broken, joined from several, or of several volumes.
     """
-    entries, offset, shift = _directory(file)
-    file.seek(offset + shift)
-    for _ in range(entries):
+    directory = _directory(file)
+    file.seek(directory.offset + directory.shift)
+    left, found = directory.size, 0
+    while left > 0:
         fields = file.read(_ENTRY.size)
+        if fields.startswith(b"PK\x05\x05"):  # a signature, the last part of a directory
+            left = 0
+            break
         if len(fields) < _ENTRY.size or not fields.startswith(b"PK\x01\x02"):
-            raise ListingError("its directory is broken")
-        yield _member(fields, file, shift)
+            raise ListingError(_BROKEN)
+        entry = _ENTRY.unpack(fields)
+        length = sum(entry[_VARIABLE])
+        variable = file.read(length)
+        if len(variable) < length:
+            raise ListingError("its directory is cut")
+        left, found = left - _ENTRY.size - length, found + 1
+        yield _member(entry, variable, directory.shift)
+    if left:
+        raise ListingError(_BROKEN)
+    # Writers that know no zip64 store the count without its upper bits.
+    if found != directory.entries and (directory.zip64 or (found - directory.entries) % 2**16):
+        raise ListingError(
+            f"its directory holds {found:,} entries, and its end says {directory.entries:,}: pack it anew"
+        )
 
 
-def _directory(file: BinaryIO) -> tuple[int, int, int]:
-    """Number of entries, offset of the directory, and by how much all offsets are shifted by what lies before."""
-    length = file.seek(0, os.SEEK_END)
-    start = max(0, length - _LONGEST_COMMENT - _END.size)
-    file.seek(start)
-    tail = file.read()
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) < at + _END.size:
+class _Directory(NamedTuple):
+    """Where the directory lies, as the archive's end says.
+
+    Attributes:
+        entries: how many it holds; without `zip64` modulo 65,536.
+        size: of it, in bytes.
+        offset: of it, in the archive as it was written.
+        shift: of this and all other offsets, by what lies before the archive.
+    """
+
+    entries: int
+    size: int
+    offset: int
+    shift: int
+    zip64: bool
+
+
+def _directory(file: BinaryIO) -> _Directory:
+    end = _end(file, file.seek(0, os.SEEK_END))
+    if end is None:
         raise ListingError("it has no directory at its end: the archive is cut, or no zip archive")
-    _, disk, first_disk, here, entries, size, offset, _ = _END.unpack_from(tail, at)
-    end = start + at
-    if at >= _LOCATOR64.size and tail.startswith(b"PK\x06\x07", at - _LOCATOR64.size):
-        end, here, entries, size, offset = _directory64(file, end - _LOCATOR64.size)
+    file.seek(end)
+    _, disk, first_disk, here, entries, size, offset, _ = _END.unpack(file.read(_END.size))
+    file.seek(max(0, end - _LOCATOR64.size))
+    zip64 = end >= _LOCATOR64.size and file.read(4) == b"PK\x06\x07"
+    if zip64:
+        end, disk, first_disk, here, entries, size, offset = _directory64(file, end - _LOCATOR64.size)
     if disk or first_disk or here != entries:
         raise ListingError("it is one of several volumes: join them first")
     shift = end - size - offset
     if shift < 0:
-        raise ListingError("its directory is broken")
-    return entries, offset, shift
+        raise ListingError(_BROKEN)
+    if shift and _end(file, shift, exactly=True) is not None:
+        raise ListingError("it is several archives, joined: name them apart, or pack them anew as one")
+    return _Directory(entries, size, offset, shift, zip64)
 
 
-def _directory64(file: BinaryIO, locator: int) -> tuple[int, int, int, int, int]:
-    file.seek(locator - _END64.size)
+def _end(file: BinaryIO, length: int, *, exactly: bool = False) -> int | None:
+    """Where the end record lies of an archive that ends at `length`: the one whose comment reaches to there.
+
+    Any text may be in a comment, another such record too. Where none reaches to there, something was appended to the
+    archive, or its comment was cut: then it is the last one, unless `exactly`.
+    """
+    start = max(0, length - _LONGEST_COMMENT - _END.size)
+    file.seek(start)
+    tail = file.read(length - start)
+    last = at = tail.rfind(_END_SIGNATURE, 0, max(0, len(tail) - _END.size + len(_END_SIGNATURE)))
+    while at >= 0:
+        if at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
+            return start + at
+        at = tail.rfind(_END_SIGNATURE, 0, at)
+    return None if exactly or last < 0 else start + last
+
+
+def _directory64(file: BinaryIO, locator: int) -> tuple[int, int, int, int, int, int, int]:
+    file.seek(max(0, locator - _END64.size))
     fields = file.read(_END64.size)
-    if len(fields) < _END64.size or not fields.startswith(b"PK\x06\x06"):
-        raise ListingError("its directory is broken")
-    *_, here, entries, size, offset = _END64.unpack(fields)
-    return locator - _END64.size, here, entries, size, offset
+    if locator < _END64.size or not fields.startswith(b"PK\x06\x06"):
+        raise ListingError(_BROKEN)
+    *_, disk, first_disk, here, entries, size, offset = _END64.unpack(fields)
+    return locator - _END64.size, disk, first_disk, here, entries, size, offset
 
 
-def _member(fields: bytes, file: BinaryIO, shift: int) -> Member:
-    _, _, made_on, _, _, flags, method, _, _, crc, packed, size, *rest = _ENTRY.unpack(fields)
-    name_length, extra_length, comment_length, _, _, attributes, offset = rest
-    variable = file.read(name_length + extra_length + comment_length)
-    if len(variable) < name_length + extra_length + comment_length:
-        raise ListingError("its directory is cut")
+def _member(entry: tuple[Any, ...], variable: bytes, shift: int) -> Member:
+    _, _, made_on, _, _, flags, method, _, _, crc, packed, size, *rest = entry
+    name_length, extra_length, _, _, _, attributes, offset = rest
     name, extra = variable[:name_length], variable[name_length : name_length + extra_length]
     size, packed, offset = _in_zip64(extra, size, packed, offset)
     if offset + shift > _MOST_OFFSET:
-        raise ListingError("its directory is broken")
+        raise ListingError(_BROKEN)
     if name.endswith(b"/"):
         return Member(name, 0, b"", "folder")
     if made_on == _MADE_ON_UNIX and stat.S_ISLNK(attributes >> 16):
