@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.drift.reference import DriftReference
@@ -204,7 +204,7 @@ def _drop_rows(job: Job) -> RunRecord:
     assert base is not None
     assert listing is not None
     with output_errors("cannot read the listing"):
-        listed = replace(base.record.identity, listing_sha256=sha256_file(listing.path))
+        listed = replace(base.record.identity, listing_sha256=sha256_file(listing.path), **asdict(plan.rules))
     provenance = job.asked(base.record.provenance)
     with table.begin(plan.require_same(listed), listing, backend=base.record.backend, provenance=provenance, base=base):
         table.require_balance()

@@ -25,7 +25,7 @@ from cervix_engine.run.tuning import Auto
 from cervix_engine.table.columns import OPTIONAL
 from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import is_folder, require_writer
-from cervix_engine.table.locations import coords_beside_slides, identified, said_by, slides_identified
+from cervix_engine.table.locations import as_it_is_now, coords_beside_slides, identified, said_by, slides_identified
 from cervix_engine.table.names import escape_name
 from cervix_engine.table.parquet.folder import names_beside_table
 from cervix_engine.tiles.slides.grid import GridRules
@@ -172,13 +172,19 @@ class BatchConfig:
         chosen = {"sha256": self.hash_tiles, "quality": self.judge_quality}
         return tuple(name for name in OPTIONAL if chosen[name] or name in kept)
 
-    def rules(self, earlier: InputRules | None = None) -> InputRules:
+    def rules(self, earlier: InputRules | None = None, *, files_by_now: bool = False) -> InputRules:
         """How the folder is read: as asked, else as by the `earlier` run whose rows are kept.
 
+        Args:
+            earlier: its rules.
+            files_by_now: whether a file that it read may be another one by now.
+
         Raises:
-            UsageError: a pattern or a file of coordinates or slides cannot be used.
+            UsageError: a pattern or a file of coordinates or slides cannot be used, or may not have changed and has.
         """
         before = earlier or self._first_rules()
+        if earlier and files_by_now:
+            before = self._renewed(earlier)
         slide = self.slide or before.slide
         return InputRules(
             coords=identified(self.coords or before.coords or NAMES),
@@ -191,6 +197,16 @@ class BatchConfig:
         if self.grid is None and before.grid is None and is_named_slide(self.tiles):
             return GridRules().text
         return self.grid.text if self.grid else before.grid
+
+    def _renewed(self, earlier: InputRules) -> InputRules:
+        """Those of an earlier run with its files as they are now; a list of tiles may have come to say slides."""
+        tiles = list_named(self.tiles)
+        slides, coords = said_by(tiles) if tiles else (None, None)
+        return replace(
+            earlier,
+            slide=slides if slides and earlier.slide == FOLDER else as_it_is_now(earlier.slide),
+            coords=coords if coords and earlier.coords == NAMES else as_it_is_now(earlier.coords),
+        )
 
     def _first_rules(self) -> InputRules:
         """What holds where nothing is said: what a list of tiles says of them, else what names say."""

@@ -19,7 +19,7 @@ for is taken from it, and what is asked for otherwise is refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -27,7 +27,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors
-from cervix_engine.run.assembly.base import Base, Growth, Kept, list_news
+from cervix_engine.run.assembly.base import Base, Growth, Kept, Moved, list_news, not_moved
 from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.assembly.listings import failed_listing, stored_listing
 from cervix_engine.run.assembly.part import Part
@@ -37,9 +37,9 @@ from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Session, SessionRequest, decided_by
 from cervix_engine.run.transaction import State, TableTransaction
 from cervix_engine.run.tuning import Auto
-from cervix_engine.table.coordinates import NAMES
+from cervix_engine.table.coordinates import FOLDER, NAMES
 from cervix_engine.table.formats import require_no_table, table_exists, table_sha256
-from cervix_engine.table.locations import check_slides, locating_for_run, slides_for_run
+from cervix_engine.table.locations import check_slides, locating_for_run, remembered_file, slides_for_run
 from cervix_engine.table.rows import RowFormat
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.sources.source import TileSource
@@ -85,6 +85,7 @@ class Plan:
         if self.kind == "resume":
             return stored_listing(table.journal, self.source, self.base)
         if self.base:
+            self._require_same_places(self.base)
             return failed_listing(self.base, self.source, spool=table.empty_folder())
         return self._list_all(table)
 
@@ -104,12 +105,29 @@ class Plan:
             OutputError: the rows that are kept would not be those of a new run.
         """
         assert self.base is not None
-        news = list_news(self.base, self._list_all(table))
+        listing = self._list_all(table)
+        news = list_news(self.base, listing, moved=self._moved(self.base, listing.paths()))
         growth = Growth(self.base, news, table.folder)
         self._require_same_slides(growth)
         kept = growth.kept()
         compared(kept)
         return replace(self, news=news) if kept.changes else Done(self.base.record)
+
+    def _moved(self, base: Base, paths: Iterable[str]) -> Moved:
+        """Which rows have another slide or place by now: none, where no file says so that has changed since."""
+        made = base.record.identity.rules
+        if (made.slide, made.coords) == (self.rules.slide, self.rules.coords):
+            return not_moved
+        rows = self._row_format(self.request.contract, paths)
+        return lambda row: not rows.places_alike(os.fsdecode(row.name), row.cells)
+
+    def _require_same_places(self, base: Base) -> None:
+        moved = self._moved(base, (os.fsdecode(row.name) for row in base.rows()))
+        if any(moved(row) for row in base.rows() if not row.error):
+            raise OutputError(
+                "the slides or coordinates of rows that would be kept have changed since the table was made: bring it "
+                "up to date with --update, then retry"
+            )
 
     def _require_same_slides(self, growth: Growth) -> None:
         slide, coords = self.rules.slide, self.rules.coords or NAMES
@@ -128,8 +146,11 @@ class Plan:
 
     def row_format(self, contract: ModelContract, listing: Listing, table: TableTransaction) -> RowFormat:
         """How the rows of this run are written: what names mean rests on all tiles of the table."""
-        rules = self.rules
         paths = Growth(self.base, listing, table.folder).paths() if self.base else listing.paths()
+        return self._row_format(contract, paths)
+
+    def _row_format(self, contract: ModelContract, paths: Iterable[str]) -> RowFormat:
+        rules = self.rules
         return RowFormat.for_run(
             contract,
             optional=self.optional,
@@ -156,8 +177,9 @@ class Plan:
         now = replace(now, shard=str(self.shard) if self.shard else None)
         if self.base:
             made = self.base.record.identity
+            alike = replace(now, listing_sha256=made.listing_sha256, retry_of=made.retry_of, update_of=made.update_of)
             made.check(
-                replace(now, listing_sha256=made.listing_sha256, retry_of=made.retry_of, update_of=made.update_of),
+                _but_for_files(alike, made),
                 what="the table was made",
                 remedy=f"{self.base.what} can only be predicted as the others were",
             )
@@ -232,7 +254,7 @@ def _made_alike(config: BatchConfig, bundle: Bundle) -> RunRecord | None:
         batch_size=_batch_size(config.batch_size, made),
         shard=config.shard_name,
         columns=RowFormat(contract, optional=config.optional_columns(made.columns)).columns,
-        **asdict(config.rules(made.rules)),
+        **asdict(config.rules(made.rules, files_by_now=True)),
         **decided_by(contract.operating_point),
     )
     return record if whole and record.status == "done" and asked == made else None
@@ -282,7 +304,7 @@ def _going_on(
     precision = earlier.precision if config.precision == "auto" else config.precision
     backend, batch_size = config.backend or earlier.backend, _batch_size(config.batch_size, earlier)
     request = replace(request, precision=precision, backend=backend, batch_size=batch_size, keep_batch_size=True)
-    optional, rules = config.optional_columns(earlier.columns), config.rules(earlier.rules)
+    optional, rules = config.optional_columns(earlier.columns), config.rules(earlier.rules, files_by_now=not partial)
     source, kind = config.source(rules), base.kind if base and not partial else "resume"
     plan = Plan(kind, request, optional, rules, source, partial, base, shard=config.shard)
     # What needs no model to be seen is refused before one is looked for, and the machine blamed.
@@ -300,6 +322,20 @@ def _going_on(
     )
     plan.require_same(as_asked)
     return plan
+
+
+def _but_for_files(now: RunIdentity, made: RunIdentity) -> RunIdentity:
+    """`now` with the files of slides and coordinates that `made` read, as they were: each kept row is compared."""
+    slide = made.slide if _is_same_file(now.slide, made.slide, of=now.root) else now.slide
+    return replace(
+        now, slide=slide, coords=made.coords if _is_same_file(now.coords, made.coords, of=now.root) else now.coords
+    )
+
+
+def _is_same_file(now: str | None, made: str | None, *, of: str) -> bool:
+    """Whether both are one file, or `now` is the list `of` the tiles, which once said nothing of this kind."""
+    file = remembered_file(now)
+    return file is not None and file == (of if made in (FOLDER, NAMES) else remembered_file(made))
 
 
 def _batch_size(asked: int | Auto | None, earlier: RunIdentity) -> int:

@@ -64,7 +64,8 @@ class NamedFile:
         """Read a file, or the one that an earlier run read.
 
         Args:
-            name: its path; or the `identity` that an earlier run remembers, whose file must still be the same.
+            name: its path; or the `identity` that an earlier run remembers, whose file must still be the same, unless
+                `as_it_is_now` has left out its digest.
             what: it is for, such as `coordinates`.
 
         Raises:
@@ -204,6 +205,17 @@ def slides_identified(slide: str) -> str:
     """
     slides_for_run(slide, "")
     return NamedFile.read(slide, what="slides").identity if _is_file(slide) else slide
+
+
+def remembered_file(named: str | None) -> str | None:
+    """The file, where a run was told its slides or coordinates by one; as `identified` gives it."""
+    return named.removeprefix(_PREFIX).partition(":")[2] if named and _is_remembered(named) else None
+
+
+def as_it_is_now(named: str | None) -> str | None:
+    """What an earlier run was told of slides or coordinates, and where that was a file, the file as it is by now."""
+    file = remembered_file(named)
+    return named if file is None else f"{_PREFIX}:{file}"
 
 
 def coords_beside_slides(slide: str | None) -> str | None:

@@ -96,6 +96,19 @@ class RowFormat:
         location = self._locator.locate(tile.path, slide, size.width, size.height)
         return escape_name(location.slide_id if location else slide)
 
+    def places_alike(self, path: str, cells: Sequence[str]) -> bool:
+        """Whether a row with these cells would have the same slide and place if it were written now.
+
+        A tile whose place says no width or height is taken to be as large as the row says.
+        """
+        row = dict(zip(self.columns, cells, strict=True))
+        slide, error = self._slides(path), row["error"]
+        location = self._locator.locate(path, slide, int(row["width"] or 0), int(row["height"] or 0))
+        if escape_name(location.slide_id if location else slide) != row["slide_id"]:
+            return False
+        box = tuple(map(str, location.box)) if location else ("", "", row["width"], row["height"])
+        return bool(error) or box == tuple(row[name] for name in ("minx", "miny", "width", "height"))
+
     def _predicted(self, probabilities: tuple[float, ...]) -> list[str]:
         """The cells from `pred` on."""
         confidence = max(probabilities)

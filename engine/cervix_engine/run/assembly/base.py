@@ -6,7 +6,8 @@
     the new table          a   b       d   e      a and d are kept, byte for byte
 
 A *retry* lists the tiles of failed rows; none comes or goes. An *update* lists the tiles that are new, or are not as
-they were when the table was made: of another size or time of change. A failed row whose tile is as it was is kept.
+they were when the table was made: of another size, time of change, slide or place. A failed row whose tile is as it was
+is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ class BaseRow(NamedTuple):
         error: empty where its tile was predicted.
         flagged: whether its column `quality` names a flag.
         stamp: the check of its tile as it was listed; empty where that is not known.
+        cells: what the row holds.
     """
 
     name: bytes
@@ -48,10 +50,19 @@ class BaseRow(NamedTuple):
     error: str
     flagged: bool
     stamp: bytes
+    cells: list[str]
 
 
 # A row of the new table: a row of the finished one, or a tile that is predicted, or a tile in the place of a row.
 Step = tuple[BaseRow | None, Record | None]
+
+# Whether a row has another slide or place by now.
+Moved = Callable[[BaseRow], bool]
+
+
+def not_moved(_row: BaseRow) -> bool:
+    """Where nothing says slides or places that could change."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ class Base:
                 (cells,) = csv.reader([line.decode("utf-8")])
                 flagged = quality_at is not None and bool(cells[quality_at]) and not cells[error_at]
                 name = os.fsencode(unescape_name(cells[0]))
-                yield BaseRow(name, line, cells[error_at], flagged, next(stamps, b""))
+                yield BaseRow(name, line, cells[error_at], flagged, next(stamps, b""), cells)
 
     def _stamps(self) -> Generator[bytes, None, None]:
         if self.has_stamps:
@@ -202,7 +213,7 @@ class Growth:
         return (stamp_check(record) if record else row.stamp if row else b"" for row, record in self.steps())
 
 
-def list_news(base: Base, now: Listing) -> Listing:
+def list_news(base: Base, now: Listing, *, moved: Moved = not_moved) -> Listing:
     """Narrow `now`, all tiles as they are listed now, to those that a finished table lacks or that changed since.
 
     The listing is written anew, and the names of the rows that have no tile any more beside it.
@@ -215,13 +226,13 @@ def list_news(base: Base, now: Listing) -> Listing:
     with output_errors("cannot compare the tiles with the table"):
         now.path.replace(folder / LISTED)
         with (folder / GONE).open("wb") as gone:
-            news = _news(base, replace(now, path=folder / LISTED), gone)
+            news = _news(base, replace(now, path=folder / LISTED), gone, moved)
             found = write_records(now.path, news)
         (folder / LISTED).unlink()
     return replace(now, found=found)
 
 
-def _news(base: Base, now: Listing, gone: BinaryIO) -> Iterator[Record]:
+def _news(base: Base, now: Listing, gone: BinaryIO, moved: Moved) -> Iterator[Record]:
     listed = now.records()
     record, before = next(listed, None), b""
     for row in base.rows():
@@ -232,7 +243,7 @@ def _news(base: Base, now: Listing, gone: BinaryIO) -> Iterator[Record]:
             yield record
             record = next(listed, None)
         if record and record[0] == row.name:
-            if stamp_check(record) != row.stamp:
+            if stamp_check(record) != row.stamp or moved(row):
                 yield record
             record = next(listed, None)
         else:
