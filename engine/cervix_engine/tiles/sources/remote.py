@@ -14,14 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from cervix_engine.errors import ListingError, TileReadError, UsageError
 from cervix_engine.extras import require_installed
 from cervix_engine.tiles.discover import Reason, objection_to_file, objection_to_folder
 from cervix_engine.tiles.listing import Record
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
-from cervix_engine.tiles.sources.store import ANSWERED, UNKNOWN_SIZE, Store, error_words, record_of
+from cervix_engine.tiles.sources.store import ANSWERED, BY_LINKS, UNKNOWN_SIZE, Store, error_words, record_of
+from cervix_engine.tiles.sources.web import USUAL_LIMITS, TransferLimits
 from cervix_engine.tiles.tile import TileStamp
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,12 @@ class Remote:
     Attributes:
         url: without credentials: those come from where each store's own tools take them.
         waits_s: before a failed request is repeated.
+        limits: of a web server's answers.
     """
 
     url: str
     waits_s: tuple[float, ...] = WAITS_S
+    limits: TransferLimits = USUAL_LIMITS
 
     @property
     def identity(self) -> str:
@@ -76,7 +79,10 @@ class Remote:
         Raises:
             BackendUnavailableError: what speaks with it is not installed.
         """
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:
+            raise UsageError(f"this is no address: {error}") from error
         if parts.username or parts.password:
             raise UsageError(
                 "an address with a user or a password would be written to the run's record: leave them out, and give "
@@ -84,16 +90,27 @@ class Remote:
             )
         if parts.query or parts.fragment:
             raise UsageError("an address with ? or # would be written to the run's record, keys and all: leave it out")
+        self._check_path(parts)
         require_installed("remote", "fsspec", *filter(None, [_LIBRARIES.get(parts.scheme)]), work=f"{parts.scheme}://")
         import fsspec
 
         if parts.scheme not in fsspec.available_protocols():
             raise UsageError(f"unknown kind of address {parts.scheme}://: known are {', '.join(sorted(_LIBRARIES))}")
 
+    def _check_path(self, parts: SplitResult) -> None:
+        if "::" in self.url and parts.scheme not in BY_LINKS:
+            raise UsageError(f"{self.url}: addresses that are chained by :: are not read: name one folder")
+        if parts.scheme in ("file", "local") and not self.url.partition("://")[2].startswith("/"):
+            raise UsageError(f"{self.url}: a path behind file:// begins with a slash; or leave file:// out")
+        try:
+            _ = parts.port
+        except ValueError as error:
+            raise UsageError(f"{self.url}: {error}") from error
+
     def walk(self) -> RemotePass:
         """As `TileSource.walk`."""
         self.check()
-        return RemotePass(Store(self.identity, self.waits_s))
+        return RemotePass(Store(self.identity, self.waits_s, self.limits))
 
     def walk_again(self, listed: Iterable[bytes]) -> RemotePass:  # noqa: ARG002 - as `TileSource`
         """As `TileSource.walk_again`: it does not take long."""
@@ -102,12 +119,12 @@ class Remote:
     def again(self, names: Iterable[bytes], *, spool: Path) -> Iterator[Record]:  # noqa: ARG002 - as `TileSource`
         """As `TileSource.again`: a request for each."""
         self.check()
-        store = Store(self.identity, self.waits_s)
+        store = Store(self.identity, self.waits_s, self.limits)
         return (store.record(name) for name in names)
 
     def reader(self) -> RemoteReader:
         """As `TileSource.reader`."""
-        return RemoteReader(self.identity, self.waits_s)
+        return RemoteReader(self.identity, self.waits_s, self.limits)
 
     def holds(self, path: Path) -> bool:  # noqa: ARG002 - as `TileSource`
         """As `TileSource.holds`."""
@@ -133,6 +150,9 @@ class RemotePass:
             for entry in self._entries(address, is_root=not path):
                 name = self._store.name_below(address, entry)
                 if not name or b"\0" in name:
+                    continue
+                if b"/" in name:  # written as %2F, which no path could say again
+                    self._ignore("link", path + name)
                     continue
                 is_folder = entry.get("type") == "directory" or str(entry["name"]).endswith("/")
                 if reason := objection_to_folder(name) if is_folder else objection_to_file(name):
@@ -160,9 +180,10 @@ class RemotePass:
 class RemoteReader:
     """Reads tiles from a store; arguments as `Store`."""
 
-    def __init__(self, url: str, waits_s: Sequence[float]) -> None:
+    def __init__(self, url: str, waits_s: Sequence[float], limits: TransferLimits) -> None:
         self._url = url
         self._waits_s = waits_s
+        self._limits = limits
         self._opened: Store | None = None
         self._fetched: dict[bytes, bytes] = {}
 
@@ -172,7 +193,7 @@ class RemoteReader:
     @property
     def _store(self) -> Store:
         if self._opened is None:
-            self._opened = Store(self._url, self._waits_s)
+            self._opened = Store(self._url, self._waits_s, self._limits)
         return self._opened
 
     def read(self, path: str, stamp: TileStamp | None) -> bytes:
@@ -190,7 +211,12 @@ class RemoteReader:
 
     def expect(self, tiles: Sequence[tuple[str, TileStamp | None]]) -> None:
         """As `TileReader.expect`: all of them are fetched at once."""
-        names = [os.fsencode(path) for path, stamp in tiles if not stamp or stamp.size_bytes <= MAX_TILE_BYTES]
+        names, left = [], MAX_TILE_BYTES
+        for path, stamp in tiles:
+            size = max(0, stamp.size_bytes) if stamp else 0
+            if size <= left:  # in memory, all together are no more than one may be
+                names.append(os.fsencode(path))
+                left -= size
         self._fetched = self._store.read_all(names) if len(names) > 1 else {}
 
     def require_there(self) -> None:

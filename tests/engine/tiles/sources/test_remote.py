@@ -7,9 +7,14 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote
 
 import pytest
 
@@ -24,6 +29,7 @@ from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.open import open_source
 from cervix_engine.tiles.sources.remote import TILES_AT_ONCE, Remote
 from cervix_engine.tiles.sources.store import UNKNOWN_SIZE, record_of
+from cervix_engine.tiles.sources.web import TransferLimits
 from cervix_engine.tiles.tile import Outcome, TileFailure, TileStamp
 from engine.run.support import CONTRACT, PATIENCE_S, choose_fake, draw_folder, run_setup
 from engine.tiles.sources.servers import Faults, address_of, web_server
@@ -223,3 +229,150 @@ def test_an_object_store_s_tiles_are_those_of_the_folder(bucket: str, tmp_path: 
     with pytest.raises(ListingError):
         Remote("s3://other-bucket/study", QUICK).reader().require_there()
     assert source.tiles_at_once == TILES_AT_ONCE
+
+
+# ---- servers that answer too much, too slowly, or in other words
+
+
+class OddHandler(BaseHTTPRequestHandler):
+    """A page of links, tiles, and what a server may do in place of one."""
+
+    links = (
+        '<a href="a&amp;b.png">x</a> <a href="c%20d.png">x</a> <a href="c d.png">x</a> <a href="sub&amp;dir/">x</a> '
+    )
+    links += '<a href="e%2Ff.png">x</a> <a href="per%2541.png">x</a> <a href="x.png">x</a>'
+    pages: ClassVar = {"/": links, "/sub&dir/": '<a href="g&#38;h.png">x</a>'}
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        path = unquote(self.path)
+        self.asked.append(path)
+        if path in self.pages:
+            self.answer(self.pages[path].encode(), "text/html")
+        elif path == "/hang.png":
+            self.server.over.wait(PATIENCE_S)  # type: ignore[attr-defined]
+        elif path == "/drip.png":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.over.wait(0.01):  # type: ignore[attr-defined]
+                self.wfile.write(b".")
+        elif path in ("/endless.png", "/endless too.png"):
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(1000):
+                self.wfile.write(bytes(1000))
+        else:
+            self.answer(path.encode(), "image/png")
+        self.close_connection = True
+
+    def answer(self, data: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def odd_server() -> Iterator[str]:
+    OddHandler.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OddHandler)
+    server.daemon_threads, server.block_on_close = True, False
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients go away
+    server.over = threading.Event()  # type: ignore[attr-defined]
+    thread = threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True)
+    thread.start()
+    yield address_of(server)
+    server.over.set()  # type: ignore[attr-defined]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_links_are_html(odd_server: str, tmp_path: Path) -> None:
+    source = Remote(odd_server, QUICK)
+    listing = discover(source, spool=tmp_path)
+    names = ["a&b.png", "c d.png", "per%41.png", "sub&dir/g&h.png", "x.png"]
+    assert list(listing.paths()) == names
+    assert listing.ignored_by == {"link": 1}
+    reader = source.reader()
+    reader.expect([(name, None) for name in names[:2]])
+    assert [reader.read(name, None) for name in names] == [f"/{name}".encode() for name in names]
+
+
+LIMITS = TransferLimits(piece_s=0.1, repeat_s=0.15, tile_bytes=100_000)
+
+
+@pytest.mark.parametrize("name", ["hang.png", "drip.png"])
+def test_a_tile_that_does_not_come_is_a_failed_row_in_bounded_time(odd_server: str, name: str) -> None:
+    reader = Remote(odd_server, QUICK, LIMITS).reader()
+    reader.expect([("x.png", None), (name, None)])
+    assert reader.read("x.png", None) == b"/x.png"
+    with pytest.raises(TileReadError, match=r"^unreadable: its requests fail: no answer in time$"):
+        reader.read(name, None)
+    assert OddHandler.asked.count(f"/{name}") == 3  # with the others, and alone until its time is over
+    reader.require_there()
+
+
+def test_a_tile_without_end_is_too_large_and_takes_no_more_memory(odd_server: str) -> None:
+    reader = Remote(odd_server, QUICK, LIMITS).reader()
+    endless = ("endless.png", "endless too.png")
+    reader.expect([(name, None) for name in ("x.png", *endless)])
+    for name in endless:
+        with pytest.raises(TileReadError, match=r"^too_large: more than 100000 bytes$"):
+            reader.read(name, None)
+    assert reader.read("x.png", None) == b"/x.png"
+
+
+def test_a_tile_that_says_it_is_too_large_is_not_fetched(odd_server: str) -> None:
+    reader = Remote(odd_server, QUICK, TransferLimits(tile_bytes=5)).reader()
+    with pytest.raises(TileReadError, match=r"^too_large: 6 bytes, limit 5$"):
+        reader.read("x.png", None)
+
+
+def test_a_slow_transfer_is_not_cut(odd_server: str) -> None:
+    reader = Remote(odd_server, QUICK, TransferLimits(piece_s=5.0, piece_bytes=3, tile_bytes=30)).reader()
+    with pytest.raises(TileReadError, match="too_large"):  # piece by piece, each of which comes in time
+        reader.read("drip.png", None)
+
+
+def test_tiles_that_are_fetched_at_once_are_no_larger_together_than_one_may_be(odd_server: str) -> None:
+    limits = TransferLimits(tile_bytes=15)
+    reader = Remote(odd_server, QUICK, limits).reader()
+    names = ["x.png", "y.png", "z.png"]
+    reader.expect([(name, None) for name in names])
+    assert [reader.read(name, None) for name in names] == [b"/x.png", b"/y.png", b"/z.png"]
+    assert len(OddHandler.asked) == 4  # two at once, and the third again
+
+
+def test_what_a_store_lists_without_a_size_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bytes(11))
+    with pytest.raises(TileReadError, match=r"^too_large: more than 10 bytes$"):
+        Remote(f"file://{tmp_path}", QUICK, TransferLimits(tile_bytes=10)).reader().read("a.png", None)
+    assert Remote(f"file://{tmp_path}", QUICK, TransferLimits(tile_bytes=11)).reader().read("a.png", None) == bytes(11)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        (
+            "ftp://127.0.0.1:1/x",
+            ListingError,
+            r"^cannot reach ftp://127\.0\.0\.1:1/x \(ConnectionRefusedError\); the run",
+        ),
+        ("dir://x", UsageError, r"^cannot open dir://x: \w+: .+"),
+        ("zip://::/tmp/x.zip", UsageError, "^zip://::/tmp/x.zip: addresses that are chained by :: are not read"),
+        ("file://t", UsageError, "^file://t: a path behind file:// begins with a slash; or leave file:// out"),
+        ("http://127.0.0.1:x/", UsageError, "^http://127.0.0.1:x/: Port could not be cast"),
+        ("http://[::1/", UsageError, "this is no address: Invalid IPv6 URL"),
+        ("http://[::1]:1", ListingError, "cannot list http://"),
+    ],
+)
+def test_an_address_that_cannot_be_opened_is_one_line(
+    address: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        discover(Remote(address, QUICK), spool=tmp_path)
