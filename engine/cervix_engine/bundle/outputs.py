@@ -20,14 +20,23 @@ def check_outputs(outputs: Probabilities, *, stated: Output) -> None:
         stated: what they are said to be.
 
     Raises:
-        ContractError: they are the other kind, or no numbers.
+        ContractError: they are the other kind, no numbers, or each a probability of its own, as sigmoids give.
     """
     if not np.isfinite(outputs).all():
         raise ContractError("the model's outputs for the golden tiles are not all numbers")
     sums = outputs.sum(axis=1)
-    are_probabilities = bool((outputs >= -_SUM_ATOL).all() and (np.abs(sums - 1) <= _SUM_ATOL).all())
+    are_shares = bool((outputs >= -_SUM_ATOL).all() and (outputs <= 1 + _SUM_ATOL).all())
+    are_probabilities = are_shares and bool((np.abs(sums - 1) <= _SUM_ATOL).all())
     if are_probabilities and stated == "logits":
         raise ContractError('the model\'s outputs add up to 1 already: state "output": "probabilities"')
+    if are_shares and not are_probabilities:
+        # As logits they would be accepted, and make a classifier that is never sure of anything.
+        surest = np.e / (np.e + outputs.shape[1] - 1)
+        raise ContractError(
+            f"the model's outputs lie between 0 and 1 and add up to {sums.min():.3g} to {sums.max():.3g}, as "
+            "independent (sigmoid) outputs do, which are not imported: classes must exclude each other, and a softmax "
+            f"behind such outputs is never more than {surest:.0%} sure"
+        )
     if not are_probabilities and stated == "probabilities":
         raise ContractError(
             f"the model's outputs are no probabilities, they add up to {sums.min():.3g} to {sums.max():.3g}: state "

@@ -45,8 +45,9 @@ def answers_as_written(graph: bytes, pixels: Pixels) -> Probabilities:
 def _answers(graph: bytes, options: Any, pixels: Pixels) -> Probabilities:
     import onnxruntime
 
-    options.log_severity_level = 3
+    run = onnxruntime.RunOptions()
+    options.log_severity_level = run.log_severity_level = 4  # its errors are raised, and told by us
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     parts = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
-    return np.concatenate([session.run(None, {name: part})[0] for part in parts])
+    return np.concatenate([session.run(None, {name: part}, run)[0] for part in parts])

@@ -19,8 +19,10 @@ import numpy as np
 
 from cervix_engine.bundle.imported import ImportStatement
 from cervix_engine.bundle.onnx_guard import refuse_external_data
+from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, ConversionError
 from cervix_engine.values import Pixels, Probabilities
+from cervix_engine.words import counted
 from cervix_export.graphs.compute import answers
 from cervix_keras.graph import INPUT, OPSET, OUTPUT, check_graph, last_line
 
@@ -28,6 +30,8 @@ from cervix_keras.graph import INPUT, OPSET, OUTPUT, check_graph, last_line
 PREFIX = "imported/"
 
 _OLDEST_OPSET = 13
+# The first IR version whose constants need not be inputs.
+_CONSTANTS_ALONE = 4
 _ALONE_ABSDIFF = 1e-4
 
 
@@ -42,6 +46,7 @@ def read_graph(data: bytes, *, name: str) -> Any:
     try:
         refuse_external_data(data)
         model = onnx.load_model_from_string(data)
+        model.ir_version = max(model.ir_version, _CONSTANTS_ALONE)
         onnx.checker.check_model(model)
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
@@ -100,26 +105,37 @@ def checked_bytes(raw: Any, statement: ImportStatement) -> bytes:
     """
     contract = statement.contract
     pixels = np.random.default_rng(0).integers(0, 256, (3, *contract.input_size, 3), np.uint8)
-    try:
-        together = answers(raw, pixels)
-        alone = np.concatenate([answers(raw, pixels[index : index + 1]) for index in range(len(pixels))])
-    except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
-        raise ConversionError(
-            f"the graph does not compute a batch of 3 tiles ({last_line(str(error))}): export it with a dynamic batch "
-            "axis"
-        ) from error
-    expected = (3, len(contract.classes))
-    if together.shape != expected or alone.shape != expected:
-        raise ConversionError(
-            f"the graph gives {together.shape} for 3 tiles, expected {expected}: one number for each class in the "
-            "contract, and a dynamic batch axis"
-        )
+    # One tile first: whatever goes wrong there has nothing to do with the batch axis.
+    first = _answers_of(raw, pixels[:1], contract, remedy="one number for each class in the contract")
+    dynamic = "export it with a dynamic batch axis"
+    together = _answers_of(raw, pixels, contract, remedy=dynamic)
+    others = [_answers_of(raw, pixels[index : index + 1], contract, remedy=dynamic) for index in (1, 2)]
+    alone = np.concatenate([first, *others])
     difference = float(np.abs(together - alone).max())
     if not difference <= _ALONE_ABSDIFF * max(1.0, float(np.abs(alone).max())):
         raise ConversionError(f"a tile's answer depends on the others in its batch, by {difference:.2g}")
     data: bytes = raw.SerializeToString()
     check_graph(data, contract)
     return data
+
+
+def _answers_of(raw: Any, pixels: Pixels, contract: ModelContract, *, remedy: str) -> Probabilities:
+    """What a graph answers to a few tiles, in the shape that the contract has; `remedy` is for where it does not."""
+    tiles = counted(len(pixels), "tile")
+    try:
+        given = answers(raw, pixels)
+    except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
+        hint = f": {remedy}" if len(pixels) > 1 else ""
+        raise ConversionError(f"the graph does not compute {tiles} ({last_line(str(error))}){hint}") from error
+    expected = (len(pixels), len(contract.classes))
+    if given.shape != expected:
+        raise ConversionError(f"the graph gives {given.shape} for {tiles}, expected {expected}: {remedy}")
+    if not np.isfinite(given).all():
+        raise ConversionError(
+            "the graph's answers are not all numbers, but NaN or infinite: look at its weights, and at the mean, std "
+            "and pixel_max that are stated"
+        )
+    return given
 
 
 def raw_outputs(model: Any, statement: ImportStatement, pixels: Pixels) -> Probabilities:
@@ -132,7 +148,7 @@ def _opset(model: Any) -> int:
 
 
 def _without_default_inputs(model: Any) -> Any:
-    """Old exporters list each constant as an input too, whose default it is."""
+    """Old exporters list each constant as an input too, whose default it is: up to IR version 3 that was the rule."""
     constants = {item.name for item in model.graph.initializer}
     kept = [item for item in model.graph.input if item.name not in constants]
     del model.graph.input[:]

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cervix_engine.bundle.imported import ImportStatement, StatedInput
+from cervix_engine.bundle.outputs import check_outputs
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract, OperatingPoint
 from cervix_engine.errors import ContractError, ConversionError
 from cervix_export.graphs.compute import answers
@@ -25,7 +26,8 @@ HEAD = np.array([[0.02, -0.01], [-0.03, 0.02], [0.01, 0.04]], np.float32)
 
 def small_graph(
     *, layout: str = "NCHW", kind: int = TensorProto.FLOAT, size: tuple[int, int] = (6, 8), batch: int | str = "N",
-    names: tuple[str, str] = ("input0", "output0"), domain: str = "", reshape: tuple[int, int] | None = None,
+    names: tuple[str, str] = ("input0", "output0"), domain: str = "", reshape: tuple[int, ...] | None = None,
+    head: Any = HEAD, opset: int = 13,
 ) -> Any:  # fmt: skip
     """Logits from the means of the channels."""
     axes, shape = ([2, 3], [batch, 3, *size]) if layout == "NCHW" else ([1, 2], [batch, *size, 3])
@@ -33,10 +35,14 @@ def small_graph(
     dtype = helper.tensor_dtype_to_np_dtype(float_kind)
     nodes = [
         helper.make_node("Cast", [names[0]], ["cast"], to=float_kind),
-        helper.make_node("ReduceMean", ["cast"], ["means"], axes=axes, keepdims=0, domain=domain),
+        helper.make_node("ReduceMean", ["cast"], ["means"], axes=axes, keepdims=0, domain=domain)
+        if opset < 18
+        else helper.make_node("ReduceMean", ["cast", "axes"], ["means"], keepdims=0),
         helper.make_node("MatMul", ["means", "head"], ["logits"]),
     ]
-    constants = [numpy_helper.from_array(HEAD.astype(dtype), "head")]
+    constants = [numpy_helper.from_array(head.astype(dtype), "head")]
+    if opset >= 18:
+        constants.append(numpy_helper.from_array(np.array(axes, np.int64), "axes"))
     if reshape:
         nodes.append(helper.make_node("Reshape", ["logits", "shape"], [names[1]]))
         constants.append(numpy_helper.from_array(np.array(reshape, np.int64), "shape"))
@@ -45,7 +51,7 @@ def small_graph(
     taken = helper.make_tensor_value_info(names[0], kind, shape)
     given = helper.make_tensor_value_info(names[1], float_kind, [batch, 2])
     graph = helper.make_graph(nodes, "main_graph", [taken], [given], constants)
-    opsets = [helper.make_opsetid("", 13), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
@@ -112,15 +118,59 @@ def test_names_and_a_fixed_batch_are_no_obstacle() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (small_graph(batch=1, reshape=(1, 2)), "export it with a dynamic batch axis"),
+        (small_graph(batch=1, reshape=(1, 2)), "does not compute 3 tiles .*: export it with a dynamic batch axis$"),
+        (
+            small_graph(head=np.full((3, 2), np.nan)),
+            "answers are not all numbers, but NaN or infinite: look at its",
+        ),
+        (
+            small_graph(head=np.full((3, 2), np.inf)),
+            "answers are not all numbers, but NaN or infinite: look at its",
+        ),
+        (small_graph(head=np.ones((3, 3))), r"gives \(1, 3\) for 1 tile, expected \(1, 2\): one number for each class"),
+        (small_graph(reshape=(-1,)), r"does not compute 1 tile \((?!.*dynamic batch axis)"),
+        (small_graph(opset=99), r"does not compute 1 tile \((?!.*dynamic batch axis)"),
         (small_graph(kind=TensorProto.DOUBLE), "takes DOUBLE"),
         (small_graph(domain="com.microsoft"), "needs operators of com.microsoft"),
     ],
-    ids=["fixed batch", "double", "foreign operator"],
+    ids=["fixed batch", "NaN", "infinite", "classes", "rank 1", "new opset", "double", "foreign operator"],
 )
-def test_graphs_that_cannot_be_served_are_refused(model: Any, words: str) -> None:
+def test_graphs_that_cannot_be_served_are_refused(model: Any, words: str, capfd: Any) -> None:
     with pytest.raises(ConversionError, match=words):
         brought_in(model, NCHW)
+    assert capfd.readouterr().err == "", "ONNX Runtime's own lines"
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["constants as inputs", "constants alone"])
+@pytest.mark.parametrize("opset", [7, 8, 12])
+def test_graphs_in_the_old_form_are_converted(opset: int, listed: bool) -> None:
+    model = small_graph(opset=opset)
+    model.ir_version = 3
+    if listed:
+        for constant in model.graph.initializer:
+            shape = helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims)
+            model.graph.input.append(shape)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), np.uint8)
+    assert np.allclose(answers(brought_in(model, NCHW), pixels), by_hand(pixels, StatedInput()), atol=1e-5)
+
+
+@pytest.mark.parametrize("stated", ["logits", "probabilities"])
+def test_independent_outputs_are_refused_whatever_is_stated_of_them(stated: Any) -> None:
+    sigmoids = np.array([[0.9, 0.4], [0.2, 0.1]], np.float32)
+    with pytest.raises(ContractError, match=r"add up to 0.3 to 1.3, as independent \(sigmoid\) outputs do"):
+        check_outputs(sigmoids, stated=stated)
+
+
+def test_outputs_are_what_is_stated_of_them() -> None:
+    logits, probabilities = np.array([[2.0, -1.0]], np.float32), np.array([[0.75, 0.25]], np.float32)
+    check_outputs(logits, stated="logits")
+    check_outputs(probabilities, stated="probabilities")
+    with pytest.raises(ContractError, match='state "output": "logits"'):
+        check_outputs(logits, stated="probabilities")
+    with pytest.raises(ContractError, match='state "output": "probabilities"'):
+        check_outputs(probabilities, stated="logits")
+    with pytest.raises(ContractError, match="not all numbers"):
+        check_outputs(np.array([[np.nan, 1.0]], np.float32), stated="logits")
 
 
 def test_two_outputs_and_external_data_are_refused() -> None:
