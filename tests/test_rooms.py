@@ -29,6 +29,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
             "errors",
             "values",
             "files",
+            "outputs",
             "machine",
             "gpu",
             "contract",

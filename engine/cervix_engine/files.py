@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
+from cervix_engine.errors import CervixError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from cervix_engine.values import Pixels
@@ -40,14 +40,6 @@ def output_errors(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(f"{what}: {error.strerror or error}") from error
-
-
-def require_free(out: Path, *, overwrite: bool = False) -> None:
-    """Raises OutputExistsError where something lies at `out` that may not be overwritten."""
-    with output_errors(f"cannot look at {out}"):
-        exists = out.exists()
-    if exists and not overwrite:
-        raise OutputExistsError(f"{out} is there already: pass --overwrite to replace it")
 
 
 def local_path(name: str | os.PathLike[str]) -> Path:
@@ -144,7 +136,13 @@ def cache_beside(made: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; rename it there, durably, if the block succeeds."""
+    """Give a temporary path beside `path` to write to; rename it there, durably, if the block succeeds.
+
+    Raises:
+        OutputError: no regular file lies there, such as a device or a pipe, which the rename would replace.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: what lies there is no regular file")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary

@@ -22,8 +22,9 @@ from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import CONTRACT, Bundle
 from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import ContractError
-from cervix_engine.files import atomic_path, fsync_folder, sha256_file
+from cervix_engine.errors import ContractError, OutputExistsError
+from cervix_engine.files import atomic_path, fsync_folder, output_errors, sha256_file
+from cervix_engine.outputs.places import require_regular
 from cervix_export.graphs.from_keras import HALF_FILE, INT8_FILE, ONNX_FILE
 from cervix_keras.graph import INPUT, OUTPUT
 
@@ -75,8 +76,25 @@ def write_repository(bundle: Bundle, folder: Path) -> list[TritonModel]:
     if not models:
         raise ContractError(f"{bundle.root} has no file with a certificate that passed: export it first")
     for model in models:
+        _require_own(folder / model.name)
+    for model in models:
         _write(bundle, model, folder / model.name)
     return models
+
+
+def _require_own(folder: Path) -> None:
+    """Raises OutputExistsError where a model of this name lies there that is of somebody else."""
+    config = folder / "config.pbtxt"
+    for path in (folder / "labels.txt", folder / CONTRACT, config):
+        require_regular(path)
+    with output_errors(f"cannot look at {config}"):
+        # The labels alone are of a call that was killed.
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        ours = (
+            "cervix.artefact" in config.read_text("utf-8", "replace") if config.is_file() else names <= {"labels.txt"}
+        )
+        if not ours:
+            raise OutputExistsError(f"{folder} is there already, and no model that was written here: move it away")
 
 
 def _models(bundle: Bundle) -> Iterator[TritonModel]:

@@ -349,6 +349,19 @@ def test_a_history_that_is_none_is_refused(exported: Exported, tmp_path: Path) -
     assert "line 1: not a line of a parity history" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("option", ["--json", "--junit", "--drift-plot", "--history"])
+def test_what_no_measurement_wrote_is_not_replaced(exported: Exported, tmp_path: Path, option: str) -> None:
+    (tmp_path / "mine").write_text('{"schema": "another/1"}\n')
+    more = ("--history", tmp_path / "history.jsonl") if option == "--drift-plot" else ()
+    mine = "line 1: not a line of a parity history" if option == "--history" else "not of this command"
+    for out, words in ((tmp_path / "mine", mine), (exported[0].root / "bundle.json", "would lie in")):
+        before = out.read_bytes()
+        result = run("--model", exported[0].root, "--no-keras", *more, option, out)
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr.splitlines()[-1]
+        assert out.read_bytes() == before
+
+
 def test_a_place_that_cannot_be_written_is_an_error_and_no_traceback(exported: Exported, tmp_path: Path) -> None:
     result = run("--model", exported[0].root, "--no-keras", "--json", tmp_path / "none" / "parity.json")
     assert result.exit_code == 1

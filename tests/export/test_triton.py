@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import EngineFingerprint, fingerprint_path
 from cervix_engine.bundle.golden import GoldenSet
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import ContractError
+from cervix_engine.errors import ContractError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_export.cli.export import main
 from cervix_export.triton import write_repository
@@ -212,3 +213,21 @@ def test_the_examples_pixels_are_trainings_and_its_answers_kerass(exported: Expo
     names = exported[0].contract.class_names
     expected = [(str(path), names[row.argmax()]) for path, row in zip(tiles, golden.probabilities(), strict=True)]
     assert [tuple(line.split("\t")[:2]) for line in result.stdout.splitlines()] == expected
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "1/model.onnx"])
+def test_a_model_of_somebody_else_is_not_written_over(exported: Exported, tmp_path: Path, name: str) -> None:
+    other = tmp_path / "cervix-fp32" / name
+    other.parent.mkdir(parents=True)
+    other.write_text("platform: 'python'")
+    with pytest.raises(OutputExistsError, match="no model that was written here"):
+        write_repository(exported[0], tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
+    assert other.read_text() == "platform: 'python'"
+
+
+def test_a_pipe_in_a_repository_stays(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "cervix-fp32").mkdir()
+    os.mkfifo(tmp_path / "cervix-fp32/config.pbtxt")
+    with pytest.raises(UsageError, match="no regular file"):
+        write_repository(exported[0], tmp_path)

@@ -24,6 +24,12 @@ def check_plot(path: Path) -> None:
         raise UsageError(f"cannot draw {path}: expected one of .{' .'.join(sorted(known))}")
 
 
+def start_of(path: Path | None) -> bytes:
+    """How a picture of this suffix begins; empty where that is not known."""
+    starts = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml", ".eps": b"%!PS", ".ps": b"%!PS"}
+    return starts.get(path.suffix.lower(), b"") if path else b""
+
+
 def plot(report: BenchReport, path: Path) -> None:
     """Draw `report` into `path`, whose suffix says the format.
 

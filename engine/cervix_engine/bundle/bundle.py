@@ -121,6 +121,14 @@ def seal(root: Path) -> Bundle:
     return Bundle.open(root)
 
 
+def listed_files(root: Path) -> frozenset[str]:
+    """The files that a bundle's manifest lists, altered or not; none where it cannot be read."""
+    try:
+        return frozenset(_parse_manifest(_read_manifest(root)))
+    except (ContractError, UsageError):
+        return frozenset()
+
+
 def _belongs(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
     return not path.is_dir() and not hidden and path != root / MANIFEST

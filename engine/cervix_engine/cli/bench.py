@@ -83,15 +83,12 @@ def main(
     from cervix_engine.backends.device import Device
     from cervix_engine.bench.bench import BenchConfig
     from cervix_engine.bench.measure import Gate
-    from cervix_engine.bench.plot import check_plot
     from cervix_engine.bundle.bundle import default_bundle
-    from cervix_engine.cli.shared.surroundings import prepare_outputs
 
-    prepare_outputs(out, picture, needs_scratch=asked["scratch"] is None or picture is not None)
-    if picture:
-        check_plot(picture)
+    root = model or default_bundle()
+    _prepare(out, picture, inputs=(asked["tiles"], root), needs_scratch=asked["scratch"] is None or picture is not None)
     config = BenchConfig(
-        model=model or default_bundle(),
+        model=root,
         device=Device.parse(device),
         batch_sizes=_sizes(sweep) if sweep else None,
         gate=Gate(tolerance=stable_within, max_rounds=max_rounds, round_s=round_seconds),
@@ -100,6 +97,18 @@ def main(
     report, slower = _measured(config, baseline, fail_below)
     _publish(report, out=out, picture=picture, as_json=as_json)
     return REGRESSED if slower or (report.unstable() and baseline) else 0
+
+
+def _prepare(out: Path | None, picture: Path | None, *, inputs: tuple[Path | None, ...], needs_scratch: bool) -> None:
+    from cervix_engine.bench.plot import check_plot, start_of
+    from cervix_engine.bench.report import BenchReport
+    from cervix_engine.cli.shared.surroundings import prepare_outputs
+    from cervix_engine.outputs.places import json_start
+
+    written = (out, json_start(BenchReport.schema)), (picture, start_of(picture))
+    prepare_outputs(*written, inputs=inputs, needs_scratch=needs_scratch)
+    if picture:
+        check_plot(picture)
 
 
 def _measured(config: BenchConfig, baseline: Path | None, fail_below: float) -> tuple[BenchReport, bool]:
@@ -146,7 +155,7 @@ def _publish(report: BenchReport, *, out: Path | None, picture: Path | None, as_
         with output_errors(f"cannot write {out}"):
             write_json(out, report.to_json())
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
         for line in _lines(report):
             click.echo(line)

@@ -31,22 +31,24 @@ def main(
     """
     from cervix_engine.bundle.bundle import Bundle, default_bundle
     from cervix_engine.errors import UsageError
-    from cervix_engine.files import output_errors, require_free
+    from cervix_engine.files import atomic_path, output_errors
+    from cervix_engine.outputs.places import require_free
     from cervix_engine.report.card import card_sections, card_title
     from cervix_engine.report.card_text import as_html, as_markdown
 
     if model and model_option and model != model_option:
         raise UsageError(f"two models were named, {model} and {model_option}: name one")
+    root = model or model_option or default_bundle()
     if out is not None:
-        require_free(out, overwrite=overwrite)
-    bundle = Bundle.open(model or model_option or default_bundle(), expect_digest=expect_digest)
+        require_free(out, overwrite=overwrite, inputs=(root,))
+    bundle = Bundle.open(root, expect_digest=expect_digest)
     written = as_html if as_page else as_markdown
     text = written(f"{card_title(bundle)} ({bundle.digest[:12]})", card_sections(bundle))
     if out is None:
         click.echo(text, nl=False)
         return
-    with output_errors(f"cannot write {out}"):
-        out.write_text(text, encoding="utf-8")
+    with output_errors(f"cannot write {out}"), atomic_path(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -43,15 +43,14 @@ def main(
     Exit codes: 0 done, whatever has changed; 1 failed; 2 wrong usage.
     """
     from cervix_engine.errors import UsageError
-    from cervix_engine.files import require_free
+    from cervix_engine.outputs.places import require_free
+    from cervix_engine.run.assembly.beside import files_of_table
     from cervix_engine.table.compare import compare, read_labels, write_changes
-    from cervix_engine.table.formats import require_outside
     from cervix_engine.table.reader import Table
 
     if out is not None:
-        require_free(out, overwrite=overwrite)
-        for table in (new, old):
-            require_outside(out, table)
+        inputs = (*files_of_table(new), *files_of_table(old), labels, model)
+        require_free(out, overwrite=overwrite, inputs=inputs)
     if model is not None and labels is None:
         raise UsageError("--model says which labels are abnormal: name them with --labels")
     labelled = read_labels(labels) if labels else {}
@@ -61,7 +60,7 @@ def main(
     if out is not None:
         write_changes(out, comparison.changes)
     if as_json:
-        click.echo(json.dumps(comparison.to_json(), indent=2))
+        click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:
         click.echo("\n".join(_lines(comparison, labels=len(labelled))))
 

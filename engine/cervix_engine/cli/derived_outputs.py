@@ -38,10 +38,14 @@ class DerivedOutputs:
         Raises:
             CervixError: a target cannot be made or written, or is there already.
         """
+        from cervix_engine.outputs.places import local_file, require_apart
         from cervix_engine.report.make import check_config
 
-        if self.targets:
-            check_config(self._wanted(config))
+        if not self.targets:
+            return
+        for path in self.targets.values():
+            require_apart(path, (local_file(config.coords), local_file(config.slide), config.previews))
+        check_config(self._wanted(config))
 
     def check_listing(self, listing: Listing, rules: InputRules) -> None:
         """Refuse GeoJSON of tiles of which nothing can say where they lie, before they are predicted.

@@ -31,7 +31,7 @@ def main(model: Path | None, verbose: bool, as_json: bool) -> int:
 
     diagnosis = diagnose(model or default_bundle())
     if as_json:
-        click.echo(json.dumps(diagnosis.to_json(), indent=2))
+        click.echo(json.dumps(diagnosis.to_json(), indent=2, allow_nan=False))
     else:
         for line in _details(diagnosis) if verbose else _findings(diagnosis):
             click.echo(line)

@@ -32,7 +32,7 @@ def main(table: Path, tiles: str | None, as_json: bool) -> int:
 
     findings = verify_table(table) + (verify_tiles(table, tiles) if tiles else [])
     if as_json:
-        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
+        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2, allow_nan=False)
     for finding in findings[:SHOWN]:
         where = f"line {finding.line}: " if finding.line else ""
         click.echo(f"{where}{finding.kind}: {finding.message}", err=True)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
-from cervix_engine.errors import CervixError, OutputError, OutputExistsError, UsageError
+from cervix_engine.errors import CervixError, OutputError, UsageError
+from cervix_engine.outputs.places import local_file, require_free, require_free_folder
 from cervix_engine.report.facts import drifted_slides, load_facts
 from cervix_engine.report.feature_network import check_feature_network
 from cervix_engine.report.findings import Findings, gather
 from cervix_engine.report.page import check_page, write_page
 from cervix_engine.report.reasons import Reasons
 from cervix_engine.report.similar import carried_tiles
-from cervix_engine.run.assembly.beside import record_of, source_of
+from cervix_engine.run.assembly.beside import files_of_table, record_of, source_of
 from cervix_engine.table.coordinates import FOLDER, NAMES, Locating
-from cervix_engine.table.formats import require_outside
-from cervix_engine.table.geojson import write_geojson
+from cervix_engine.table.geojson import SUFFIX, write_geojson
 from cervix_engine.table.locations import locating_for_run, locating_for_table
 from cervix_engine.table.reader import Table
 from cervix_engine.table.summary import write_summary
@@ -136,26 +136,24 @@ def check_config(config: ReportConfig) -> None:
     targets = [path for path in (config.out, config.summary, config.geojson) if path]
     if len({os.path.realpath(path) for path in (*targets, config.table)}) <= len(targets):
         raise UsageError("table, --out, --summary and --geojson must all be different")
-    for target in targets:
-        require_outside(target, config.table)
     if config.out:
         check_page()
     for option, work in config.reasons.items():
         if not (config.out and config.tiles and config.model):
             raise UsageError(f"{option} needs --out, the tiles (--tiles) and the bundle that made the table (--model)")
         check_feature_network(work)
+    _check_targets(config, targets)
+
+
+def _check_targets(config: ReportConfig, targets: list[Path]) -> None:
+    """Refuse to write over anything but what an earlier report wrote there, and over nothing that is read."""
+    tiles = local_file(config.tiles)
+    inputs = (*files_of_table(config.table), config.model, tiles, local_file(config.coords))
+    source = None if config.tiles is None else source_of(config.table, config.tiles)
     for path in targets:
-        _check_target(path, overwrite=config.overwrite, folder=path == config.geojson)
-
-
-def _check_target(path: Path, *, overwrite: bool, folder: bool) -> None:
-    if not os.path.isdir(path.parent):  # noqa: PTH112 - as above
-        raise OutputError(f"no such folder: {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: no permission")
-    if not os.path.lexists(path):
-        return
-    if os.path.isdir(path) != folder:  # noqa: PTH112 - as above
-        raise UsageError(f"{path} is {'no folder' if folder else 'a folder'}")
-    if not overwrite:
-        raise OutputExistsError(f"{path} is there already: pass --overwrite to replace it")
+        if source and source.holds(path):
+            raise UsageError(f"{path} would lie among the tiles: name a place outside {config.tiles}")
+        if path == config.geojson:
+            require_free_folder(path, SUFFIX, overwrite=config.overwrite, inputs=inputs)
+        else:
+            require_free(path, overwrite=config.overwrite, inputs=inputs)

@@ -14,7 +14,8 @@ from typing import Any
 from cervix_engine.contract import Category, ModelContract
 from cervix_engine.errors import OutputError
 from cervix_engine.extras import require_installed
-from cervix_engine.files import atomic_path, output_errors, require_free
+from cervix_engine.files import atomic_path, output_errors
+from cervix_engine.outputs.places import require_free
 from cervix_engine.report.drift_section import drift_section
 from cervix_engine.report.facts import Facts
 from cervix_engine.report.findings import BINS, Findings, Pick

@@ -15,6 +15,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.contract import ModelContract, OperatingPoint
 from cervix_engine.errors import ContractError, OutputError, UsageError
 from cervix_engine.files import output_errors
+from cervix_engine.outputs.places import local_file, require_apart
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.budget import DEFAULT_BUDGET, FailureBudget
 from cervix_engine.run.journal import InputRules, RunIdentity
@@ -254,12 +255,26 @@ def check_paths(config: BatchConfig) -> None:
     if source.holds(config.out):
         raise UsageError(f"the table would lie among the tiles: choose --out outside {config.tiles}")
     require_writer(config.out)
+    inputs = (config.model, local_file(config.coords), local_file(config.slide))
+    require_apart(config.out, inputs)
+    if config.previews:
+        _check_previews(config, source)
     if config.retry_failures and config.update:
         raise UsageError("--retry-failures and --update: ask for one of them, then for the other")
     if config.shard:
         _check_shard(config)
     if config.coords or config.slide:
         config.rules()
+
+
+def _check_previews(config: BatchConfig, source: TileSource) -> None:
+    """Refuse a folder of pictures where one could take the place of a slide, or lie in the table or the bundle."""
+    assert config.previews is not None
+    if config.previews.exists() and not config.previews.is_dir():
+        raise UsageError(f"{config.previews} is no folder")
+    if source.holds(config.previews / "slide.png"):
+        raise UsageError(f"pictures would lie among the slides: choose --preview outside {config.tiles}")
+    require_apart(config.previews, (config.out if is_folder(config.out) else None, config.model))
 
 
 def check_place(out: Path) -> None:

@@ -12,7 +12,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -20,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from cervix_engine.errors import UsageError
-from cervix_engine.files import atomic_path, output_errors, require_free, sha256_file
+from cervix_engine.errors import OutputExistsError, UsageError
+from cervix_engine.files import atomic_path, output_errors, sha256_file
 from cervix_engine.table.columns import cell_text, cell_value
 from cervix_engine.table.parquet.file import read_parquet, require_pyarrow, write_parquet
 from cervix_engine.table.parquet.folder import MANIFEST, folder_sha256, read_folder
@@ -71,14 +70,8 @@ def require_no_table(path: Path, *, overwrite: bool = False) -> None:
     """Raises OutputExistsError where a table lies there that may not be overwritten."""
     with output_errors(f"cannot look at {path}"):
         exists = table_exists(path)
-    if exists:
-        require_free(path, overwrite=overwrite)
-
-
-def require_outside(path: Path, table: Path) -> None:
-    """Raises UsageError where a file that is to be made would lie in a table that is a folder."""
-    if Path(os.path.realpath(table)) in Path(os.path.realpath(path)).parents:
-        raise UsageError(f"{path} would lie among the files of the table: name another place")
+    if exists and not overwrite:
+        raise OutputExistsError(f"{path} is there already: pass --overwrite to replace it")
 
 
 def table_sha256(path: Path) -> str:

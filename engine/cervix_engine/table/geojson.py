@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from cervix_engine.contract import Category
-from cervix_engine.errors import OutputError, OutputExistsError, UsageError
-from cervix_engine.files import fsync_folder
+from cervix_engine.errors import UsageError
+from cervix_engine.outputs.folder import whole_folder
+from cervix_engine.outputs.places import require_free_folder
 from cervix_engine.table.columns import probability_column
 from cervix_engine.table.coordinates import Locating, Location
 from cervix_engine.table.decisions import yes_or_no
@@ -29,6 +30,8 @@ COLOURS: Mapping[Category, tuple[int, int, int]] = {
     "benign": (230, 159, 0),
     "abnormal": (213, 94, 0),
 }
+
+SUFFIX = ".geojson"
 
 _NAMESPACE = uuid.UUID("6b1f3c0e-5d0a-5f0e-9c39-0f9a1f6f3c11")
 _HEAD, _TAIL = '{"type": "FeatureCollection", "features": [\n', "\n]}\n"
@@ -45,22 +48,13 @@ def write_geojson(table: Table, folder: Path, *, locator: Locating, overwrite: b
 
     Raises:
         OutputExistsError: the folder is there and `overwrite` is not set.
-        UsageError: no tile's location is known.
+        UsageError: no tile's location is known; or the folder there holds more than such files.
         OutputError: the folder cannot be written.
     """
-    if folder.exists() and not overwrite:
-        raise OutputExistsError(f"{folder} is there already: pass --overwrite to replace it")
-    made = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-        written = _write_slides(made, table, locator)
-        _swap(made, folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return written
+    check = partial(require_free_folder, folder, SUFFIX, overwrite=overwrite, inputs=(table.path,))
+    check()
+    with whole_folder(folder, check=check) as made:
+        return _write_slides(made, table, locator)
 
 
 def feature(row: Row, location: Location, class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -94,7 +88,7 @@ def slide_file(slide_id: str) -> str:
     name = re.sub(r"[^\w.()-]", lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), slide_id)
     if name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
         name = f"slide-{uuid.uuid5(_NAMESPACE, slide_id).hex}"
-    return f"{name}.geojson"
+    return f"{name}{SUFFIX}"
 
 
 def _write_slides(folder: Path, table: Table, locator: Locating) -> int:
@@ -105,7 +99,7 @@ def _write_slides(folder: Path, table: Table, locator: Locating) -> int:
         with path.open("a", encoding="utf-8") as file:
             for row, location in group:
                 file.write(",\n" if path in files else _HEAD)
-                file.write(json.dumps(feature(row, location, table.class_names), ensure_ascii=False))
+                file.write(json.dumps(feature(row, location, table.class_names), ensure_ascii=False, allow_nan=False))
                 files.add(path)
                 written += 1
     for path in files:
@@ -120,13 +114,3 @@ def _located(table: Table, locator: Locating) -> Iterator[tuple[Row, Location]]:
     for row in table.rows():
         if row.pred is not None and (location := locator(row)) is not None:
             yield row, location
-
-
-def _swap(made: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    made.rename(folder)
-    fsync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -68,7 +68,6 @@ def main(
 
     Exit codes: 0 all is near enough, 1 failed, 2 usage, 4 something is not.
     """
-    from cervix_engine.cli.shared.surroundings import prepare_outputs
     from cervix_engine.errors import UsageError
     from cervix_export.parity.layers import Limits
     from cervix_export.parity.measure import ParityPlan
@@ -82,7 +81,7 @@ def main(
     if splits and data is None:
         raise UsageError("--split is of --data: name a manifest")
     where = Written(**written)
-    prepare_outputs(*written.values(), needs_scratch=keras is not False)
+    where.check(inputs=(root, data), needs_scratch=keras is not False)
     plan = ParityPlan(data, splits, keras, batch_size, Limits(atol, min_agreement))
     _compare(root, plan, where, expect_digest)
 
@@ -104,6 +103,19 @@ class Written:
             raise UsageError("--drift-plot draws the nights of --history: name that file")
         if self.drift_plot:
             require_installed("train", "matplotlib", work="--drift-plot")
+
+    def check(self, *, inputs: tuple[Path | None, ...], needs_scratch: bool) -> None:
+        """Refuse what could not be written, or is of somebody else."""
+        from cervix_engine.cli.shared.surroundings import prepare_outputs
+        from cervix_engine.outputs.places import json_start
+        from cervix_export.parity.measure import ParityReport
+        from cervix_export.parity.records import read_history
+
+        starts = (json_start(ParityReport.schema), b"<?xml", b"", b"\x89PNG")
+        files = zip((self.json_file, self.junit, self.history, self.drift_plot), starts, strict=True)
+        prepare_outputs(*files, inputs=inputs, needs_scratch=needs_scratch)
+        if self.history and self.history.is_file():
+            read_history(self.history)
 
     def write(self, report: ParityReport) -> None:
         """Raises OutputError where a file cannot be written."""

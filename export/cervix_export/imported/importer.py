@@ -92,7 +92,7 @@ def import_model(plan: ImportPlan) -> ImportReport:
         OutputError: the bundle cannot be written.
     """
     bring_in = _kind(plan.model)
-    check_output(plan.out, overwrite=plan.overwrite)
+    check_output(plan.out, overwrite=plan.overwrite, inputs=(plan.model, plan.golden, plan.expected, plan.calibration))
     contract = plan.statement.contract
     tiles = read_given(plan.golden, plan.expected, contract=contract)
     calibration = read_folder(plan.calibration, count=CALIBRATION_TILES) if plan.calibration else {}

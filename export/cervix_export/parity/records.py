@@ -47,7 +47,7 @@ def append_history(path: Path, report: ParityReport) -> None:
     ]
     head = {"schema": HISTORY, "at": report.at, "bundle": report.bundle, "tiles": report.tiles}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**head, "machine": report.machine, "layers": layers}) + "\n")
+        file.write(json.dumps({**head, "machine": report.machine, "layers": layers}, allow_nan=False) + "\n")
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         UsageError: a line is none of its lines.
     """
     nights = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             night = json.loads(line)
             fits = night["schema"] == HISTORY

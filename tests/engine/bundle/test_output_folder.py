@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cervix_engine.bundle.output_folder import check_output, whole_folder
-from cervix_engine.errors import OutputError, OutputExistsError, TileReadError
+from cervix_engine.errors import OutputError, OutputExistsError, TileReadError, UsageError
 
 
 def make_bundle(folder: Path, text: str = "old") -> Path:
@@ -90,3 +90,31 @@ def test_errors_of_the_file_system_are_translated_and_others_are_not(tmp_path: P
         raise OSError(28, "No space left on device")
     with pytest.raises(TileReadError), whole_folder(tmp_path / "a", overwrite=False):
         raise TileReadError("unreadable", "gone")
+
+
+@pytest.mark.parametrize("other", ["notes.txt", "golden/mine.png", "tiles/a.jpg"])
+def test_a_bundle_that_holds_more_than_a_bundle_is_never_replaced(tmp_path: Path, other: str) -> None:
+    out = make_bundle(tmp_path / "bundle")
+    (out / other).parent.mkdir(exist_ok=True)
+    (out / other).touch()
+    with pytest.raises(OutputExistsError, match=f"holds more than a bundle, {other}"):
+        check_output(out, overwrite=True)
+
+
+@pytest.mark.parametrize("left", ["certificates/x.json", "engines/x.engine", "model.onnx", ".bundle.json.tmp"])
+def test_what_an_export_that_was_killed_left_is_replaced(tmp_path: Path, left: str) -> None:
+    out = make_bundle(tmp_path / "bundle")
+    (out / left).parent.mkdir(exist_ok=True)
+    (out / left).touch()
+    check_output(out, overwrite=True)
+
+
+def test_a_bundle_is_not_replaced_at_its_link_nor_with_what_is_read(tmp_path: Path) -> None:
+    out, link = make_bundle(tmp_path / "bundle"), tmp_path / "link"
+    link.symlink_to(out)
+    with pytest.raises(UsageError, match="is a link"):
+        check_output(link, overwrite=True)
+    for given in (out, out / "bundle.json"):
+        with pytest.raises(UsageError, match="which is read"):
+            check_output(out, overwrite=True, inputs=(None, given))
+    check_output(out, overwrite=True, inputs=(tmp_path,))

@@ -259,7 +259,7 @@ def test_nothing_else_is_made_among_the_files_of_a_table(made: Path) -> None:
     table, inside = str(made), str(made / "x.csv")
     for main, arguments in ((report.main, [table, "--summary", inside]), (compare.main, [table, table, "-o", inside])):
         done = CliRunner().invoke(main, arguments)
-        assert (done.exit_code, "would lie among the files of the table" in done.stderr) == (2, True)
+        assert (done.exit_code, f"would lie in {table}, which is read" in done.stderr) == (2, True)
     assert verify_table(made) == []
 
 

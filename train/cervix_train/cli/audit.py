@@ -61,12 +61,13 @@ def _audit(
     *, data: Path, classes: Path | None, follow_links: bool, json_file: Path | None, price: bool, **rest: Any
 ) -> None:
     from cervix_engine.cli.shared.surroundings import prepare_outputs
-    from cervix_train.audit.audit import audit, summary
+    from cervix_engine.outputs.places import json_start
+    from cervix_train.audit.audit import SCHEMA, audit, summary
     from cervix_train.data.dataset import read_classes
 
     if price:
         require_libraries()
-    prepare_outputs(json_file)
+    prepare_outputs((json_file, json_start(SCHEMA)), inputs=(data, classes))
     known = read_classes(classes) if classes else SIPAKMED_CLASSES
     findings = summary(audit(data, classes=known, follow_links=follow_links))
     findings["price"] = _price(data=data, classes=known, follow_links=follow_links, **rest) if price else None

@@ -27,10 +27,11 @@ def main(first: Path, second: Path, json_file: Path | None) -> None:
     the differences come from resampling whole groups; McNemar's exact test takes tiles as independent.
     """
     from cervix_engine.cli.shared.surroundings import prepare_outputs
+    from cervix_engine.outputs.places import json_start
     from cervix_train.results.fold_table import FoldTable
-    from cervix_train.results.paired import compare_folds
+    from cervix_train.results.paired import PairedComparison, compare_folds
 
-    prepare_outputs(json_file)
+    prepare_outputs((json_file, json_start(PairedComparison.schema)), inputs=(first, second))
     comparison = compare_folds(FoldTable.read(first), FoldTable.read(second))
     if json_file:
         with output_errors(f"cannot write {json_file}"):

@@ -48,11 +48,13 @@ def main(
     """
     from cervix_engine.cli.shared.logs import log_lines
     from cervix_engine.cli.shared.surroundings import prepare_outputs
+    from cervix_engine.outputs.places import json_start
     from cervix_train.results.evaluate import evaluate
+    from cervix_train.results.metrics import Metrics
 
     model_path, data = _arguments(paths, model)
     require_libraries()
-    prepare_outputs(json_file, needs_scratch=True)
+    prepare_outputs((json_file, json_start(Metrics.schema)), inputs=(model_path, data), needs_scratch=True)
     with log_lines("cervix_train", "cervix_keras"):
         metrics = evaluate(model_path, data, split=split, batch_size=batch_size, follow_links=follow_links)
     if json_file:

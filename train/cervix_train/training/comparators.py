@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from cervix_engine.errors import CervixError
 from cervix_engine.files import write_json
+from cervix_engine.outputs.places import json_start, require_own
 from cervix_train.features.extractor import Backbone, Weights
 from cervix_train.learning.config import TrainConfig
 from cervix_train.training.train import TrainReport, train
@@ -80,6 +81,7 @@ def compare_backbones(
         OSError: the folder cannot be written.
     """
     config.out.mkdir(parents=True, exist_ok=True)
+    require_own(comparison_file(config.out), json_start(BackboneComparison.schema))
     found = []
     for backbone in backbones:
         log.info("--- %s", backbone)

@@ -69,7 +69,7 @@ def train_folds(config: TrainConfig, *, folds: int) -> FoldsReport:
     began = time.perf_counter()
     _check(config)
     check_request(config)
-    check_output(config.out, overwrite=config.overwrite)
+    check_output(config.out, overwrite=config.overwrite, inputs=(config.data,))
     setup = prepare(config, folds)
     with scratch_folder() as folder:
         trained = [train_fold(setup, number, folds, folder=folder) for number in range(folds)]

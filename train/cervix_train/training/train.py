@@ -78,7 +78,7 @@ def train(config: TrainConfig, *, has_bf16: Callable[[], bool] = hardware_has_bf
     """
     began = time.perf_counter()
     check_request(config)
-    check_output(config.out, overwrite=config.overwrite)
+    check_output(config.out, overwrite=config.overwrite, inputs=(config.data,))
     mixed = _mixed(config, has_bf16)
     copies = split_tiles(config)
     dataset = copies.dataset

@@ -19,7 +19,7 @@ EVERY_S = 1.0
 
 def emit(event: str, **values: Any) -> None:
     """Print one event."""
-    click.echo(json.dumps({"schema": SCHEMA, "event": event, **values}))
+    click.echo(json.dumps({"schema": SCHEMA, "event": event, **values}, allow_nan=False))
 
 
 def progress_events() -> Callable[[int, int], None]:

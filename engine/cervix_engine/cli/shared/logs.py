@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import click
 
-from cervix_engine.errors import OutputError
-from cervix_engine.files import without_keys
+from cervix_engine.errors import OutputError, OutputExistsError
+from cervix_engine.files import output_errors, without_keys
 from cervix_engine.version import __version__
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def debug_log(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    _require_log(path)
     try:
         handler = logging.FileHandler(path, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
@@ -70,6 +72,17 @@ def debug_log(path: Path | None) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     with closing(handler), _attached(handler, logging.getLogger("cervix_engine"), logging.DEBUG), _command_logged():
         yield
+
+
+def _require_log(path: Path) -> None:
+    """Refuse to add lines to a file that is no log; a terminal or a pipe takes them."""
+    with output_errors(f"cannot write the log {path}"):
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            found = file.read(5)
+    if found and not re.fullmatch(rb"\d{4}-", found):
+        raise OutputExistsError(f"{path} is there already, and no log: name another file with --log-file")
 
 
 @contextmanager

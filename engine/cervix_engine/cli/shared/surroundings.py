@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-
-from cervix_engine.errors import OutputError
 
 
 def open_closed_streams() -> None:
@@ -29,21 +28,26 @@ def _occupy(number: int) -> None:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-def prepare_outputs(*files: Path | None, needs_scratch: bool = False) -> None:
-    """Refuse, before any long work, what could not be written after it.
+def prepare_outputs(
+    *files: tuple[Path | None, bytes], inputs: Iterable[Path | None] = (), needs_scratch: bool = False
+) -> None:
+    """Refuse, before any long work, what could not be written after it, or must not be replaced.
 
     Args:
-        files: to be written; None for those that are not asked for.
+        files: to be written, and how each begins, as in `outputs.require_own`; None for those that are not asked for.
+        inputs: files and folders that the command reads; None for those that are not asked for.
         needs_scratch: whether the work needs a folder for temporary files; the outputs' one is taken if need be.
 
     Raises:
-        OutputError: a file cannot be written, or there is no folder for temporary ones.
+        UsageError, OutputError: a file cannot be written, or there is no folder for temporary ones.
     """
-    asked = [file for file in files if file is not None]
-    for file in asked:
-        if not _is_writable(file.absolute().parent):
-            reason = "no permission" if file.absolute().parent.is_dir() else "no such folder"
-            raise OutputError(f"cannot write {file}: {reason}")
+    from cervix_engine.outputs.places import require_own
+
+    given = list(inputs)
+    for file, start in files:
+        if file is not None:
+            require_own(file, start, inputs=given)
+    asked = [file for file, _ in files if file is not None]
     scratch_in(*(file.absolute().parent for file in asked))
     if needs_scratch:
         import tempfile

@@ -46,6 +46,11 @@ def replaced_record(table: Path) -> RunRecord | None:
         return None
 
 
+def files_of_table(table: Path) -> tuple[Path, ...]:
+    """A table, with all that may lie beside it and is read with it."""
+    return table, record_beside(table), checks_path(table), stamps_path(table)
+
+
 def source_of(table: Path, tiles: str | os.PathLike[str], *, follow_links: bool = False) -> TileSource:
     """Where the tiles of a finished table come from: `tiles`, cut as its record says where they are whole slides."""
     try:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
 from cervix_engine.files import output_errors, sha256_file
-from cervix_engine.run.assembly.beside import record_of, stamps_path
+from cervix_engine.outputs.places import require_apart
+from cervix_engine.run.assembly.beside import files_of_table, record_of, stamps_path
 from cervix_engine.run.assembly.part import Part
 from cervix_engine.run.config import check_place
 from cervix_engine.run.record import RunRecord, ShardRecord, TableDigests
@@ -99,6 +100,7 @@ def merge_shards(
     """
     require_writer(out)
     check_place(out)
+    require_apart(out, chain.from_iterable(map(files_of_table, tables)))
     shards = in_order([FinishedShard.open(table) for table in tables])
     with open_table(out) as table:
         if table.load() is State.COMMITTED:

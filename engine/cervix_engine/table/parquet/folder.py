@@ -76,7 +76,7 @@ class Manifest:
             OSError: it cannot be written.
         """
         values = {"schema": self.schema, "rows": self.rows, **asdict(self)}
-        data = json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+        data = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         (folder / MANIFEST).write_bytes(data)
         fsync_file(folder / MANIFEST)
         fsync_folder(folder)
