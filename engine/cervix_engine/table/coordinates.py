@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol
 from cervix_engine.errors import UsageError
 from cervix_engine.table.names import unescape_name
 from cervix_engine.table.reader import Box, Row, Table
+from cervix_engine.tiles.csv_input import MOST_PIXELS
 
 _SPELT_OUT = (
     re.compile(r"(?P<slide>.*?)\s*\[(?:d=[\d.]+,)?x=(?P<x>\d+),y=(?P<y>\d+),w=(?P<w>\d+),h=(?P<h>\d+)(?:,[zt]=\d+)*\]"),
@@ -192,7 +193,7 @@ class Locator:
         return self.locate(_path(row), row.slide_id, row.width, row.height)
 
     def locate(self, name: str, slide_id: str, width: int, height: int) -> Location | None:
-        """The location that a tile's path says, or None.
+        """The location that a tile's path says, or None; also where its numbers are none of pixels, see `MOST_PIXELS`.
 
         Args:
             name: the path, not escaped.
@@ -202,11 +203,14 @@ class Locator:
         found = self._find(_without_suffix(name))
         if found is None:
             return None
+        box = _box(found, width, height)
+        if max(box) > MOST_PIXELS:
+            return None
         named = _slide_in(found) if self.names_slides else ""
         if named in self.alike:
             folder = name.rpartition("/")[0]
             named = f"{folder}/{named}" if folder else named
-        return Location(named or slide_id, _box(found, width, height))
+        return Location(named or slide_id, box)
 
     def _find(self, path: str) -> re.Match[str] | None:
         if self.pattern is not None:

@@ -22,9 +22,13 @@ from cervix_engine.errors import UsageError
 # The line of the file at which a row begins, from 1, and the row's cells.
 NumberedRows = Generator[tuple[int, list[str]], None, None]
 
+# What the columns of a Parquet table hold, signed and of 64 bits.
+MOST_PIXELS = 2**63 - 1
+
 # Bounds on what is held and shown of a file that is no CSV.
 _LONGEST_LINE = 2**20
 _LONGEST_SHOWN = 200
+_LONGEST_NUMBER = 100
 
 _WRONG_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _UNDECODED = re.compile("[\udc80-\udcff]")
@@ -58,8 +62,8 @@ def read_csv(
     try:
         with path.open("rb") if data is None else io.BytesIO(data) as file:
             rows = csv_rows(file, path, any_bytes=any_bytes)
-            _, header = next(rows)
-            _check_columns(path, header, required, optional, ignored)
+            first, header = next(rows)
+            _check_columns(path, first, header, required, optional, ignored)
             for line, cells in rows:
                 row = dict(zip(header, cells, strict=True))
                 if not row["path"]:
@@ -99,14 +103,21 @@ def csv_rows(file: BinaryIO, path: Path, *, any_bytes: bool = False) -> Numbered
             yield line, cells
 
 
-def check_header(path: Path, header: Sequence[str], required: Sequence[str], *, expected: str) -> None:
-    """Raises UsageError where a name is missing or there twice; `expected` says what a header has."""
+def check_header(path: Path, header: Sequence[str], required: Sequence[str], *, expected: str, line: int = 1) -> None:
+    """Raises UsageError where a name is missing or there twice.
+
+    Args:
+        path: the file.
+        header, line: its names, and where they stand.
+        required: names that must be there.
+        expected: what a header has, in words.
+    """
     found = ", ".join(header)
     if missing := [name for name in required if name not in header]:
         shown = found if len(found) <= _LONGEST_SHOWN else f"{found[:_LONGEST_SHOWN]}…"
-        raise UsageError(f"{path}, line 1: no column {', '.join(missing)}: found {shown}; expected {expected}")
+        raise UsageError(f"{path}, line {line}: no column {', '.join(missing)}: found {shown}; expected {expected}")
     if doubled := [name for name, times in Counter(header).items() if name and times > 1]:
-        raise UsageError(f"{path}, line 1: column {doubled[0]!r} twice: remove or rename one")
+        raise UsageError(f"{path}, line {line}: column {doubled[0]!r} twice: remove or rename one")
 
 
 def repeated(path: Path, line: int, name: str, first: int) -> UsageError:
@@ -115,26 +126,38 @@ def repeated(path: Path, line: int, name: str, first: int) -> UsageError:
 
 
 def whole_number(cell: str) -> int:
-    """A count of pixels, 0 or more; `87.0` too, as pandas writes it beside empty cells.
+    """A number of pixels from 0 to `MOST_PIXELS`, in decimal digits; spaces around them count for nothing.
+
+    `87.0` is one too, as pandas writes it beside empty cells; a sign, an exponent or another fraction is not.
 
     Raises:
         ValueError: it is none.
     """
-    if cell.isdecimal():
-        return int(cell)
-    if found := _WHOLE_NUMBER.fullmatch(cell):
-        return int(found[1])
-    raise ValueError(f"{cell!r} is no number of pixels, 0 or more")
+    digits = cell
+    if not cell.isdecimal():
+        found = _WHOLE_NUMBER.fullmatch(cell)
+        if found is None:
+            raise ValueError(f"{cell!r} is no number of pixels, 0 or more")
+        digits = found[1]
+    # Python refuses to read what is much longer.
+    if len(digits) <= _LONGEST_NUMBER and (number := int(digits)) <= MOST_PIXELS:
+        return number
+    raise ValueError(f"{digits[:_LONGEST_NUMBER]} is no number of pixels: {MOST_PIXELS} is the most that a table holds")
 
 
 def _check_columns(
-    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str], ignored: Collection[str] | None
+    path: Path,
+    line: int,
+    header: Sequence[str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    ignored: Collection[str] | None,
 ) -> None:
     expected = ",".join(required) + "".join(f"[,{name}]" for name in optional)
-    check_header(path, header, required, expected=expected)
+    check_header(path, header, required, expected=expected, line=line)
     known = {*required, *optional, *(header if ignored is None else ignored)}
     if unknown := [name for name in header if name not in known]:
-        raise UsageError(f"{path}, line 1: unknown column {unknown[0]!r}: expected {expected}")
+        raise UsageError(f"{path}, line {line}: unknown column {unknown[0]!r}: expected {expected}")
 
 
 def _checked_lines(file: TextIO, path: Path, *, any_bytes: bool) -> Iterator[str]:
@@ -147,24 +170,31 @@ def _checked_lines(file: TextIO, path: Path, *, any_bytes: bool) -> Iterator[str
 
 
 def _parsed(text: Iterator[str], path: Path) -> NumberedRows:
-    first = next(text, "")
-    _check_separator(path, first)
+    blank = 0
+    for first in text:
+        if first.strip("\r\n"):
+            break
+        blank += 1
+    else:
+        return
+    _check_separator(path, blank + 1, first)
     reader = csv.reader(chain([first], text), strict=True)
-    line = 1
+    line = blank + 1
     try:
         for cells in reader:
             if cells:  # a blank line has none
                 yield line, cells
-            line = reader.line_num + 1
+            line = blank + reader.line_num + 1
     except csv.Error as error:
         raise UsageError(
             f"{path}, line {line}: quotation marks do not match ({error}): close each, and double one inside a cell"
         ) from error
 
 
-def _check_separator(path: Path, first: str) -> None:
-    if first.startswith("sep="):
-        raise UsageError(f"{path}, line 1: {first.strip()} is for spreadsheets: delete this line, separate by commas")
+def _check_separator(path: Path, line: int, first: str) -> None:
+    where = f"{path}, line {line}"
+    if first.lower().startswith("sep="):
+        raise UsageError(f"{where}: {first.strip()} is for spreadsheets: delete this line, separate by commas")
     wrong = [name for separator, name in _WRONG_SEPARATORS.items() if separator in first]
     if wrong and "," not in first:
-        raise UsageError(f"{path}, line 1: columns are separated by {wrong[0]}: save the file with commas instead")
+        raise UsageError(f"{where}: columns are separated by {wrong[0]}: save the file with commas instead")

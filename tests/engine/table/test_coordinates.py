@@ -83,10 +83,16 @@ def test_half_overlapping_tiles_still_lie_beside_each_other(write_table: WriteTa
         ("{slide}/{*}.{x}.{y}", "A/t.9.7.png", ("A", (9, 7, 120, 100))),
         ("{slide}_{x}_{y}_{w}_{h}", "f/A_9_7_512_256.png", ("A", (9, 7, 512, 256))),
         ("{slide}_x{x}_y{y}", "f/A_9_7.png", None),
+        # A table holds numbers of 64 bits, signed.
+        ("{slide}_{x}_{y}", f"f/A_{2**63 - 1}_7.png", ("A", (2**63 - 1, 7, 120, 100))),
+        ("{slide}_{x}_{y}", f"f/A_{2**63}_7.png", None),
+        ("{slide}_{col}_{row}", f"f/A_9_{2**62}.png", None),
+        ("{slide}_{x}_{y}_{w}_{h}", f"f/A_9_7_1_{2**63}.png", None),
+        (None, f"f/A_x7_y{'9' * 20}.png", None),
     ],
 )
 def test_a_pattern_reads_any_other_name(
-    write_table: WriteTable, pattern: str, path: str, expected: tuple[str, tuple[int, ...]] | None
+    write_table: WriteTable, pattern: str | None, path: str, expected: tuple[str, tuple[int, ...]] | None
 ) -> None:
     assert _places(write_table([Tile(path, path.split("/")[0])]), pattern) == [expected]
 

@@ -110,6 +110,10 @@ def test_a_report_takes_the_file_too(study: Path, bundle: Bundle, places: Path, 
         ("path,minx,miny\na.png,-1,2\n", "line 2: '-1' is no number of pixels"),
         ("path,minx,miny\na.png,1\n", "line 2: 2 of 3 cells"),
         ("path,minx,miny,width\na.png,1,2,wide\n", "line 2: 'wide' is no number of pixels"),
+        (
+            f"path,minx,miny\na.png,1,2\nb.png,1,{2**63}\n",
+            f"line 3: {2**63} is no number of pixels: {2**63 - 1} is the most",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_before_any_work(

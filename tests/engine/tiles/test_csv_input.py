@@ -58,6 +58,10 @@ def test_a_row_over_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
         ('"path";"label"\n"a.png";"x"\n', "line 1: columns are separated by semicolons"),
         ("path\tlabel\na.png\tx\n", "line 1: columns are separated by tabs"),
         ("sep=,\npath,label\n", "line 1: sep=, is for spreadsheets: delete this line"),
+        ("\r\n\nSEP=;\npath;label\n", "line 3: SEP=; is for spreadsheets: delete this line"),
+        ("\npath;label\n", "line 2: columns are separated by semicolons"),
+        ("\n\nname,label\n", "line 3: no column path"),
+        ("\npath,path,label\n", "line 2: column 'path' twice"),
         ("name,label\na.png,x\n", "line 1: no column path: found name, label; expected path,label"),
         (f"{'x' * 999},label\n", f"found {'x' * 200}…; expected"),
         ("path,label,label\na.png,x,y\n", "line 1: column 'label' twice"),
@@ -124,7 +128,8 @@ def test_a_file_is_streamed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "number"), [("87", 87), ("87.0", 87), (" 87.00 ", 87), ("0", 0), ("100000.", 100_000)]
+    ("cell", "number"),
+    [("87", 87), ("87.0", 87), (" 87.00 ", 87), ("0", 0), ("100000.", 100_000), (str(2**63 - 1), 2**63 - 1)],
 )
 def test_whole_numbers(cell: str, number: int) -> None:
     assert whole_number(cell) == number
@@ -134,6 +139,13 @@ def test_whole_numbers(cell: str, number: int) -> None:
 def test_what_is_no_whole_number(cell: str) -> None:
     with pytest.raises(ValueError, match="is no number of pixels"):
         whole_number(cell)
+
+
+@pytest.mark.parametrize("cell", [str(2**63), "9" * 20, f"{2**63}.0", "9" * 5000])
+def test_a_number_that_no_table_holds_is_refused(cell: str) -> None:
+    with pytest.raises(ValueError, match=f"^{cell[:19]}.* is no number of pixels: {2**63 - 1} is the most") as caught:
+        whole_number(cell)
+    assert len(str(caught.value)) < 200
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

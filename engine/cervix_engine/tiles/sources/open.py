@@ -54,6 +54,8 @@ def open_source(
     if is_remote(name):
         return _store(os.fspath(name), of_slides=grid is not None)
     path = Path(name)
+    if grid is not None:
+        _refuse_tiles(path)
     if grid is not None or is_named_slide(name):
         return WholeSlides.named(path, grid or GridRules(), follow_links=follow_links, previews=previews)
     if path == STANDARD_INPUT:
@@ -67,6 +69,17 @@ def _store(url: str, *, of_slides: bool) -> Remote:
     if of_slides:
         raise UsageError("whole slides are read from files of this machine: copy them here first")
     return Remote(url)
+
+
+def _refuse_tiles(path: Path) -> None:
+    """Raises UsageError where a file holds tiles that are cut already, by its name."""
+    suffix = path.suffix.lower()
+    is_list = path == STANDARD_INPUT or suffix in LIST_SUFFIXES
+    if (is_list or suffix in ARCHIVE_SUFFIXES) and not _is_folder(path):
+        raise UsageError(
+            f"{path} is {'a list' if is_list else 'an archive'} of tiles, and --whole-slides cuts a slide or all of a "
+            "folder: name one of these, or leave --whole-slides out"
+        )
 
 
 def _named_file(path: Path) -> TileSource | None:

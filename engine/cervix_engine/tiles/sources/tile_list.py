@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,8 +90,7 @@ class TileList:
         Raises:
             UsageError: it cannot be read, or has a column that no list has.
         """
-        with self._open() as file:
-            return tuple(self._header(file) or ())
+        return tuple(name for name in self._header() or () if name in ABOUT_TILES)
 
     def walk(self) -> ListPass:
         """As `TileSource.walk`."""
@@ -103,36 +103,45 @@ class TileList:
         Raises:
             UsageError: the list cannot be read, or a line of it names no tile.
         """
+        header = self._header()
         with self._open() as file:
-            header = self._header(file)
-            file.seek(0)
             if header is None:
                 yield from self._plain_paths(file)
                 return
             rows = csv_rows(file, Path(str(self)), any_bytes=True)
-            _, names = next(rows)
-            at = names.index("path")
-            for line, cells in rows:
+            at = header.index("path")
+            for line, cells in islice(rows, 1, None):
                 yield line, self._checked(cells[at], line)
 
-    def _header(self, file: BinaryIO) -> list[str] | None:
-        """The columns of a CSV file beside `path`; None of a file with one path a line."""
-        first = file.readline(_LONGEST_PATH).removeprefix(b"\xef\xbb\xbf")
-        names = [name.strip().strip('"') for name in first.decode("utf-8", "surrogateescape").split(",")]
-        if "path" not in names:
-            if self.file.suffix.lower() == ".csv":
-                check_header(Path(str(self)), names, ("path",), expected="path[,slide_id][,minx,miny]")
+    def _header(self) -> list[str] | None:
+        """The columns of a CSV file; None of a file with one path a line."""
+        if self.file.suffix.lower() != ".csv" and "path" not in self._first_names():
             return None
+        with self._open() as file:
+            line, names = next(csv_rows(file, Path(str(self)), any_bytes=True))
+        where, expected = f"{self}, line {line}", "path[,slide_id][,minx,miny]"
+        check_header(Path(str(self)), names, ("path",), expected=expected, line=line)
         if unknown := [name for name in names if name not in ("path", *ABOUT_TILES, *UNUSED)]:
-            raise UsageError(f"{self}, line 1: unknown column {unknown[0]!r}: expected path[,slide_id][,minx,miny]")
+            raise UsageError(f"{where}: unknown column {unknown[0]!r}: expected {expected}")
         if ("minx" in names) != ("miny" in names):
-            raise UsageError(f"{self}, line 1: minx without miny, or miny without minx: name both or neither")
-        return [name for name in names if name in ABOUT_TILES]
+            raise UsageError(f"{where}: minx without miny, or miny without minx: name both or neither")
+        return names
+
+    def _first_names(self) -> list[str]:
+        """What a header would name, in the first line that is not blank."""
+        with self._open() as file:
+            lines = file.read(_LONGEST_PATH).removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()
+        return [name.strip().strip('"') for name in os.fsdecode(lines[0] if lines else b"").split(",")]
 
     def _plain_paths(self, file: BinaryIO) -> Iterator[tuple[int, str]]:
         lines = iter(lambda: file.readline(2 * _LONGEST_PATH), b"")
         for number, line in enumerate(lines, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if number == 1 and b"\r" in text.strip(b"\r") and not text.endswith(b"\n"):
+                raise UsageError(
+                    f"{self}: its lines end in CR alone, as old Macs wrote them: save it with line ends of Linux or "
+                    r"Windows, as `tr '\r' '\n'` does"
+                )
             if path := text.rstrip(b"\r\n"):
                 yield number, self._checked(os.fsdecode(path), number)
 

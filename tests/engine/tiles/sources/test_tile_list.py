@@ -10,8 +10,10 @@ import pytest
 from cervix_engine.errors import ListingError, TileReadError, UsageError
 from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
+from cervix_engine.tiles.slides.grid import GridRules
 from cervix_engine.tiles.sources.mounts import Mounts
 from cervix_engine.tiles.sources.open import open_source
+from cervix_engine.tiles.sources.slides import WholeSlides
 from cervix_engine.tiles.tile import TileStamp
 
 
@@ -45,6 +47,10 @@ def read(listing: Listing) -> dict[str, bytes]:
         ("list.csv", 'path\nb/2.png\n"a,b.png"\nü.png\nno suffix\n'),
         ("list.csv", 'slide_id,path,minx,miny\ns,b/2.png,0,0\ns,"a,b.png",1,2\ns,ü.png,3,4\nt,no suffix,5,6\n'),
         ("list.txt", 'label,path\n1,b/2.png\n1,"a,b.png"\n2,ü.png\n2,no suffix\n'),
+        ("list.txt", '\n\nlabel,path\n1,b/2.png\n\n1,"a,b.png"\n2,ü.png\n2,no suffix\n'),
+        ("list.csv", '\ufeff\r\n\r\npath\r\nb/2.png\r\n"a,b.png"\r\nü.png\r\nno suffix'),
+        ("list.csv", 'path,slide_id\rb/2.png,1\r"a,b.png",1\rü.png,2\rno suffix,2\r'),
+        ("list.txt", 'label,path\r1,b/2.png\r1,"a,b.png"\r2,ü.png\r2,no suffix'),
     ],
 )
 def test_what_is_listed_is_found_in_byte_order(tiles: Path, name: str, text: str) -> None:
@@ -87,6 +93,16 @@ def test_missing_tiles_are_failed_rows(tiles: Path) -> None:
         ("l.txt", "a\0b\n", "line 1: no file can have this name"),
         ("l.txt", "x" * 5000, "line 1: no file can have this name"),
         ("l.txt", "", "no tiles in"),
+        ("l.txt", "a.png\rb.png\r", r"l\.txt: its lines end in CR alone, .*: save it .*, as `tr '\\r' '\\n'` does"),
+        ("l.lst", "a.png\rb.png", "its lines end in CR alone"),
+        ("l.csv", "path,path\na.png,b.png\n", "line 1: column 'path' twice"),
+        ("l.txt", "path,path\na.png,b.png\n", "line 1: column 'path' twice"),
+        ("l.csv", "path,slide_id,slide_id\na.png,b,c\n", "line 1: column 'slide_id' twice"),
+        ("l.csv", "\n\nfile\nx.png\n", "line 3: no column path"),
+        ("l.csv", "\npath,slied_id\nx.png,1\n", "line 2: unknown column 'slied_id'"),
+        ("l.csv", "sep=,\npath\nx.png\n", "line 1: sep=, is for spreadsheets: delete this line"),
+        ("l.csv", "path;slide_id\nx.png;1\n", "line 1: columns are separated by semicolons"),
+        ("l.csv", "", "is empty: expected a header and rows"),
     ],
 )
 def test_what_is_no_list_is_refused_with_its_line(tiles: Path, name: str, text: str, message: str) -> None:
@@ -125,3 +141,16 @@ def test_a_listed_tile_that_changes_is_a_failed_row(tiles: Path) -> None:
     with pytest.raises(TileReadError, match="changed"):
         reader.read("b/2.png", TileStamp(7, 1))
     assert os.fspath(tiles)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("l.csv", "a list"), ("l.TXT", "a list"), ("-", "a list"), ("a.tar", "an archive"), ("a.zip", "an archive")],
+)
+def test_what_holds_tiles_is_no_whole_slide(tmp_path: Path, name: str, words: str) -> None:
+    named = tmp_path / name if name != "-" else name
+    with pytest.raises(UsageError, match=f"{name} is {words} of tiles, and --whole-slides cuts a slide or all of a"):
+        open_source(named, grid=GridRules())
+    if name != "-":
+        (tmp_path / name).mkdir()
+        assert isinstance(open_source(named, grid=GridRules()), WholeSlides), "a folder may have any name"
