@@ -192,9 +192,10 @@ def _parsed(text: Iterator[str], path: Path) -> NumberedRows:
 
 
 def _check_separator(path: Path, line: int, first: str) -> None:
-    where = f"{path}, line {line}"
     if first.lower().startswith("sep="):
-        raise UsageError(f"{where}: {first.strip()} is for spreadsheets: delete this line, separate by commas")
+        raise UsageError(
+            f"{path}, line {line}: {first.strip()} is for spreadsheets: delete this line, separate by commas"
+        )
     wrong = [name for separator, name in _WRONG_SEPARATORS.items() if separator in first]
     if wrong and "," not in first:
-        raise UsageError(f"{where}: columns are separated by {wrong[0]}: save the file with commas instead")
+        raise UsageError(f"{path}, line {line}: columns are separated by {wrong[0]}: save the file with commas instead")

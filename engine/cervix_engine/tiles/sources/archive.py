@@ -46,6 +46,9 @@ _FORMATS: Mapping[str, _Format] = {".tar": tar_file, ".zip": zip_file}
 ARCHIVE_SUFFIXES = tuple(_FORMATS)
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lz|lzma|Z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
+_LEADS_OUT = "the name leads out of the archive"
+_HOLDS_NUL = "the name holds a NUL, which no file's name can"
+
 # As Linux has it: workers are told the names of many tiles in one message.
 _LONGEST_NAME = 4096
 # Tiles come archive by archive.
@@ -162,9 +165,9 @@ class ArchivePass:
             return None
         where = member.where
         if b".." in folders:
-            where = REFUSED + b"unsafe_name: the name leads out of the archive"
+            where = REFUSED + f"unsafe_name: {_LEADS_OUT}".encode()
         elif b"\0" in path:
-            where = REFUSED + b"unsafe_name: the name holds a NUL, which no file's name can"
+            where = REFUSED + f"unsafe_name: {_HOLDS_NUL}".encode()
         return path.replace(b"\0", b"?"), member.size, mtime_ns, where
 
     def _ignore_folder(self, path: bytes, reason: Reason) -> None:

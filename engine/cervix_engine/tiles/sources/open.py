@@ -54,13 +54,10 @@ def open_source(
     if is_remote(name):
         return _store(os.fspath(name), of_slides=grid is not None)
     path = Path(name)
-    if grid is not None:
-        _refuse_tiles(path)
     if grid is not None or is_named_slide(name):
+        _refuse_tiles(path)
         return WholeSlides.named(path, grid or GridRules(), follow_links=follow_links, previews=previews)
-    if path == STANDARD_INPUT:
-        return TileList(path)
-    if _is_folder(path):
+    if path != STANDARD_INPUT and _is_folder(path):
         return archives_in(path) or Folder(path, follow_links)
     return _named_file(path) or Folder(path, follow_links)
 
@@ -90,7 +87,7 @@ def _named_file(path: Path) -> TileSource | None:
     refuse_compressed(path)
     if suffix in ARCHIVE_SUFFIXES:
         return Archives((path,), path)
-    return TileList(path) if suffix in LIST_SUFFIXES else None
+    return TileList(path) if path == STANDARD_INPUT or suffix in LIST_SUFFIXES else None
 
 
 def _is_folder(path: Path) -> bool:

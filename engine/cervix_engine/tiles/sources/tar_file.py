@@ -77,7 +77,7 @@ def _require_end(file: BinaryIO, offset: int) -> None:
         if behind := block.lstrip(b"\0"):
             raise ListingError(
                 f"data follows the end of the archive, at byte {file.tell() - len(behind)}: it is damaged, or several "
-                "were joined; `tar --ignore-zeros -xf` unpacks what is there, to be packed anew"
+                "were joined; `tar -ixf` unpacks what is there, to be packed anew"
             )
 
 
