@@ -116,6 +116,14 @@ class OperatingPoint:
         low, high = self.abnormal_at - self.review_within, self.abnormal_at + self.review_within
         return round(low, DECIMALS), round(high, DECIMALS)
 
+    @property
+    def review_words(self) -> str:
+        """Which tiles a person must see; `none` where there can be none."""
+        low, high = self.review_band
+        by_confidence = [f"confidence below {self.review_below:g}"] if self.review_below else []
+        by_sum = [f"probability between {max(0.0, low):g} and {min(1.0, high):g}"] if low < high else []
+        return ", or ".join(by_confidence + by_sum) or "none"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelContract:

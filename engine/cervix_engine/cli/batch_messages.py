@@ -46,10 +46,8 @@ def worker_line(choice: Choice) -> str:
 
 def point_words(point: OperatingPoint) -> str:
     """What an operating point calls abnormal, and what it asks a person to see."""
-    low, high = point.review_band
     chosen = f" (chosen for {point.sensitivity:.1%} of abnormal cells)" if point.sensitivity is not None else ""
-    review = f"confidence below {point.review_below:g}, or probability between {max(0.0, low):g} and {min(1.0, high):g}"
-    return f"abnormal from a probability of {point.abnormal_at:g} on{chosen}; review: {review}"
+    return f"abnormal from a probability of {point.abnormal_at:g} on{chosen}; review: {point.review_words}"
 
 
 def _changes(certificate: Certificate) -> str:
@@ -91,10 +89,9 @@ def summary_lines(record: RunRecord, out: Path, *, verbose: bool) -> Iterator[st
     yield f"{precision} on {backend.device_class}, certificate: {certificate}"
     if not record.stages:
         return  # an update that only dropped rows
-    yield (
-        f"{record.tiles_per_sec:.1f} tiles/s after {record.provenance.start_s:.1f} s of start; "
-        f"{bound_sentence(record.bound_by, record.stages)}"
-    )
+    if record.tiles_per_sec > 0 and record.bound_by.tiles_per_sec > 0:  # else no tile was left to be predicted
+        after = f"{record.tiles_per_sec:.1f} tiles/s after {record.provenance.start_s:.1f} s of start"
+        yield f"{after}; {bound_sentence(record.bound_by, record.stages)}"
     if verbose:
         for stage in record.stages:
             times = f"busy {stage.busy_s:.2f} s, waiting {stage.waiting_s:.2f} s"
@@ -162,7 +159,14 @@ def kept_words(out: Path) -> str:
 
 def forecast_lines(forecast: Forecast, previews: Path | None) -> Iterator[str]:
     """What a run would be, in a few lines; `previews` is the folder of pictures that were asked for with it."""
-    yield f"{counted(forecast.found, 'tile')}, and as many rows{_ignored(forecast)}"
+    yield (
+        f"{counted(forecast.found, 'tile')} to predict{kept}{_ignored(forecast)}"
+        if kept
+        else (f"{counted(forecast.found, 'tile')}, and as many rows{_ignored(forecast)}")
+    )
+    if not forecast.sampled:
+        yield "nothing was written: leave --dry-run out to run it"
+        return
     failed = f", {forecast.failed} of them failed" if forecast.failed else ""
     sampled = counted(forecast.sampled, "sampled tile")
     yield f"{forecast.runs}: {forecast.tiles_per_sec:.1f} tiles/s over {sampled}{failed}"

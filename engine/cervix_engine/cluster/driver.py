@@ -100,7 +100,7 @@ def _predict(job: Job, open_pool: OpenPool) -> RunRecord:
                 stream_s=took_s,
                 stages=pool.stages(),
                 nodes=nodes,
-                drift=job.drift(job.watch(listing)),
+                drift=job.drift(job.watch(listing), listing),
                 chunks=chunks,
             )
             return table.commit()

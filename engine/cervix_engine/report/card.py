@@ -199,8 +199,7 @@ def _decisions(bundle: Bundle, known: Known) -> Section:
         return Section(title, ["No operating point was chosen: a tile's category is that of its most probable class."])
     blocks: list[Block] = [
         f"A tile is called abnormal where the abnormal classes' probabilities add up to {point.abnormal_at:g} or more. "
-        f"A person must see tiles of a confidence below {point.review_below:g}, and those within "
-        f"{point.review_within:g} of that threshold."
+        f"For a person to review: {point.review_words}."
     ]
     worth = known.get("training/operating_point.json")
     rows = []

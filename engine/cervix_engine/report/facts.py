@@ -103,10 +103,9 @@ def moment(time: str | None) -> str:
 
 
 def _point_facts(point: OperatingPoint) -> Pairs:
-    low, high = point.review_band
     return [
         ("operating point", f"abnormal from a probability of {point.abnormal_at:g} on"),
-        ("review", f"confidence below {point.review_below:g}, or probability between {low:g} and {high:g}"),
+        ("review", point.review_words),
     ]
 
 

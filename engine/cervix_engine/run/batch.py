@@ -12,7 +12,7 @@ from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.drift.reference import DriftReference
 from cervix_engine.drift.watch import DriftFinding, DriftWatch
 from cervix_engine.files import output_errors, sha256_file
-from cervix_engine.run.assembly.base import Kept
+from cervix_engine.run.assembly.base import Growth, Kept
 from cervix_engine.run.budget import FailureBudget
 from cervix_engine.run.config import BatchConfig, check_paths
 from cervix_engine.run.journal import InputRules
@@ -106,11 +106,17 @@ class Job:
         """What its tiles are compared with, if its bundle keeps anything."""
         return DriftWatch.of_run(DriftReference.of(self.plan.request.bundle), found=listing.found)
 
-    def drift(self, watch: DriftWatch | None) -> DriftFinding | None:
-        """What its tiles are like, now that all are predicted; if they say nothing, what is known of its base."""
+    def drift(self, watch: DriftWatch | None, listing: Listing) -> DriftFinding | None:
+        """What its tiles are like, now that all are predicted; if they say nothing, what is known of its base.
+
+        Of that nothing is known any more where the new table lacks rows of a slide that it names.
+        """
         found = self.table.drift(watch) if watch else None
-        known = self.plan.base.record.drift if self.plan.base else None
-        return found if found and found.run else known or found
+        base = self.plan.base
+        known = base.record.drift if base else None
+        if (found and found.run) or not known or not base:
+            return found
+        return known if Growth(base, listing, self.table.folder).keeps_all_of(known.slides) else found
 
     def books(self, begun: RunRecord) -> Books:
         """Those of a run that begins so."""
@@ -141,7 +147,7 @@ def predict_here(job: Job) -> RunRecord:
             _write(predicted, writer, clock=stats.clock("write"), books=job.books(begun))
             table.require_balance()
             stream_s = time.perf_counter() - started
-            table.assemble(stream_s=stream_s, stages=stats.stages(), drift=job.drift(watch))
+            table.assemble(stream_s=stream_s, stages=stats.stages(), drift=job.drift(watch, listing))
             return table.commit()
 
 
@@ -208,7 +214,7 @@ def _drop_rows(job: Job) -> RunRecord:
     provenance = job.asked(base.record.provenance)
     with table.begin(plan.require_same(listed), listing, backend=base.record.backend, provenance=provenance, base=base):
         table.require_balance()
-        table.assemble()
+        table.assemble(drift=job.drift(None, listing))
         return table.commit()
 
 

@@ -140,7 +140,8 @@ class BatchConfig:
         Raises:
             UsageError: there can be no such operating point, or none for the classes of this bundle.
         """
-        point = earlier.operating_point if earlier else bundle.contract.operating_point
+        own = bundle.contract.operating_point
+        point = earlier.operating_point if earlier else own
         names = ("abnormal_at", "review_below", "review_within")
         asked = {name: value for name in names if (value := getattr(self, name)) is not None}
         if point is None and not asked:
@@ -150,7 +151,9 @@ class BatchConfig:
         try:
             # What the threshold was chosen for is no longer true of another one.
             kept = point if not changed else replace(point, **asked, sensitivity=None)
-            return replace(bundle.contract, operating_point=kept)
+            # An earlier run remembers what decides, and not what that was chosen for.
+            is_own = own is not None and kept == replace(own, sensitivity=None)
+            return replace(bundle.contract, operating_point=own if is_own else kept)
         except ContractError as error:
             raise UsageError(str(error)) from error
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, ClassVar
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.files import scratch_folder
+from cervix_engine.run.assembly.base import Base, Growth
 from cervix_engine.run.batch import DEFAULT_SETUP, RunSetup
 from cervix_engine.run.config import BatchConfig, check_paths
-from cervix_engine.run.journal import InputRules
+from cervix_engine.run.plan import Done, Plan, foresee
+from cervix_engine.run.record import RunRecord
 from cervix_engine.run.session import Session, open_session
 from cervix_engine.run.stream.fork_server import fork_server
 from cervix_engine.run.stream.slot import TileBatch
 from cervix_engine.run.stream.stream import BatchResult, batches_of
-from cervix_engine.table.locations import check_slides, slides_for_run
+from cervix_engine.run.transaction import TableTransaction
+from cervix_engine.table.formats import csv_lines
 from cervix_engine.table.rows import RowFormat
-from cervix_engine.tiles.discover import discover
 from cervix_engine.tiles.listing import Listing
 from cervix_engine.tiles.tile import TileFailure
 
@@ -34,7 +37,7 @@ class Forecast:
     """What to expect of a run.
 
     Attributes:
-        found: tiles; as many rows.
+        found: tiles that it predicts; as many rows.
         ignored, ignored_by: files that are no tiles, and how many for which of `discover.REASONS`.
         sampled: tiles that were predicted for this forecast.
         failed: how many of those would have failed.
@@ -44,6 +47,7 @@ class Forecast:
         peak_bytes: largest memory of this process while it sampled; a run's does not depend on the number of tiles.
         table_bytes: of the table as CSV.
         runs: backend, version and precision.
+        kept: rows that it keeps of the finished table that it is made from.
     """
 
     found: int
@@ -57,6 +61,7 @@ class Forecast:
     peak_bytes: int
     table_bytes: int
     runs: str
+    kept: int = 0
 
     schema: ClassVar[str] = "cervix/forecast/1"
 
@@ -70,26 +75,60 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
     Raises:
         CervixError: as the run itself would, where it cannot start.
     """
-    began, rules = time.perf_counter(), config.rules()
+    began = time.perf_counter()
     check_paths(config)
-    source = config.source(rules)
     fork_server()  # it starts while the model is loaded
-    request = config.request(Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
-    with scratch_folder() as folder:
+    plan = foresee(config, Bundle.open(config.model, expect_digest=config.expect_digest), began=began)
+    with scratch_folder() as folder, TableTransaction(folder / "preds.csv") as table:
+        if isinstance(plan, Plan) and plan.kind == "update":
+            plan = plan.with_news(table, compared=setup.compared)
+        if isinstance(plan, Done):
+            return _without_model(plan.record, (len(line) for line in islice(csv_lines(config.out), 1, None)))
+        if plan.only_drops and plan.base and plan.news:
+            return _without_model(plan.base.record, _kept_lines(plan.base, plan.news, table))
+        return _forecast(plan, table, setup=setup)
 
-        def list_tiles() -> Listing:
-            listing = discover(source, spool=folder)
-            check_slides(slides_for_run(rules.slide, source.slide_name), listing.paths())
-            setup.listed(listing, rules)
-            return listing
 
-        with open_session(request, list_tiles=list_tiles, choose=setup.choose) as session:
-            setup.opened(session.choice)
-            found = len(
-                replace(session.identity(session.listing), shard=config.shard_name).tiles(session.listing.found)
-            )
-            seen = _predict(session, columns=config.optional_columns(()), rules=rules)
-    listing, info, start_s = session.listing, session.backend.info, session.provenance.start_s
+def _kept_lines(base: Base | None, listing: Listing, table: TableTransaction) -> Iterator[int]:
+    """The length of each row that is kept of a finished table, if there is one."""
+    steps = Growth(base, listing, table.folder).steps() if base else ()
+    return (len(row.line) for row, record in steps if row and not record)
+
+
+def _without_model(made: RunRecord, kept: Iterable[int]) -> Forecast:
+    """Of a run that has no tile to predict."""
+    rows = list(kept)
+    return Forecast(
+        found=0,
+        ignored=made.ignored,
+        ignored_by=made.ignored_by,
+        sampled=0,
+        failed=0,
+        start_s=0.0,
+        tiles_per_sec=0.0,
+        seconds=0.0,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        table_bytes=sum(rows),
+        runs=f"{made.backend.backend} {made.backend.version} {made.backend.precision}",
+        kept=len(rows),
+    )
+
+
+def _forecast(plan: Plan, table: TableTransaction, *, setup: RunSetup) -> Forecast:
+    def list_tiles() -> Listing:
+        listing = plan.list_tiles(table)
+        if plan.kind == "fresh":
+            setup.listed(listing, plan.rules)
+        return listing
+
+    with open_session(plan.request, list_tiles=list_tiles, choose=setup.choose) as session:
+        setup.opened(session.choice)
+        shard = str(plan.shard) if plan.shard else None
+        listing = session.listing
+        found = len(replace(session.identity(listing), shard=shard).tiles(listing.found))
+        seen = _predict(session, columns=plan.optional, rows=plan.row_format(session.contract, listing, table))
+    kept = list(_kept_lines(plan.base, listing, table))
+    info, start_s = session.backend.info, session.provenance.start_s
     return Forecast(
         found=found,
         ignored=listing.ignored,
@@ -100,8 +139,9 @@ def forecast(config: BatchConfig, *, setup: RunSetup = DEFAULT_SETUP) -> Forecas
         tiles_per_sec=seen.tiles_per_sec,
         seconds=start_s + found / seen.tiles_per_sec,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        table_bytes=round(seen.row_bytes / seen.tiles * found),
+        table_bytes=round(seen.row_bytes / seen.tiles * found) + sum(kept),
         runs=f"{info.backend} {info.version} {info.precision}",
+        kept=len(kept),
     )
 
 
@@ -113,16 +153,8 @@ class _Sample:
     tiles_per_sec: float = 0.0
 
 
-def _predict(session: Session, *, columns: Collection[str], rules: InputRules) -> _Sample:
+def _predict(session: Session, *, columns: Collection[str], rows: RowFormat) -> _Sample:
     listing = session.listing
-    rows = RowFormat.for_run(
-        session.contract,
-        optional=columns,
-        slide=rules.slide,
-        coords=rules.coords,
-        root_name=listing.source.slide_name,
-        paths=listing.paths(),
-    )
     seen, ends, done = _Sample(), [time.perf_counter()], [0]
     batches = _spread(listing, session.batch_size)
     with closing(session.predict(batches, source=listing.source, columns=columns)) as results:

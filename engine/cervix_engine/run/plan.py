@@ -211,12 +211,26 @@ def decide(config: BatchConfig, bundle: Bundle, table: TableTransaction, *, bega
             return Done(RunRecord.load(config.record_path))
         partial = None
     base = _base(config)
-    if base and base.kind == "retry" and not base.record.failed:
-        return Done(base.record)
     if not base and not config.overwrite:
         if config.keep_finished and not partial and (record := _made_alike(config, bundle)):
             return Done(record)
         require_no_table(config.out)
+    return _decided(config, bundle, partial=partial, base=base, began=began)
+
+
+def foresee(config: BatchConfig, bundle: Bundle, *, began: float) -> Plan | Done:
+    """What a run would do that began now; whatever lies at the table's place stays as it is, a partial run is not seen.
+
+    Arguments and errors as those of `decide`.
+    """
+    return _decided(config, bundle, partial=None, base=_base(config), began=began)
+
+
+def _decided(
+    config: BatchConfig, bundle: Bundle, *, partial: RunIdentity | None, base: Base | None, began: float
+) -> Plan | Done:
+    if base and base.kind == "retry" and not base.record.failed:
+        return Done(base.record)
     earlier = partial or (base.record.identity if base else None)
     request = config.request(bundle, began=began, earlier=earlier)
     if earlier is None:

@@ -118,6 +118,26 @@ def test_a_retry_of_few_tiles_keeps_what_was_known(config: BatchConfig, slides: 
     assert (again.failed, again.drift) == (0, first.drift)
 
 
+@pytest.mark.parametrize("more", [False, True])
+def test_an_update_that_drops_rows_of_a_named_slide_keeps_nothing_of_it(
+    config: BatchConfig, slides: Path, tmp_path: Path, *, more: bool
+) -> None:
+    tiles = tmp_path / "tiles"
+    write_slide(tiles / "a", 40, seed=50_000)
+    write_slide(tiles / "b", 2, seed=51_000)
+    config = replace(config, tiles=tiles)
+    first = predict_folder(config)
+    assert first.drift is not None
+    assert list(first.drift.slides) == ["a"]
+    next(iter((tiles / "b").iterdir())).unlink()
+    if more:
+        write_slide(tiles / "c", 1, seed=52_000)
+    assert predict_folder(replace(config, update=True)).drift == first.drift  # `b` is not named
+    (tiles / "a" / "tile_00003.png").unlink()
+    found = predict_folder(replace(config, update=True)).drift
+    assert found is None or (found.run, found.slides) == (None, {})
+
+
 def test_the_command_says_it(config: BatchConfig) -> None:
     from cervix_engine.cli.batch import main
 

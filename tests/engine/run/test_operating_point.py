@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cervix_engine.bundle.bundle import Bundle, seal
+from cervix_engine.cli.batch_messages import point_words
 from cervix_engine.contract import OperatingPoint
 from cervix_engine.errors import ResumeMismatchError, UsageError
 from cervix_engine.model import Model
@@ -155,6 +156,28 @@ def test_verify_decides_again_from_the_digits(config: BatchConfig) -> None:
     changed = [line for line, row in enumerate(read_table(config.out), start=2) if row["abnormal"] == "yes"]
     assert {item.line for item in verify_table(config.out)} >= set(changed)
     assert {item.kind for item in verify_table(config.out)} == {"decision"}
+
+
+def test_a_run_that_goes_on_knows_what_its_threshold_was_chosen_for(config: BatchConfig, decided: Bundle) -> None:
+    made = predict_folder(config, setup=FAKE).identity
+    assert config.contract(decided, made).operating_point == POINT
+    assert replace(config, review_within=0.04).contract(decided, made).operating_point == POINT
+    other = replace(config, abnormal_at=0.4).contract(decided, made).operating_point
+    assert other == replace(POINT, abnormal_at=0.4, sensitivity=None)
+
+
+@pytest.mark.parametrize(
+    ("below", "within", "words"),
+    [
+        (0.3, 0.04, "confidence below 0.3, or probability between 0.31 and 0.39"),
+        (0.3, 0.0, "confidence below 0.3"),
+        (0.0, 0.9, "probability between 0 and 1"),
+        (0.0, 0.0, "none"),
+    ],
+)
+def test_what_cannot_be_reviewed_is_not_said(below: float, within: float, words: str) -> None:
+    point = OperatingPoint(0.35, review_below=below, review_within=within)
+    assert point_words(point) == f"abnormal from a probability of 0.35 on; review: {words}"
 
 
 def test_what_is_asked_for_goes_before_the_bundles_own(config: BatchConfig) -> None:

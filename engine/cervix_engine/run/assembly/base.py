@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,6 +194,13 @@ class Growth:
                     ok, flagged = ok + 1, flagged + row.flagged
             changes = TableChanges(added, changed, removed=sum(1 for _ in self._gone()))
         return Kept(ok, failures, flagged, changes)
+
+    def keeps_all_of(self, slides: Container[str]) -> bool:
+        """Whether each predicted row of these slides is kept, as it is."""
+        had = sum(1 for row in self.base.rows() if not row.error and row.cells[1] in slides)
+        return had == sum(
+            1 for row, record in self.steps() if row and not record and not row.error and row.cells[1] in slides
+        )
 
     def paths(self) -> Iterator[str]:
         """The path of each row's tile, in order."""

@@ -88,6 +88,15 @@ def merged(out: Path, shards: Sequence[Path], *options: str) -> Result:
     return CliRunner().invoke(merge, [str(out), *map(str, shards), *options])
 
 
+def test_no_shard_is_replaced_by_the_joined_table(copies: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(copies[0].parent)
+    before = copies[0].read_bytes()
+    for out in (copies[0], tmp_path / "link" / copies[0].name):
+        done = merged(out, copies, "--overwrite")
+        assert (done.exit_code, f"{out} is read, too" in done.stderr) == (2, True)
+    assert copies[0].read_bytes() == before
+
+
 # ---- the same table
 
 

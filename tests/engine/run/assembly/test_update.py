@@ -16,9 +16,12 @@ from click.testing import CliRunner
 from cervix_engine.backends import Backend
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.cli.batch import main
+from cervix_engine.cli.batch_messages import forecast_lines, summary_lines
 from cervix_engine.errors import OutputError, ResumeMismatchError, UsageError
+from cervix_engine.run.assembly.base import Kept
 from cervix_engine.run.assembly.beside import record_of
 from cervix_engine.run.batch import BatchConfig, RunSetup, predict_folder
+from cervix_engine.run.dry_run import Forecast, forecast
 from cervix_engine.run.record import RunRecord, TableChanges
 from cervix_engine.run.session import Chosen, SessionRequest
 from cervix_engine.run.shards import ShardSize
@@ -186,6 +189,36 @@ def test_quality_flags_are_counted(config: BatchConfig) -> None:
     assert record.flagged == sum(bool(row["quality"]) for row in read_table(config.out)) > 0
 
 
+# ---- foreseen
+
+
+def test_a_dry_run_says_what_the_update_would_do(config: BatchConfig, validate: Callable[[str, Any], None]) -> None:
+    def foreseen(**changes: Any) -> tuple[TableChanges | None, Forecast]:
+        told: list[Kept] = []
+        asked = replace(config, **changes)
+        said = forecast(asked, setup=replace(Spied().setup(), compared=told.append))
+        validate("forecast", said.to_json())
+        return told[0].changes if told else None, said
+
+    size, before = config.out.stat().st_size, beside(config.out)
+    header = config.out.read_bytes().index(b"\n") + 1
+    news, nothing = foreseen()
+    assert (news, nothing.found, nothing.kept, nothing.table_bytes) == (TableChanges(0, 0, 0), 0, TILES, size - header)
+    assert next(forecast_lines(nothing, None)).startswith(f"0 tiles to predict; {TILES} rows are kept")
+    (Path(config.tiles) / BAD[1]).unlink()
+    dropped = foreseen()
+    assert (dropped[0], dropped[1].found, dropped[1].kept) == (TableChanges(0, 0, 1), 0, TILES - 1)
+    change(Path(config.tiles))
+    news, some = foreseen()
+    assert (news, some.found, some.sampled, some.kept) == (TableChanges(3, 2, 3), 5, 5, TILES - 5)
+    assert size * 0.7 < some.table_bytes < size * 1.3
+    retried = foreseen(update=False, retry_failures=True)
+    assert (retried[0], retried[1].found, retried[1].kept) == (None, 2, TILES - 2)
+    assert beside(config.out) == before
+    everything = foreseen(out=config.out.with_name("none yet.csv"))
+    assert (everything[0], everything[1].found, everything[1].kept) == (None, TILES, 0)
+
+
 # ---- kills
 
 
@@ -229,6 +262,15 @@ def test_an_update_that_goes_on_over_unchanged_tiles_says_so(config: BatchConfig
     with pytest.raises(Killed):
         predict_folder(config, setup=Spied().setup(stop_at="assemble", error=Killed()))
     assert predict_folder(config, setup=Spied().setup()).folder_changes == FolderChanges(0, 0)
+
+
+def test_a_run_that_goes_on_with_nothing_left_tells_no_rate(config: BatchConfig) -> None:
+    change(Path(config.tiles))
+    with pytest.raises(Killed):
+        predict_folder(config, setup=Spied().setup(stop_at="assemble", error=Killed()))
+    record = predict_folder(config, setup=Spied().setup())
+    assert record.tiles_per_sec == 0
+    assert not any("tiles/s" in line for line in summary_lines(record, config.out, verbose=False))
 
 
 def test_the_finished_table_may_not_change_meanwhile(config: BatchConfig) -> None:
