@@ -194,7 +194,7 @@ class DriftReference:
         try:
             images = Panel.from_json(data["images"])
             answers, colours = (held and Panel.from_json(held) for held in (data["answers"], data.get("colours")))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ContractError(f"{FILE} is malformed: {error}") from error
         classes = len(bundle.contract.classes)
         if any(len(panel.scale.means) != classes for panel in (images, answers, colours) if panel):

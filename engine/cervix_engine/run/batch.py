@@ -77,6 +77,7 @@ class Job:
         table: its place, locked.
         setup: what it works with.
         progress: called with (tiles written, tiles found) after each batch.
+        reference: what its tiles are compared with, if its bundle keeps anything.
     """
 
     config: BatchConfig
@@ -84,6 +85,7 @@ class Job:
     table: TableTransaction
     setup: RunSetup
     progress: Progress
+    reference: DriftReference | None
 
     def list_tiles(self) -> Listing:
         """The tiles that it predicts."""
@@ -104,7 +106,7 @@ class Job:
 
     def watch(self, listing: Listing) -> DriftWatch | None:
         """What its tiles are compared with, if its bundle keeps anything."""
-        return DriftWatch.of_run(DriftReference.of(self.plan.request.bundle), found=listing.found)
+        return DriftWatch.of_run(self.reference, found=listing.found)
 
     def drift(self, watch: DriftWatch | None, listing: Listing) -> DriftFinding | None:
         """What its tiles are like, now that all are predicted; if they say nothing, what is known of its base.
@@ -194,13 +196,14 @@ def predict_folder(
     check_paths(config)
     fork_server()  # it starts while the model is loaded
     bundle = Bundle.open(config.model, expect_digest=config.expect_digest)
+    reference = DriftReference.of(bundle)  # before anything is written: a malformed one is refused
     with setup.open_table(config.out) as table:
         plan = decide(config, bundle, table, began=began)
         if isinstance(plan, Plan) and plan.kind == "update":
             plan = plan.with_news(table, compared=setup.compared)
         if isinstance(plan, Done):
             return plan.record
-        job = Job(config, plan, table, setup, progress)
+        job = Job(config, plan, table, setup, progress, reference)
         return _drop_rows(job) if plan.only_drops else setup.predict(job)
 
 

@@ -27,7 +27,7 @@ from cervix_engine.files import scratch_folder, sha256_bytes, sha256_file
 from cervix_engine.run.assembly.beside import checks_path, record_of, row_check, source_of
 from cervix_engine.run.journal import RunIdentity
 from cervix_engine.run.record import RunRecord, TableDigests, record_beside
-from cervix_engine.table.columns import probability_column
+from cervix_engine.table.columns import probability, probability_column
 from cervix_engine.table.decisions import Rule, in_millionths, most_probable, yes_or_no
 from cervix_engine.table.formats import csv_lines, open_cells, table_exists, table_suffix
 from cervix_engine.table.names import unescape_name
@@ -219,9 +219,11 @@ def _contradicts(table: Path, identity: RunIdentity) -> Callable[[dict[str, str]
     def contradicts(row: dict[str, str]) -> bool:
         if row["status"] != "ok":
             return False
-        confidence, *sums = (
-            in_millionths(float(row[name])) for name in ("confidence", *map(probability_column, categories))
-        )
+        names = ("confidence", *map(probability_column, categories))
+        try:
+            confidence, *sums = (in_millionths(probability(row[name])) for name in names)
+        except ValueError:
+            return True
         abnormal = sums[-1]
         answers = (yes_or_no(rule.calls_abnormal(abnormal)), yes_or_no(rule.asks_for_review(confidence, abnormal)))
         return (most_probable(categories, sums), *answers) != (row["category"], row["abnormal"], row["review"])

@@ -74,6 +74,21 @@ def column_type(name: str) -> type[int] | type[float] | type[str]:
     return float if name == "confidence" or name.startswith(_PROBABILITY) else str
 
 
+def probability(cell: str) -> float:
+    """A cell of a `prob_` column or of `confidence`, of which a person's program may have made anything.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    try:
+        value = float(cell)
+    except ValueError:
+        value = -1.0
+    if 0.0 <= value <= 1.0:  # never true of NaN
+        return value
+    raise ValueError(f"{cell!r} is no probability, a number from 0 to 1")
+
+
 def cell_value(name: str, cell: str) -> int | float | str | None:
     """A cell of a column's text as what the column holds; None where it is empty."""
     return None if cell == "" else column_type(name)(cell)

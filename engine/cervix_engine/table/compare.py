@@ -174,8 +174,7 @@ def compare(
     Raises:
         UsageError: other classes, a path twice in a table, a label that is no class, or no tile in common.
     """
-    if new.class_names != old.class_names:
-        raise UsageError(f"the tables' classes differ: {new.class_names} and {old.class_names}")
+    _require_same_classes(new, old)
     if unknown := sorted(set((labels or {}).values()) - set(new.class_names)):
         raise UsageError(f"label {unknown[0]!r} is none of the classes {', '.join(new.class_names)}")
     comparison = TableComparison()
@@ -193,6 +192,17 @@ def compare(
             f"tile's {next(new.rows()).path!r}; are both relative to one folder?"
         )
     return comparison
+
+
+def _require_same_classes(new: Table, old: Table) -> None:
+    if new.class_names == old.class_names:
+        return
+    both = f"{new.class_names} and {old.class_names}"
+    if sorted(new.class_names) == sorted(old.class_names):
+        raise UsageError(
+            f"the tables' classes stand in another order: {both}; put the prob_ columns of one in the other's order"
+        )
+    raise UsageError(f"the tables' classes differ: {both}")
 
 
 def read_labels(manifest: Path) -> dict[str, str]:

@@ -184,14 +184,16 @@ def _read_jsonl(path: Path) -> NumberedRows:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                record: dict[str, Any] = json.loads(line)
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("expected an object, {…}, of one tile")
                 if header is None:
                     header = list(record)
                     yield number, header
                 if list(record) != header:
                     raise ValueError("other keys than in line 1")
                 yield number, [cell_text(name, value) for name, value in record.items()]
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path}, line {number}: {error}") from error
 
 
@@ -227,7 +229,7 @@ def _write_jsonl(path: Path, header: list[str], cells: Cells) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in cells:
             record = {name: cell_value(name, cell) for name, cell in zip(header, row, strict=True)}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 _READERS: dict[str, Callable[[Path], NumberedRows]] = {

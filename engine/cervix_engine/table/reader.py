@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 
 from cervix_engine.contract import SIPAKMED_CLASSES, Category, ModelContract
 from cervix_engine.errors import UsageError
-from cervix_engine.table.columns import DECISIONS, REQUIRED, are_decided, class_names, probability_column
+from cervix_engine.table.columns import DECISIONS, REQUIRED, are_decided, class_names, probability, probability_column
 from cervix_engine.table.formats import numbered_cells
 from cervix_engine.table.names import unescape_name
 from cervix_engine.tiles.csv_input import NumberedRows, check_header, repeated, whole_number
@@ -102,7 +102,9 @@ class Table:
         with closing(_cells(path)) as cells:
             _, columns = next(cells, (1, []))
         names = class_names(columns)
-        needed = (*REQUIRED, *([] if len(names) > 1 else [probability_column("<class>")]))
+        needed = [*REQUIRED, *([] if len(names) > 1 else [probability_column("<class>")])]
+        if are_decided(columns):
+            needed.append(probability_column("abnormal"))
         check_header(path, columns, needed, expected="a table of cervix-batch")
         return cls(path, tuple(columns), names)
 
@@ -230,6 +232,8 @@ class _RowParser:
             whole_number(cells[self._height]) if width else None,
             corner,
         )
+        if not tile[1]:
+            raise ValueError("no path")
         status = cells[self._status]
         if status == "failed":
             return Row(*tile, None, 0.0, (), None, cells[self._error], quality)
@@ -237,14 +241,16 @@ class _RowParser:
         pred = cells[self._pred]
         if status != "ok" or category is None or pred not in self._classes:
             raise ValueError(f"status {status!r}, class {pred!r} and category {cells[self._category]!r} are no row's")
-        probabilities = tuple([float(cells[at]) for at in self._probabilities])
-        confidence = float(cells[self._confidence])
+        if cells[self._error]:
+            raise ValueError(f"status 'ok' with the error {cells[self._error]!r}")
+        probabilities = tuple([probability(cells[at]) for at in self._probabilities])
+        confidence = probability(cells[self._confidence])
         return Row(*tile, pred, confidence, probabilities, category, None, quality, *self._decisions(cells))
 
     def _decisions(self, cells: list[str]) -> tuple[float, bool, bool] | tuple[()]:
         if self._decided is None:
             return ()
-        probability, abnormal, review = (cells[at] for at in self._decided)
+        summed, abnormal, review = (cells[at] for at in self._decided)
         if abnormal not in _YES_OR_NO or review not in _YES_OR_NO:
             raise ValueError(f"abnormal {abnormal!r} and review {review!r}: expected yes or no")
-        return float(probability), _YES_OR_NO[abnormal], _YES_OR_NO[review]
+        return probability(summed), _YES_OR_NO[abnormal], _YES_OR_NO[review]

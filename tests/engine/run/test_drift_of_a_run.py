@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cervix_engine.bundle.bundle import Bundle
+from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.cli.batch_messages import summary_lines
-from cervix_engine.errors import InferenceError
+from cervix_engine.errors import ContractError, InferenceError
 from cervix_engine.report.make import ReportConfig, make_report
 from cervix_engine.run.batch import BatchConfig, predict_folder
 from cervix_engine.run.record import RunRecord
@@ -145,3 +146,18 @@ def test_the_command_says_it(config: BatchConfig) -> None:
     said = CliRunner().invoke(main, options)
     assert said.exit_code == 0, said.output
     assert "warning: drift: 1 of 3 slides is unlike the training tiles: blurred," in said.output
+
+
+def test_a_reference_that_is_broken_is_refused_before_anything_is_written(
+    config: BatchConfig, watched: Bundle, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(watched.root, broken)
+    data = json.loads(watched.read("drift.json"))
+    del data["images"]["means"]
+    (broken / "drift.json").write_text(json.dumps(data), encoding="utf-8")
+    seal(broken)
+    with pytest.raises(ContractError, match=r"drift\.json is malformed"):
+        predict_folder(replace(config, model=broken))
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+    assert predict_folder(config).ok == 185

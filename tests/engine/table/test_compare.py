@@ -100,6 +100,12 @@ def test_what_cannot_be_compared_is_refused(write_table: WriteNamed) -> None:
     other.write_text(one.read_text(encoding="utf-8").replace("prob_cervix_koc", "prob_x"), encoding="utf-8")
     with pytest.raises(UsageError, match="classes differ"):
         _compare(one, other)
+    turned = (
+        one.read_text(encoding="utf-8").replace("prob_cervix_koc", "x").replace("prob_cervix_mep", "prob_cervix_koc")
+    )
+    other.write_text(turned.replace(",x,", ",prob_cervix_mep,"), encoding="utf-8")
+    with pytest.raises(UsageError, match="classes stand in another order"):
+        _compare(one, other)
 
 
 def test_the_command_prints_and_writes(write_table: WriteNamed, tmp_path: Path) -> None:

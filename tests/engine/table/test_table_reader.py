@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
-from cervix_engine.contract import ModelContract, TileClass
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract, OperatingPoint, TileClass
 from cervix_engine.errors import UsageError
+from cervix_engine.table.columns import cell_value
+from cervix_engine.table.formats import publish_as
 from cervix_engine.table.reader import Box, Table
 from engine.table.tables import CONTRACT, Tile, WriteTable
+
+PROBABILITIES = ("confidence", "prob_cervix_koc", "prob_abnormal")
 
 
 def test_rows_come_back_typed(write_table: WriteTable) -> None:
@@ -47,6 +52,77 @@ def test_a_corner_makes_a_box(write_table: WriteTable) -> None:
 def test_a_broken_row_is_refused_with_its_number(write_table: WriteTable, column: str, cell: str) -> None:
     path = _edit(write_table([Tile("a"), Tile("b")]), column, cell)
     with pytest.raises(UsageError, match=r"preds\.csv, line 3: "):
+        list(Table.open(path).rows())
+
+
+DECIDED = ModelContract(SIPAKMED_CLASSES, operating_point=OperatingPoint(0.3))
+IMPOSSIBLE = ("nan", "inf", "-inf", "2", "-1", "7", "1.000001", "")
+NO_PROBABILITY = [(column, cell, "is no probability") for column in PROBABILITIES for cell in IMPOSSIBLE]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [*NO_PROBABILITY, ("path", "", "no path"), ("error", "empty: 0 bytes", "status 'ok' with the error")],
+)
+def test_what_no_run_writes_is_refused_in_every_format(
+    write_table: WriteTable, suffix: str, column: str, cell: str, words: str
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install '.[report]'")
+    edited = _edit(write_table([Tile("a"), Tile("b")], contract=DECIDED), column, cell)
+    path = edited.with_name(f"edited{suffix}")
+    if suffix == ".jsonl":
+        _as_jsonl(edited, path)
+    else:
+        publish_as(edited, path)
+    line = 2 if suffix == ".jsonl" else 3  # it has no header
+    with pytest.raises(UsageError, match=rf"edited\{suffix}, line {line}: .*{words}"):
+        list(Table.open(path).rows())
+
+
+def _as_jsonl(table: Path, path: Path) -> None:
+    """As Python's `json` writes it, NaN and Infinity included."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [{name: cell_value(name, cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("cell", ["0", "1", "0.000000", "1.000000", "1e-7", "-0.0"])
+def test_the_ends_of_what_is_possible_are_read(write_table: WriteTable, cell: str) -> None:
+    path = write_table([Tile("a"), Tile("b")], contract=DECIDED)
+    for column in PROBABILITIES:
+        _edit(path, column, cell)
+    row = list(Table.open(path).rows())[1]
+    assert (row.confidence, row.prob_abnormal, row.probabilities[1]) == (float(cell),) * 3
+
+
+def test_decisions_without_their_probability_are_no_table(write_table: WriteTable) -> None:
+    path = write_table([Tile("a")], contract=DECIDED)
+    path.write_text(path.read_text(encoding="utf-8").replace("prob_abnormal", "mine"), encoding="utf-8")
+    with pytest.raises(UsageError, match="line 1: no column prob_abnormal: "):
+        Table.open(path)
+
+
+@pytest.mark.parametrize("line", ["[1,2]", "3", '"text"', "null", "[" * 100_000, "", "{"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_line_that_is_no_object_is_named(tmp_path: Path, write_table: WriteTable, line: str, number: int) -> None:
+    path = tmp_path / "made.jsonl"
+    publish_as(write_table([Tile("a"), Tile("b")]), path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[number - 1] = line
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"made\.jsonl, line {number}: ") as refused:
+        list(Table.open(path).rows())
+    assert ("expected an object" in str(refused.value)) == (line in ("[1,2]", "3", '"text"', "null"))
+
+
+def test_a_number_beyond_all_bounds_is_refused(tmp_path: Path, write_table: WriteTable) -> None:
+    path = tmp_path / "made.jsonl"
+    publish_as(write_table([Tile("a")]), path)
+    text = path.read_text(encoding="utf-8").replace('"confidence": 0.6', f'"confidence": 1{"0" * 400}')
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="line 1: "):
         list(Table.open(path).rows())
 
 

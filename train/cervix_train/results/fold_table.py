@@ -19,6 +19,7 @@ import numpy as np
 
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.errors import ContractError, UsageError
+from cervix_engine.table.columns import probability
 from cervix_engine.values import Probabilities
 from cervix_train.data.dataset import LabelledTile
 from cervix_train.data.splits import group_of
@@ -176,7 +177,7 @@ class FoldTable:
         names = bundle.contract.class_names
         try:
             rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-            values = [[float(row[f"prob_{name}"]) for name in names] for row in rows]
+            values = [[probability(row[f"prob_{name}"]) for name in names] for row in rows]
             columns = {name: tuple(row[name] for row in rows) for name in COLUMNS}
             folds = tuple(map(int, columns["fold"]))
         except (csv.Error, KeyError, ValueError, TypeError) as error:
