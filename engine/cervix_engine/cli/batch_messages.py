@@ -159,10 +159,11 @@ def kept_words(out: Path) -> str:
 
 def forecast_lines(forecast: Forecast, previews: Path | None) -> Iterator[str]:
     """What a run would be, in a few lines; `previews` is the folder of pictures that were asked for with it."""
+    kept = f"; {counted(forecast.kept, 'row is', 'rows are')} kept" if forecast.kept else ""
     yield (
         f"{counted(forecast.found, 'tile')} to predict{kept}{_ignored(forecast)}"
         if kept
-        else (f"{counted(forecast.found, 'tile')}, and as many rows{_ignored(forecast)}")
+        else f"{counted(forecast.found, 'tile')}, and as many rows{_ignored(forecast)}"
     )
     if not forecast.sampled:
         yield "nothing was written: leave --dry-run out to run it"
