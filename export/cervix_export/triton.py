@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -24,7 +24,7 @@ from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.contract import ModelContract
 from cervix_engine.errors import ContractError, OutputExistsError
 from cervix_engine.files import atomic_path, fsync_folder, output_errors, sha256_file
-from cervix_engine.outputs.places import require_regular
+from cervix_engine.outputs.places import require_apart, require_regular
 from cervix_export.graphs.from_keras import HALF_FILE, INT8_FILE, ONNX_FILE
 from cervix_keras.graph import INPUT, OUTPUT
 
@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 # A request waits this long for others to fill its batch; one batch takes longer to compute.
 _QUEUE_DELAY_US = 2000
 _USUAL_BATCH, _MAX_BATCH = 32, 64
+
+_GRAPHS = {"fp32": ONNX_FILE, "fp16": HALF_FILE, "int8": INT8_FILE}
+
+# Of the models that a repository gets of graphs; those of engines are known once these are built.
+USUAL_NAMES = tuple(f"cervix-{precision}" for precision in _GRAPHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,21 @@ def write_repository(bundle: Bundle, folder: Path) -> list[TritonModel]:
     models = list(_models(bundle))
     if not models:
         raise ContractError(f"{bundle.root} has no file with a certificate that passed: export it first")
-    for model in models:
-        _require_own(folder / model.name)
+    check_repository(folder, bundle.root, names=[model.name for model in models])
     for model in models:
         _write(bundle, model, folder / model.name)
     return models
+
+
+def check_repository(folder: Path, root: Path, *, names: Collection[str] = USUAL_NAMES) -> None:
+    """Refuse a repository in a bundle, or one that has models of these names by somebody else.
+
+    Raises:
+        UsageError, OutputExistsError: so it is.
+    """
+    require_apart(folder, (root,))
+    for name in names:
+        _require_own(folder / name)
 
 
 def _require_own(folder: Path) -> None:
@@ -99,8 +114,7 @@ def _require_own(folder: Path) -> None:
 
 def _models(bundle: Bundle) -> Iterator[TritonModel]:
     passed = {item.file for item in certificates(bundle) if item.passed}
-    graphs = {"fp32": ONNX_FILE, "fp16": HALF_FILE, "int8": INT8_FILE}
-    for precision, name in graphs.items():
+    for precision, name in _GRAPHS.items():
         if name in passed:
             yield TritonModel(f"cervix-{precision}", name, "onnxruntime_onnx", "KIND_AUTO", _USUAL_BATCH, _MAX_BATCH)
         elif name in bundle:

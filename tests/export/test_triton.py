@@ -231,3 +231,18 @@ def test_a_pipe_in_a_repository_stays(exported: Exported, tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "cervix-fp32/config.pbtxt")
     with pytest.raises(UsageError, match="no regular file"):
         write_repository(exported[0], tmp_path)
+
+
+def test_a_repository_that_cannot_be_is_refused_before_the_export(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "repository/cervix-int8").mkdir(parents=True)
+    (tmp_path / "repository/cervix-int8/config.pbtxt").write_text("platform: 'python'")
+    root = exported[0].root
+    before = (root / "bundle.json").stat()
+    for folder, words in (
+        (tmp_path / "repository", "no model that was written here"),
+        (root / "served", "would lie in"),
+    ):
+        done = CliRunner().invoke(main, [str(root), "--triton", str(folder)])
+        assert (done.exit_code, words in done.stderr) == (2, True)
+    assert (root / "bundle.json").stat() == before
+    assert not (root / "served").exists()

@@ -70,6 +70,8 @@ def main(
     """
     root = _bundle_folder(model, model_option)
     scratch_in(root.absolute().parent, root)
+    if triton:
+        _check_repository(triton, root)
     with log_lines("cervix_export", "cervix_keras"):
         decision = decide_engine(engine, EngineOptions(**engine_numbers))
         planned = decision if isinstance(decision, EnginePlan) else None
@@ -85,6 +87,12 @@ def main(
     from cervix_export.certify import require_passed
 
     require_passed(list(report.certificates))
+
+
+def _check_repository(folder: Path, root: Path) -> None:
+    from cervix_export.triton import check_repository
+
+    check_repository(folder, root)
 
 
 def _write_repository(report: ExportReport, folder: Path) -> list[TritonModel]:

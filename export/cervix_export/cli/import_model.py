@@ -69,9 +69,12 @@ def main(
     """
     from cervix_engine.bundle.imported import ImportStatement
     from cervix_engine.cli.shared.surroundings import scratch_in
+    from cervix_engine.outputs.places import require_outside
     from cervix_export.imported.importer import ImportPlan, import_model
 
     scratch_in(next(folder for folder in out.absolute().parents if folder.is_dir()))
+    if out.exists():
+        require_outside(out, (contract,))
     statement = ImportStatement.load(contract)
     with log_lines("cervix_export", "cervix_keras"):
         report = import_model(ImportPlan(model, statement, golden, expected, calibration, out, atol, overwrite))

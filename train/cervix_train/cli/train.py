@@ -178,8 +178,11 @@ def main(**options: Any) -> None:
 
 def _train(*, compare: str | None, folds: int | None, out: Path, weights: str | None, **rest: Any) -> None:
     from cervix_engine.cli.shared.surroundings import scratch_in
+    from cervix_engine.outputs.places import local_file, require_outside
 
     require_libraries()
+    if compare is None and out.exists():
+        require_outside(out, (rest["classes"], local_file(weights)))
     if compare is not None and folds is not None:
         raise UsageError("--compare and --folds: train each backbone with --folds, then cervix-compare-folds A B")
     if rest["tensorboard"]:
