@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,13 +23,17 @@ from cervix_engine.backends.survey import certificates
 from cervix_engine.bundle.bundle import CONTRACT, Bundle
 from cervix_engine.bundle.engine_file import engines_of, read_fingerprint
 from cervix_engine.contract import ModelContract
-from cervix_engine.errors import ContractError, OutputExistsError
+from cervix_engine.errors import ContractError, OutputError, OutputExistsError, UsageError
 from cervix_engine.files import atomic_path, fsync_folder, output_errors, sha256_file
 from cervix_engine.outputs.places import require_apart, require_regular
 from cervix_export.graphs.from_keras import HALF_FILE, INT8_FILE, ONNX_FILE
 from cervix_keras.graph import INPUT, OUTPUT
 
 logger = logging.getLogger(__name__)
+
+CONFIG = "config.pbtxt"
+# Of the folders of its models.
+_PREFIX = "cervix-"
 
 # A request waits this long for others to fill its batch; one batch takes longer to compute.
 _QUEUE_DELAY_US = 2000
@@ -64,6 +69,47 @@ class TritonModel:
         return "model.onnx" if self.platform == "onnxruntime_onnx" else "model.plan"
 
 
+def check_repository(folder: Path, root: Path, *, names: Collection[str] = USUAL_NAMES) -> None:
+    """Refuse, before any work, a repository that takes nothing of the bundle at `root`.
+
+    Raises:
+        UsageError: it lies in the bundle, below what is no folder, or holds models of other classes or another size.
+        OutputExistsError: a model of somebody else has a name that is ours.
+        OutputError: it cannot be written.
+    """
+    require_apart(folder, [root])
+    place = folder.resolve()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{folder} cannot be a folder: {there} is none")
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"cannot write {folder}: no permission in {there}")
+    for name in names:
+        _require_own(folder / name)
+    if (root / CONTRACT).is_file():  # else the export itself says what is missing
+        _require_same_tiles(folder, ModelContract.load(root / CONTRACT))
+
+
+def _require_same_tiles(folder: Path, contract: ModelContract) -> None:
+    """Raises UsageError where models of the repository, old versions among them, take or give something else."""
+    for path in sorted(folder.glob(f"{_PREFIX}*/{CONTRACT}")):
+        require_regular(path)
+        try:
+            held = ModelContract.load(path)
+        except ContractError as error:
+            raise UsageError(f"{path.parent} holds no model of cervix-export: {error}; name another folder") from error
+        if (held.class_names, held.input_size) != (contract.class_names, contract.input_size):
+            raise UsageError(
+                f"{path.parent} is another model's: tiles of {_tiles_in_words(held)}, this bundle's are of "
+                f"{_tiles_in_words(contract)}; name another folder"
+            )
+
+
+def _tiles_in_words(contract: ModelContract) -> str:
+    height, width = contract.input_size
+    return f"{height} x {width} pixels and the classes {', '.join(contract.class_names)}"
+
+
 def write_repository(bundle: Bundle, folder: Path) -> list[TritonModel]:
     """Write a bundle's certified files into a model repository, which other models and older versions may share.
 
@@ -76,6 +122,7 @@ def write_repository(bundle: Bundle, folder: Path) -> list[TritonModel]:
 
     Raises:
         ContractError: the bundle has no certified graph.
+        UsageError, OutputError: as `check_repository`.
     """
     models = list(_models(bundle))
     if not models:
@@ -86,28 +133,17 @@ def write_repository(bundle: Bundle, folder: Path) -> list[TritonModel]:
     return models
 
 
-def check_repository(folder: Path, root: Path, *, names: Collection[str] = USUAL_NAMES) -> None:
-    """Refuse a repository in a bundle, or one that has models of these names by somebody else.
-
-    Raises:
-        UsageError, OutputExistsError: so it is.
-    """
-    require_apart(folder, (root,))
-    for name in names:
-        _require_own(folder / name)
-
-
 def _require_own(folder: Path) -> None:
     """Raises OutputExistsError where a model of this name lies there that is of somebody else."""
-    config = folder / "config.pbtxt"
+    config = folder / CONFIG
     for path in (folder / "labels.txt", folder / CONTRACT, config):
         require_regular(path)
     with output_errors(f"cannot look at {config}"):
-        # The labels alone are of a call that was killed.
-        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        ours = (
-            "cervix.artefact" in config.read_text("utf-8", "replace") if config.is_file() else names <= {"labels.txt"}
-        )
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+        if config.is_file():
+            ours = "cervix.artefact" in config.read_text("utf-8", "replace")
+        else:  # as a call that was killed leaves it: the contract comes first, and the configuration last
+            ours = CONTRACT in names or names <= {"labels.txt"}
         if not ours:
             raise OutputExistsError(f"{folder} is there already, and no model that was written here: move it away")
 
@@ -116,7 +152,7 @@ def _models(bundle: Bundle) -> Iterator[TritonModel]:
     passed = {item.file for item in certificates(bundle) if item.passed}
     for precision, name in _GRAPHS.items():
         if name in passed:
-            yield TritonModel(f"cervix-{precision}", name, "onnxruntime_onnx", "KIND_AUTO", _USUAL_BATCH, _MAX_BATCH)
+            yield TritonModel(f"{_PREFIX}{precision}", name, "onnxruntime_onnx", "KIND_AUTO", _USUAL_BATCH, _MAX_BATCH)
         elif name in bundle:
             logger.warning("left out of the model repository: %s, of which no certificate passed", name)
     for name in engines_of(bundle):
@@ -127,21 +163,21 @@ def _models(bundle: Bundle) -> Iterator[TritonModel]:
             logger.warning("left out of the model repository: %s, of which no certificate passed", name)
         else:
             stem = PurePosixPath(name).stem
-            yield TritonModel(f"cervix-{stem}", name, "tensorrt_plan", "KIND_GPU", mark.opt_batch, mark.max_batch)
+            yield TritonModel(f"{_PREFIX}{stem}", name, "tensorrt_plan", "KIND_GPU", mark.opt_batch, mark.max_batch)
 
 
 def _write(bundle: Bundle, model: TritonModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "labels.txt": "".join(f"{name}\n" for name in bundle.contract.class_names),
-        "config.pbtxt": config_of(model, bundle),
-    }
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    with atomic_path(folder / CONTRACT) as temporary:
-        temporary.write_bytes(bundle.read(CONTRACT))
+    # What the configuration speaks of lies there before it does.
+    _write_file(folder / CONTRACT, bundle.read(CONTRACT))
+    _write_file(folder / "labels.txt", "".join(f"{name}\n" for name in bundle.contract.class_names).encode())
     _write_version(bundle, model, folder)
+    _write_file(folder / CONFIG, config_of(model, bundle).encode())
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _write_version(bundle: Bundle, model: TritonModel, folder: Path) -> None:
@@ -154,8 +190,7 @@ def _write_version(bundle: Bundle, model: TritonModel, folder: Path) -> None:
     unfinished = folder / f".{newest + 1}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    with atomic_path(unfinished / model.file) as temporary:
-        temporary.write_bytes(bundle.read(model.artefact))
+    _write_file(unfinished / model.file, bundle.read(model.artefact))
     unfinished.rename(folder / str(newest + 1))
     fsync_folder(folder)
 

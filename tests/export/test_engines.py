@@ -55,7 +55,20 @@ def test_auto_builds_where_it_can(tensorrt: None) -> None:
 
 
 def test_none_is_silent(no_tensorrt: None) -> None:
-    assert decide_engine("none", OPTIONS) is None
+    assert decide_engine("none", EngineOptions()) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (AHEAD, "only --engine tensorrt-rtx builds ahead of time"),
+        (EngineOptions(opt_batch=64), "--engine none makes no engine: leave out how"),
+        (EngineOptions(hardware_compat="ampere+"), "--engine none makes no engine: leave out how"),
+    ],
+)
+def test_how_to_build_no_engine_is_refused(no_tensorrt: None, options: EngineOptions, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        decide_engine("none", options)
 
 
 @pytest.mark.parametrize(("choice", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")])

@@ -24,7 +24,7 @@ from cervix_engine.bundle.bundle import Bundle, seal
 from cervix_engine.bundle.certificate import Certificate
 from cervix_engine.bundle.engine_file import EngineFingerprint, fingerprint_path
 from cervix_engine.bundle.golden import GoldenSet
-from cervix_engine.contract import ModelContract
+from cervix_engine.contract import SIPAKMED_CLASSES, ModelContract
 from cervix_engine.errors import ContractError, OutputExistsError, UsageError
 from cervix_engine.files import sha256_bytes, write_json
 from cervix_export.cli.export import main
@@ -141,6 +141,89 @@ def test_the_command_writes_one(exported_root: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert parsed(tmp_path / "repository" / "cervix-int8" / "config.pbtxt").max_batch_size == 64
     assert "cervix-int8" in result.stdout
+
+
+# What is refused, before any work.
+
+
+def relabelled(root: Path, **changed: Any) -> Bundle:
+    """The bundle with another contract, as another training would have left it."""
+    contract = replace(ModelContract.load(root / "contract.json"), operating_point=None, **changed)
+    contract.save(root / "contract.json")
+    return seal(root)
+
+
+OTHER_CLASSES = {"classes": tuple(replace(item, name=f"other_{item.name}") for item in SIPAKMED_CLASSES)}
+
+
+@pytest.mark.parametrize("changed", [OTHER_CLASSES, {"input_size": (48, 32)}], ids=["classes", "size"])
+def test_another_models_repository_is_refused_and_stays_as_it_is(
+    exported_root: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    folder = tmp_path / "repository"
+    write_repository(Bundle.open(exported_root), folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    other = relabelled(exported_root, **changed)
+    with pytest.raises(UsageError, match=r"cervix-fp16 is another model's: tiles of 32 x 32 pixels and the classes"):
+        write_repository(other, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    command = [str(exported_root), "--keep-graphs", "--engine", "none", "--triton", str(folder)]
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, Bundle.open(exported_root).digest) == (2, other.digest), "nothing was certified"
+
+
+def test_a_contract_that_is_none_is_not_written_over(exported_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "cervix-fp32").mkdir()
+    (tmp_path / "cervix-fp32" / "contract.json").write_text("of somebody else")
+    with pytest.raises(UsageError, match="cervix-fp32 holds no model of cervix-export: cannot read the contract"):
+        write_repository(Bundle.open(exported_root), tmp_path)
+    assert [path.name for path in (tmp_path / "cervix-fp32").rglob("*")] == ["contract.json"]
+
+
+def test_another_tools_model_is_refused_before_any_work(exported_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "repository" / "cervix-fp32" / "1").mkdir(parents=True)
+    before = Bundle.open(exported_root)
+    command = [str(exported_root), "--keep-graphs", "--engine", "none", "--triton", str(tmp_path / "repository")]
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, Bundle.open(exported_root)) == (2, before)
+    assert "cervix-fp32 is there already, and no model that was written here" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("", "it is empty: name a folder, or . for this one"),
+        ("s3://bucket/repository", "is a URL, expected a file or folder of this machine"),
+        ("{root}", "is read, too: write to another file or folder than"),
+        ("{root}/engines/triton", "would lie in"),
+        ("{root}/bundle.json", "is a file"),
+        ("{root}/../file/repository", "cannot be a folder"),
+    ],
+    ids=["empty", "address", "bundle", "in the bundle", "file", "below a file"],
+)
+def test_places_that_hold_no_repository_are_refused_before_any_work(
+    exported_root: Path, place: str, words: str
+) -> None:
+    (exported_root.parent / "file").touch()
+    before, beside = Bundle.open(exported_root), sorted(exported_root.parent.iterdir())
+    command = [str(exported_root), "--keep-graphs", "--engine", "none", "--triton", place.format(root=exported_root)]
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr.splitlines()[-1]
+    assert (Bundle.open(exported_root), sorted(exported_root.parent.iterdir())) == (before, beside)
+
+
+def test_a_version_is_there_before_its_configuration(exported_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cervix-fp32"
+    folder.mkdir()
+    (folder / ".config.pbtxt.tmp").mkdir()  # so that the configuration cannot be written
+    with pytest.raises(OSError, match=r"config\.pbtxt"):
+        write_repository(Bundle.open(exported_root), tmp_path)
+    assert (folder / "1" / "model.onnx").is_file()
+    assert not (folder / "config.pbtxt").exists()
+    (folder / ".config.pbtxt.tmp").rmdir()
+    write_repository(Bundle.open(exported_root), tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "config.pbtxt", "contract.json", "labels.txt"]
 
 
 # The example.

@@ -14,6 +14,7 @@ from cervix_engine.cli.shared.options import FILE, batch_size_option, expect_dig
 from cervix_engine.cli.shared.surroundings import scratch_in
 from cervix_engine.cli.shared.tables import new_table, wide_console
 from cervix_engine.errors import OutputError, UsageError
+from cervix_engine.files import local_path, output_errors
 from cervix_export.cli.certificate_table import certificate_table
 from cervix_export.cli.engine_options import engine_options
 from cervix_export.engines.plan import EngineChoice, EngineOptions, EnginePlan, decide_engine
@@ -29,6 +30,19 @@ if TYPE_CHECKING:
 SHOWN_BLOCKS = 10
 
 
+class RepositoryOption(click.Path):
+    """A folder of this machine that is named: no address, and not the working folder by a variable that is empty."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty: name a folder, or . for this one", param, ctx)
+        try:
+            local_path(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command(cls=CervixCommand)
 @click.argument("model", required=False, type=FILE)
 @option("--model", "model_option", type=FILE, help="The same as MODEL.")
@@ -41,7 +55,7 @@ SHOWN_BLOCKS = 10
 @option(
     "--triton",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=RepositoryOption(path_type=Path, file_okay=False),
     help="Also write what is certified into this model repository of Triton Inference Server.",
 )
 @expect_digest_option
@@ -92,7 +106,8 @@ def main(
 def _check_repository(folder: Path, root: Path) -> None:
     from cervix_export.triton import check_repository
 
-    check_repository(folder, root)
+    with output_errors(f"cannot look at {folder}"):
+        check_repository(folder, root)
 
 
 def _write_repository(report: ExportReport, folder: Path) -> list[TritonModel]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cervix_engine.backends.cuda.messages import collected_messages
-from cervix_engine.backends.tensorrt import MODULES
+from cervix_engine.backends.tensorrt import MODULES, TensorRtRtx
 from cervix_engine.bundle.bundle import Bundle
 from cervix_engine.bundle.engine_file import EngineFingerprint, HardwareCompat, read_fingerprint
 from cervix_engine.contract import ModelContract
@@ -91,8 +91,8 @@ class EngineBuilder:
         unknown = [name for name in plan.options.compute_capabilities if not hasattr(trt.ComputeCapability, _sm(name))]
         if unknown:
             raise UsageError(
-                f"{plan.runtime} {trt.__version__} builds for no compute capability {', '.join(unknown)}; it knows "
-                f"{', '.join(_known_capabilities(trt))}"
+                f"{plan.runtime} {trt.__version__} builds for no compute capability {', '.join(unknown)}; it supports "
+                f"{', '.join(_supported_capabilities(trt))}"
             )
         return cls(plan, trt, None if plan.options.compute_capabilities else find_gpus()[0], caches)
 
@@ -203,9 +203,11 @@ def _sm(capability: str) -> str:
     return f"SM{capability.replace('.', '')}"
 
 
-def _known_capabilities(trt: Any) -> list[str]:
+def _supported_capabilities(trt: Any) -> list[str]:
+    """Those that TensorRT-RTX has names for, and runs on: it still names some that it does not."""
     numbers = sorted(int(name[2:]) for name in dir(trt.ComputeCapability) if name.startswith("SM"))
-    return [f"{number // 10}.{number % 10}" for number in numbers]
+    named = [f"{number // 10}.{number % 10}" for number in numbers]
+    return [name for name in named if TensorRtRtx().gpu_objection(Gpu("such GPUs", name)) is None]
 
 
 def _progress_monitor(trt: Any) -> Any:

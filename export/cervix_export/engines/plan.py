@@ -74,11 +74,13 @@ def decide_engine(
         EngineIncompatibleError: it does not run on this machine's GPU.
         BackendUnavailableError: an engine was asked for by name, and this machine cannot make it.
     """
-    if choice == "none":
-        return None
-    runtime: EngineRuntime = "tensorrt" if choice == "auto" else choice
     if options.compute_capabilities and choice != "tensorrt-rtx":
         raise UsageError("only --engine tensorrt-rtx builds ahead of time, for a --compute-capability")
+    if choice == "none":
+        if options != EngineOptions():
+            raise UsageError("--engine none makes no engine: leave out how it shall be built")
+        return None
+    runtime: EngineRuntime = "tensorrt" if choice == "auto" else choice
     if options.hardware_compat != "none" and runtime == "tensorrt-rtx":
         # It would warn and go on without.
         raise UsageError(
