@@ -6,7 +6,6 @@ that hangs, or drips, or goes on for ever costs neither more time nor more memor
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +82,8 @@ def fetch(files: Any, address: str, limits: TransferLimits) -> bytes:
 
 def fetch_all(files: Any, addresses: Sequence[str], limits: TransferLimits) -> dict[str, bytes | BaseException]:
     """The answers to several requests at once, which together are no larger than one tile may be; or what failed."""
+    import asyncio  # here, for every decode worker would have it else
+
     from fsspec.asyn import sync
 
     async def all_of_them() -> list[bytes | BaseException]:
@@ -94,6 +95,8 @@ def fetch_all(files: Any, addresses: Sequence[str], limits: TransferLimits) -> d
 
 
 async def _fetched(files: Any, address: str, limits: TransferLimits, room: _Room) -> bytes:
+    import asyncio
+
     import aiohttp
 
     session = await files.set_session()
@@ -121,8 +124,10 @@ async def _fetched(files: Any, address: str, limits: TransferLimits, room: _Room
 
 async def _piece(content: Any, size: int) -> bytes:
     """So many bytes, or what is left."""
+    from asyncio import IncompleteReadError
+
     try:
         piece: bytes = await content.readexactly(size)
         return piece
-    except asyncio.IncompleteReadError as end:
+    except IncompleteReadError as end:
         return end.partial
