@@ -1,11 +1,12 @@
 """What a Ray cluster costs on one node, and what it gives on four: rates of the stream, in rounds by turns.
 
     python -m benchmarks.scale.ray_nodes overhead TILES --model BUNDLE --rounds 3
-    python -m benchmarks.scale.ray_nodes scaling --rounds 3
+    python -m benchmarks.scale.ray_nodes scaling --model BUNDLE_OF_FAKE --rounds 3
 
 `overhead` runs real tiles here, and on a cluster of one node of this machine. `scaling` has a model that takes a set
 time for a batch and reads no tile, so that four nodes fit on any machine. Both leave the start out, as a run's own rate
-does; that of the workers behind the first counts.
+does; that of the workers behind the first counts. The bundle of `scaling` is one whose golden answers are the fake
+backend's, as the tests make (`make_fake_bundle`).
 """
 
 from __future__ import annotations
@@ -114,7 +115,10 @@ def overhead(tiles: Path, model: Path, batch_size: int, rounds: int, report: Pat
 
 @main.command()
 @click.option(
-    "--model", type=click.Path(path_type=Path), required=True, help="Any bundle; its golden tiles are fakes'."
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A bundle whose golden answers are the fake backend's.",
 )
 @click.option("--tiles", "count", default=40_000, show_default=True)
 @_ROUNDS
