@@ -52,6 +52,11 @@ class BaseRow(NamedTuple):
     stamp: bytes
     cells: list[str]
 
+    @property
+    def slide_id(self) -> str:
+        """Of its tile, as the row says it: the second of all tables' columns."""
+        return self.cells[1]
+
 
 # A row of the new table: a row of the finished one, or a tile that is predicted, or a tile in the place of a row.
 Step = tuple[BaseRow | None, Record | None]
@@ -197,10 +202,9 @@ class Growth:
 
     def keeps_all_of(self, slides: Container[str]) -> bool:
         """Whether each predicted row of these slides is kept, as it is."""
-        had = sum(1 for row in self.base.rows() if not row.error and row.cells[1] in slides)
-        return had == sum(
-            1 for row, record in self.steps() if row and not record and not row.error and row.cells[1] in slides
-        )
+        had = sum(not row.error and row.slide_id in slides for row in self.base.rows())
+        kept = (row for row, record in self.steps() if row and not record)
+        return had == sum(not row.error and row.slide_id in slides for row in kept)
 
     def paths(self) -> Iterator[str]:
         """The path of each row's tile, in order."""
