@@ -137,6 +137,77 @@ def test_pixels_are_rescaled_through_a_transpose(values: Any) -> None:
     assert kinds(check_same(drawing.model())) == {"Transpose": 1, "Conv": 1}
 
 
+@pytest.mark.parametrize("values", [1 / 255, RANDOM.uniform(0.5, 2, 4)])
+def test_the_scale_of_pixels_stays_between_their_cast_and_a_transpose(values: Any) -> None:
+    drawing = Drawing(channels_last=True)
+    drawing.node("Cast", drawing.last, to=TensorProto.FLOAT).by("Mul", values).by("Add", 0.0)
+    drawing.node("Transpose", drawing.last, perm=[0, 3, 1, 2]).conv((4, 4, 3, 3), pads=[1, 1, 1, 1])
+    assert kinds(check_same(drawing.model())) == {"Cast": 1, "Mul": 1, "Transpose": 1, "Conv": 1}
+
+
+def test_the_scale_of_pixels_with_channels_first_is_folded() -> None:
+    drawing = Drawing()
+    drawing.node("Cast", drawing.last, to=TensorProto.FLOAT).by("Mul", 1 / 255).conv((4, 4, 3, 3), pads=[1, 1, 1, 1])
+    assert kinds(check_same(drawing.model())) == {"Cast": 1, "Conv": 1}
+
+
+AROUND = (0, 0, 1, 1, 0, 0, 1, 1)
+
+
+def padded_pool(
+    widths: tuple[int, ...] = AROUND, *, before: str = "Relu", value: float | None = None, mode: str = "constant",
+    **attributes: Any,
+) -> Drawing:  # fmt: skip
+    drawing = Drawing()
+    drawing.node(before, drawing.last)
+    drawing.constants.append(numpy_helper.from_array(np.array(widths, np.int64), "widths"))
+    inputs = [drawing.last, "widths", *([] if value is None else [drawing.constant(value)])]
+    drawing.node("Pad", *inputs, mode=mode)
+    return drawing.node("MaxPool", drawing.last, **{"kernel_shape": [3, 3], "strides": [2, 2], **attributes})
+
+
+@pytest.mark.parametrize("value", [None, 0.0])
+@pytest.mark.parametrize("own", [{}, {"pads": [1, 0, 0, 1], "auto_pad": "NOTSET", "ceil_mode": 0}])
+@pytest.mark.parametrize("widths", [AROUND, (0, 0, 0, 0, 0, 0, 1, 1)])
+def test_rule_5_lets_a_pooling_pad_what_a_relu_gives(
+    widths: tuple[int, ...], own: dict[str, Any], value: float | None
+) -> None:
+    smaller = check_same(padded_pool(widths, value=value, **own).model())
+    assert kinds(smaller) == {"Relu": 1, "MaxPool": 1}
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"before": "Identity"},
+        {"before": "Tanh"},
+        {"value": 0.5},
+        {"value": -1.0},
+        {"mode": "reflect"},
+        {"widths": (0, 1, 1, 1, 0, 0, 1, 1)},
+        {"widths": (0, 0, 3, 0, 0, 0, 0, 0)},
+        {"auto_pad": "VALID"},
+        {"auto_pad": "SAME_UPPER"},
+        {"ceil_mode": 1},
+        {"pads": [2, 2, 2, 2]},
+    ],
+)
+def test_rule_5_leaves_all_other_padding(unlike: dict[str, Any]) -> None:
+    assert kinds(check_same(padded_pool(**unlike).model()))["Pad"] == 1
+
+
+def test_rule_5_leaves_padding_that_something_else_reads() -> None:
+    drawing = padded_pool()
+    assert kinds(check_same(drawing.model("t1", drawing.last)))["Pad"] == 1
+
+
+def test_rule_5_leaves_padding_that_takes_away_and_pools_that_give_indices() -> None:
+    assert kinds(folded(padded_pool((0, 0, -1, 1, 0, 0, 1, 1)).model()))["Pad"] == 1
+    model = padded_pool().model()
+    model.graph.node[-1].output.append("indices")
+    assert kinds(folded(model))["Pad"] == 1
+
+
 @pytest.mark.parametrize("shape", [(4, 8, 8), (1, 1, 1, 8), (2, 1, 1, 1)])
 def test_other_constants_than_by_channel_are_left(shape: tuple[int, ...]) -> None:
     values = np.full(shape, 2.0)
@@ -233,10 +304,10 @@ def test_any_graph_answers_as_before(operations: list[str]) -> None:
         assert check_same(smaller) == smaller, "nothing is left to fold"
 
 
-def test_an_export_folds_batch_norms_and_rescaling(exported: Exported) -> None:
+def test_an_export_folds_batch_norms(exported: Exported) -> None:
     found = kinds(onnx.load_model_from_string(exported[0].read("model.onnx")))
     assert found["Conv"] == 3
-    assert (found["Mul"], found["Add"]) == (0, 1), "the head's bias alone is left"
+    assert (found["Mul"], found["Add"]) == (1, 1), "the scale of pixels and the head's bias alone are left"
     assert "nodes folded to" in exported[1].stderr
 
 

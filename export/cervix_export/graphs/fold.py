@@ -1,21 +1,25 @@
-"""Folds constant scales and shifts into the convolutions beside them.
+"""Folds constant scales and shifts into the convolutions beside them, and padding into the pooling behind it.
 
 A converted Keras model keeps a multiplication and an addition for each batch norm, and those that rescale its pixels.
 Every runtime computes them, loads them, or has to find and fuse them; a convolution can hold them in its own constants.
 
-Rules, applied to each convolution until none fits; `s` and `b` are constants, one number or one for each channel:
+Rules, applied to each convolution and pooling until none fits; `s` and `b` are constants, one number or one for each
+channel:
 
 1. Conv(x) · s  ->  Conv(x), weights and bias times `s` by output channel.
 2. Conv(x) + b  ->  Conv(x), bias plus `b`.
 3. Conv(x · s)  ->  Conv(x), weights times `s` by input channel. Padding stays right: zeros times `s` are zeros.
 4. Conv(x + b)  ->  Conv(x), bias plus what the weights make of `b`; only where the convolution pads nothing, or `b` is
                     zero. At an edge, padding puts zeros beside x + b: no bias is right there and inside, too.
+5. MaxPool(Pad(Relu(x))) with zeros  ->  MaxPool(Relu(x)), which pads by itself: a ReLU gives nothing less than zero.
 
 In 3 and 4 a Transpose may stand before the convolution. What more than one node reads, or the graph itself gives, is
-left alone. New constants are computed in double precision.
+left alone, and so is the scale of pixels between their Cast and a Transpose: OpenVINO converts and scales them in one
+pass and moves the channels for nothing, but without the scale transposes, converts and reorders them in three (2.9 ms
+in place of 0.3 of the 485 that a ResNet-101 takes for 16 tiles). New constants are computed in double precision.
 
-Half precision: pixels up to 255 then meet weights that 1/255 made small, some below the smallest normal half number.
-Their error, at most 2⁻²⁵ each, is beside that of the activations as nothing; certificates tell.
+Half precision: where pixels up to 255 meet weights that 1/255 made small, some are below the smallest normal half
+number. Their error, at most 2⁻²⁵ each, is beside that of the activations as nothing; certificates tell.
 """
 
 from __future__ import annotations
@@ -80,8 +84,11 @@ def folded(model: Any) -> Any:
     if any(attribute.HasField("g") or attribute.graphs for node in copy.graph.node for attribute in node.attribute):
         return copy
     graph = _Graph.of(copy)
-    for conv in [node for node in graph.nodes if node.op_type == "Conv"]:
+    for conv in graph.of_kind("Conv"):
         while graph.owns_constants(conv) and any(rule(graph, conv) for rule in _RULES):
+            pass
+    for pool in graph.of_kind("MaxPool"):
+        while _padding_before(graph, pool):
             pass
     graph.write_to(copy.graph)
     return copy
@@ -113,11 +120,12 @@ def _shift_behind(graph: _Graph, conv: Any) -> bool:
 
 def _scale_before(graph: _Graph, conv: Any) -> bool:
     """Rule 3."""
-    if (found := graph.before(conv, "Mul")) is None:
+    found = graph.before(conv, "Mul")
+    if found is None or _is_between_cast_and_transpose(graph, found):
         return False
     weights, bias = graph.weights_and_bias(conv)
     graph.set_weights_and_bias(conv, weights * _by_input(found.values, conv, weights), bias)
-    graph.bypass(found)
+    graph.bypass(found.node, data=found.data)
     return True
 
 
@@ -129,11 +137,41 @@ def _shift_before(graph: _Graph, conv: Any) -> bool:
     weights, bias = graph.weights_and_bias(conv)
     made = (weights * _by_input(found.values, conv, weights)).reshape(len(weights), -1).sum(axis=1)
     graph.set_weights_and_bias(conv, weights, bias + made)
-    graph.bypass(found)
+    graph.bypass(found.node, data=found.data)
     return True
 
 
+def _is_between_cast_and_transpose(graph: _Graph, found: _ByConstant) -> bool:
+    source, reader = graph.source(found.data), graph.only_reader(found.node.output[0])
+    return source is not None and source.op_type == "Cast" and reader is not None and reader.op_type == "Transpose"
+
+
 _RULES = (_scale_behind, _shift_behind, _scale_before, _shift_before)
+
+
+def _padding_before(graph: _Graph, pool: Any) -> bool:
+    """Rule 5."""
+    pad = graph.only_source(pool.input[0])
+    if pad is None or pad.op_type != "Pad":
+        return False
+    source, added = graph.source(pad.input[0]), graph.zeros_around(pad)
+    attributes = {item.name: item for item in pool.attribute}
+    if source is None or source.op_type != "Relu" or added is None or _pools_otherwise(pool, attributes):
+        return False
+    kernel = attributes["kernel_shape"]
+    pads = added + (np.reshape(attributes["pads"].ints, added.shape) if "pads" in attributes else 0)
+    if (pads >= kernel.ints).any():
+        return False  # no window may lie in padding alone
+    attribute = attributes.get("pads") or pool.attribute.add(name="pads", type=kernel.type)
+    attribute.ints[:] = pads.reshape(-1).tolist()
+    graph.bypass(pad, data=pad.input[0])
+    return True
+
+
+def _pools_otherwise(pool: Any, attributes: dict[str, Any]) -> bool:
+    """Whether a pooling also says where it found its values, pads by a rule, or reaches beyond its padding."""
+    automatic = "auto_pad" in attributes and attributes["auto_pad"].s != b"NOTSET"
+    return len(pool.output) > 1 or automatic or ("ceil_mode" in attributes and attributes["ceil_mode"].i != 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +226,12 @@ class _Graph:
         graph.node.extend(self.nodes)
         graph.initializer.extend([*defaults, *kept])
 
+    def of_kind(self, kind: str) -> list[Any]:
+        return [node for node in self.nodes if node.op_type == kind]
+
     def owns_constants(self, conv: Any) -> bool:
         """Whether a convolution's weights and bias are constants that nothing else reads."""
-        return all(name in self.constants and self._only_reader(name) is not None for name in conv.input[1:])
+        return all(name in self.constants and self.only_reader(name) is not None for name in conv.input[1:])
 
     def weights_and_bias(self, conv: Any) -> tuple[Floats, Floats]:
         weights = self.constants[conv.input[1]].astype(np.float64)
@@ -206,7 +247,7 @@ class _Graph:
 
     def behind(self, conv: Any, kind: str) -> _ByConstant | None:
         """The `kind` of node that alone reads a convolution's result, where it does so with a constant."""
-        node = self._only_reader(conv.output[0])
+        node = self.only_reader(conv.output[0])
         weights = self.constants[conv.input[1]]
         if node is None or node.op_type != kind:
             return None
@@ -215,10 +256,10 @@ class _Graph:
     def before(self, conv: Any, kind: str) -> _ByConstant | None:
         """The `kind` of node whose result a convolution alone reads, where it computes that with a constant."""
         weights = self.constants[conv.input[1]]
-        source, axis = self._only_source(conv.input[0]), 1
+        source, axis = self.only_source(conv.input[0]), 1
         if source is not None and source.op_type == "Transpose" and source.attribute:
             axis = source.attribute[0].ints[1]  # of the channels, before they are moved
-            source = self._only_source(source.input[0])
+            source = self.only_source(source.input[0])
         if source is None or source.op_type != kind:
             return None
         channels = weights.shape[1] * _groups(conv)
@@ -234,11 +275,24 @@ class _Graph:
         into.output[0] = node.output[0]
         self._remove(node)
 
-    def bypass(self, found: _ByConstant) -> None:
-        """Take out a node whose work the one behind it now does: that reads what the node read."""
-        for reader in self._readers(found.node.output[0]):
-            reader.input[:] = [found.data if name == found.node.output[0] else name for name in reader.input]
-        self._remove(found.node)
+    def zeros_around(self, pad: Any) -> npt.NDArray[np.int64] | None:
+        """How many zeros a Pad node puts before and behind, `(2, axes)` without those of batch and channels.
+
+        None where it does otherwise, or is told as operator sets before 11 do it.
+        """
+        _, widths, value, axes = [*pad.input, "", "", ""][:4]
+        constant = all(item.s == b"constant" for item in pad.attribute if item.name == "mode")
+        zeros = not value or (value in self.constants and not self.constants[value].any())
+        if axes or not constant or not zeros or widths not in self.constants:
+            return None
+        by_end = self.constants[widths].reshape(2, -1)
+        return None if (by_end < 0).any() or by_end[:, :2].any() else by_end[:, 2:]
+
+    def bypass(self, node: Any, *, data: str) -> None:
+        """Take out a node whose work the one behind it now does: that reads `data`, as the node did."""
+        for reader in self._readers(node.output[0]):
+            reader.input[:] = [data if name == node.output[0] else name for name in reader.input]
+        self._remove(node)
 
     def _by_constant(self, node: Any, *, rank: int, axis: int, channels: int) -> _ByConstant | None:
         constants = [name for name in node.input if name in self.constants]
@@ -251,13 +305,17 @@ class _Graph:
             return None
         return _ByConstant(node, data, values.astype(np.float64).reshape(-1))
 
-    def _only_source(self, name: str) -> Any | None:
+    def only_source(self, name: str) -> Any | None:
         """The node that makes a tensor which one node reads and the graph does not give."""
-        if self._only_reader(name) is None:
+        if self.only_reader(name) is None:
             return None
+        return self.source(name)
+
+    def source(self, name: str) -> Any | None:
+        """The node that makes a tensor; None for constants and what the graph takes."""
         return next((node for node in self.nodes if name in node.output), None)
 
-    def _only_reader(self, name: str) -> Any | None:
+    def only_reader(self, name: str) -> Any | None:
         readers = self._readers(name)
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
+
+from zlib_ng import zlib_ng
 
 from cervix_engine.errors import ListingError, TileReadError
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
@@ -21,6 +22,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")  # …, entries here, entries, size, offset
 _LOCATOR64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s4B4H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_USUAL_NAME = 256  # bytes of a member's name and extra field; longer ones take a second read
 _VARIABLE = slice(12, 15)  # an entry's lengths of name, extra field and comment
 _END_SIGNATURE = b"PK\x05\x06"
 _LONGEST_COMMENT = 2**16
@@ -168,34 +170,27 @@ def read(descriptor: int, where: str, size: int) -> bytes:
     offset, packed, method, crc = map(int, where.split(":"))
     if packed > MAX_TILE_BYTES:
         raise TileReadError("too_large", f"{packed} bytes compressed, limit {MAX_TILE_BYTES}")
-    header = os.pread(descriptor, _LOCAL.size, offset)
-    if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
+    # In one read, with room for the name and what writers put beside it.
+    read = os.pread(descriptor, _LOCAL.size + _USUAL_NAME + packed, offset)
+    if len(read) < _LOCAL.size or not read.startswith(b"PK\x03\x04"):
         raise TileReadError("unreadable", "the archive has no member where its directory says")
-    *_, name_length, extra_length = _LOCAL.unpack(header)
-    data = os.pread(descriptor, packed, offset + _LOCAL.size + name_length + extra_length)
+    *_, name_length, extra_length = _LOCAL.unpack_from(read)
+    start = _LOCAL.size + name_length + extra_length
+    data = read[start : start + packed] if start + packed <= len(read) else os.pread(descriptor, packed, offset + start)
     if len(data) != packed:
         raise TileReadError("unreadable", "the archive ends within this member")
     if method == _DEFLATED:
         data = _inflated(data, size)
-    if len(data) != size or zlib.crc32(data) != crc:
+    if len(data) != size or zlib_ng.crc32(data) != crc:
         raise TileReadError("unreadable", "the member is not as the archive's directory says: its checksum differs")
     return data
 
 
 def _inflated(data: bytes, size: int) -> bytes:
-    import imagecodecs  # takes milliseconds that only who meets a compressed member pays
-
-    try:
-        return bytes(imagecodecs.deflate_decode(data, raw=True, out=size))  # by libdeflate, in half of zlib's time
-    except imagecodecs.DeflateError:
-        return _inflated_by_zlib(data, size)  # which says what is wrong
-
-
-def _inflated_by_zlib(data: bytes, size: int) -> bytes:
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    stream = zlib_ng.decompressobj(-zlib_ng.MAX_WBITS)
     try:
         plain = stream.decompress(data, size + 1)
-    except zlib.error as error:
+    except zlib_ng.error as error:  # type: ignore[misc] # its stub calls the class an exception
         raise TileReadError("unreadable", f"the member cannot be decompressed ({error})") from error
     if len(plain) > size:
         raise TileReadError("too_large", f"decompresses to more than the {size} bytes that the archive says")
