@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
-from zlib_ng import zlib_ng
+import deflate
 
 from cervix_engine.errors import ListingError, TileReadError
 from cervix_engine.tiles.preprocess import MAX_TILE_BYTES
@@ -181,16 +183,23 @@ def read(descriptor: int, where: str, size: int) -> bytes:
         raise TileReadError("unreadable", "the archive ends within this member")
     if method == _DEFLATED:
         data = _inflated(data, size)
-    if len(data) != size or zlib_ng.crc32(data) != crc:
+    if len(data) != size or deflate.crc32(data) != crc:
         raise TileReadError("unreadable", "the member is not as the archive's directory says: its checksum differs")
     return data
 
 
 def _inflated(data: bytes, size: int) -> bytes:
-    stream = zlib_ng.decompressobj(-zlib_ng.MAX_WBITS)
+    with suppress(deflate.DeflateError):
+        if plain := deflate.deflate_decompress(data, size):  # never more than `size`
+            return bytes(plain)
+    return _inflated_by_zlib(data, size)  # which says what is wrong
+
+
+def _inflated_by_zlib(data: bytes, size: int) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = stream.decompress(data, size + 1)
-    except zlib_ng.error as error:  # type: ignore[misc] # its stub calls the class an exception
+    except zlib.error as error:
         raise TileReadError("unreadable", f"the member cannot be decompressed ({error})") from error
     if len(plain) > size:
         raise TileReadError("too_large", f"decompresses to more than the {size} bytes that the archive says")
