@@ -155,9 +155,14 @@ AROUND = (0, 0, 1, 1, 0, 0, 1, 1)
 
 
 def padded_pool(
-    widths: tuple[int, ...] = AROUND, *, before: str = "Relu", value: float | None = None, mode: str = "constant",
+    widths: tuple[int, ...] = AROUND,
+    *,
+    before: str = "Relu",
+    value: float | None = None,
+    mode: str = "constant",
     **attributes: Any,
-) -> Drawing:  # fmt: skip
+) -> Drawing:
+    """A pooling behind a padding, by default of zeros, behind another node."""
     drawing = Drawing()
     drawing.node(before, drawing.last)
     drawing.constants.append(numpy_helper.from_array(np.array(widths, np.int64), "widths"))

@@ -155,9 +155,9 @@ def _padding_before(graph: _Graph, pool: Any) -> bool:
     if pad is None or pad.op_type != "Pad":
         return False
     source, added = graph.source(pad.input[0]), graph.zeros_around(pad)
-    attributes = {item.name: item for item in pool.attribute}
-    if source is None or source.op_type != "Relu" or added is None or _pools_otherwise(pool, attributes):
+    if source is None or source.op_type != "Relu" or added is None or _pools_otherwise(pool):
         return False
+    attributes = {item.name: item for item in pool.attribute}
     kernel = attributes["kernel_shape"]
     pads = added + (np.reshape(attributes["pads"].ints, added.shape) if "pads" in attributes else 0)
     if (pads >= kernel.ints).any():
@@ -168,10 +168,11 @@ def _padding_before(graph: _Graph, pool: Any) -> bool:
     return True
 
 
-def _pools_otherwise(pool: Any, attributes: dict[str, Any]) -> bool:
+def _pools_otherwise(pool: Any) -> bool:
     """Whether a pooling also says where it found its values, pads by a rule, or reaches beyond its padding."""
-    automatic = "auto_pad" in attributes and attributes["auto_pad"].s != b"NOTSET"
-    return len(pool.output) > 1 or automatic or ("ceil_mode" in attributes and attributes["ceil_mode"].i != 0)
+    by_rule = any(item.s != b"NOTSET" for item in pool.attribute if item.name == "auto_pad")
+    beyond = any(item.i for item in pool.attribute if item.name == "ceil_mode")
+    return len(pool.output) > 1 or by_rule or beyond
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ def collected_messages(trt: Any) -> Any:
     Args:
         trt: `tensorrt` or `tensorrt_rtx`.
     """
-
     gc.collect()
 
     class Messages(trt.ILogger):  # type: ignore[misc]

@@ -173,12 +173,14 @@ def read(descriptor: int, where: str, size: int) -> bytes:
     if packed > MAX_TILE_BYTES:
         raise TileReadError("too_large", f"{packed} bytes compressed, limit {MAX_TILE_BYTES}")
     # In one read, with room for the name and what writers put beside it.
-    read = os.pread(descriptor, _LOCAL.size + _USUAL_NAME + packed, offset)
-    if len(read) < _LOCAL.size or not read.startswith(b"PK\x03\x04"):
+    block = os.pread(descriptor, _LOCAL.size + _USUAL_NAME + packed, offset)
+    if len(block) < _LOCAL.size or not block.startswith(b"PK\x03\x04"):
         raise TileReadError("unreadable", "the archive has no member where its directory says")
-    *_, name_length, extra_length = _LOCAL.unpack_from(read)
+    *_, name_length, extra_length = _LOCAL.unpack_from(block)
     start = _LOCAL.size + name_length + extra_length
-    data = read[start : start + packed] if start + packed <= len(read) else os.pread(descriptor, packed, offset + start)
+    data = block[start : start + packed]
+    if len(data) < packed:
+        data = os.pread(descriptor, packed, offset + start)
     if len(data) != packed:
         raise TileReadError("unreadable", "the archive ends within this member")
     if method == _DEFLATED:
